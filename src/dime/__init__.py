@@ -1,0 +1,3 @@
+"""Diffusion-based maximum-entropy reinforcement learning in JAX."""
+
+__version__ = "0.1.0"
