@@ -6,3 +6,38 @@ class DimeError(Exception):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `DimeError(message)` unless the condition holds."""
+    if not condition:
+        raise DimeError(message)
+
+
+def require_at_least(config: object, minimum: float, *names: str) -> None:
+    """Refuses a config whose fields `names` (numbers) are below `minimum`, naming field and value.
+
+    >>> from types import SimpleNamespace
+    >>> require_at_least(SimpleNamespace(batch_size=0), 1, "batch_size")
+    Traceback (most recent call last):
+    ...
+    dime.errors.DimeError: batch_size is 0; it must be at least 1.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(value >= minimum, f"{name} is {value}; it must be at least {minimum}.")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuses a config whose fields `names` are not finite numbers above 0."""
+    for name in names:
+        value = getattr(config, name)
+        message = f"{name} is {value}; it must be a finite number above 0."
+        require(0.0 < value < float("inf"), message)
+
+
+def require_unit_interval(config: object, *names: str) -> None:
+    """Refuses a config whose fields `names` are outside [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        require(0.0 <= value < 1.0, f"{name} is {value}; it must be in [0, 1).")

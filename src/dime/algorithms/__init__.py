@@ -1,0 +1,1 @@
+"""One file per paper: a frozen config, and `config, spec -> Agent`."""

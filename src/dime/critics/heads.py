@@ -1,0 +1,144 @@
+"""What a critic's last layer means: its value, its Bellman target, its loss.
+
+Two heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4) and scalar (DIME's ablation
+without distributional Q, appendix G). Outputs carry a leading axis of critics.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dime.types import Metrics
+
+_LOG_OFFSET = 1e-15  # released code: ln(p + 1e-15)
+
+
+class SoftBackup(NamedTuple):
+    """What turns the next state's value into a target: `reward + discount * (Q' - entropy_cost)`.
+
+    `discount` is 0 where the MDP ended; `entropy_cost` is temperature * log_prob of the next
+    action, in units of reward.
+    """
+
+    reward: Float[Array, " batch"]
+    discount: Float[Array, " batch"]
+    entropy_cost: Float[Array, " batch"]
+
+
+@runtime_checkable
+class Head(Protocol):
+    """The meaning of a critic's output."""
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the critic's last layer."""
+        ...
+
+    def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
+        """Q, in units of return."""
+        ...
+
+    def target(self, next_output: Float[Array, "critics batch out"], backup: SoftBackup) -> Array:
+        """The regression target that all critics share, made from the mean of them."""
+        ...
+
+    def loss(
+        self, output: Float[Array, "critics batch out"], target: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Mean over the batch, summed over the critics; and what is worth recording."""
+        ...
+
+
+@dataclass(frozen=True)
+class CategoricalHead:
+    """A distribution over `num_atoms` returns evenly spaced on [v_min, v_max]."""
+
+    num_atoms: int
+    v_min: float
+    v_max: float
+    entropy_weight: float
+
+    @property
+    def output_dim(self) -> int:
+        """One logit per atom."""
+        return self.num_atoms
+
+    @property
+    def atoms(self) -> Float[Array, " atoms"]:
+        """The returns that the logits stand for."""
+        return jnp.linspace(self.v_min, self.v_max, self.num_atoms)
+
+    def value(self, output: Float[Array, "*batch atoms"]) -> Float[Array, "*batch"]:
+        """The distribution's mean."""
+        return jax.nn.softmax(output) @ self.atoms
+
+    def target(
+        self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
+    ) -> Float[Array, "batch atoms"]:
+        """The next distribution, averaged over the critics, moved and projected on the atoms.
+
+        DIME eq. 21 for each atom, clipped to the support. Projecting the average equals averaging
+        the projections.
+        """
+        probs = jax.nn.softmax(next_output).mean(axis=0)
+        future = self.atoms - backup.entropy_cost[:, None]
+        moved = backup.reward[:, None] + backup.discount[:, None] * future
+        return self.project(probs, jnp.clip(moved, self.v_min, self.v_max))
+
+    def project(
+        self, probs: Float[Array, "batch atoms"], positions: Float[Array, "batch atoms"]
+    ) -> Float[Array, "batch atoms"]:
+        """Splits each mass linearly between the atoms beside its position (within the support).
+
+        A hat function around each atom instead of a scatter: the same numbers, twenty times
+        faster on a CPU.
+        """
+        spacing = (self.v_max - self.v_min) / (self.num_atoms - 1)
+        place = (positions - self.v_min) / spacing
+        distance = jnp.abs(place[:, :, None] - jnp.arange(self.num_atoms))
+        return jnp.einsum("bi,bij->bj", probs, jnp.clip(1.0 - distance, 0.0, 1.0))
+
+    def loss(
+        self, output: Float[Array, "critics batch atoms"], target: Float[Array, "batch atoms"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Cross-entropy minus `entropy_weight` times the entropy (DIME appendix D)."""
+        probs = jax.nn.softmax(output)
+        log_probs = jnp.log(probs + _LOG_OFFSET)
+        cross_entropy = -(target * log_probs).sum(axis=-1).mean(axis=-1)
+        entropy = -(probs * log_probs).sum(axis=-1).mean(axis=-1)
+        metrics = {
+            "critic_entropy": entropy.mean(),
+            "target_end_mass": (target[:, 0] + target[:, -1]).mean(),
+        }
+        return (cross_entropy - self.entropy_weight * entropy).sum(), metrics
+
+
+@dataclass(frozen=True)
+class ScalarHead:
+    """A plain Q value, half the squared Bellman residual (DIME eq. 24)."""
+
+    @property
+    def output_dim(self) -> int:
+        """One number."""
+        return 1
+
+    def value(self, output: Float[Array, "*batch 1"]) -> Float[Array, "*batch"]:
+        """The number itself."""
+        return output[..., 0]
+
+    def target(
+        self, next_output: Float[Array, "critics batch 1"], backup: SoftBackup
+    ) -> Float[Array, " batch"]:
+        """The soft backup of the critics' mean: our reading, the paper does not say which."""
+        next_value = self.value(next_output).mean(axis=0)
+        return backup.reward + backup.discount * (next_value - backup.entropy_cost)
+
+    def loss(
+        self, output: Float[Array, "critics batch 1"], target: Float[Array, " batch"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Half the squared residual, summed over the critics."""
+        residual = self.value(output) - target
+        return 0.5 * (residual**2).mean(axis=-1).sum(), {}

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion chains; it knows nothing of reinforcement learning."""

@@ -1,0 +1,63 @@
+"""The control of a denoising chain: what the paper calls the score network."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import constant
+from jaxtyping import Array, Float, Int, Key
+
+from dime.networks.activations import gelu
+from dime.networks.dense import Dense, dense_stack
+from dime.networks.step_embedding import StepEmbedding
+
+MAX_OUTPUT = 1e4
+
+
+class ControlNetwork(eqx.Module):
+    """An MLP of `[latent, obs, embedding of the step]` with GELU (DIME appendix D).
+
+    The last layer starts at 1e-8, so an untrained chain follows the uncontrolled process: its
+    output is twice the policy's score minus twice the prior's. Outputs are clipped to +-1e4.
+    """
+
+    embedding: StepEmbedding
+    hidden: tuple[Dense, ...]
+    output: Dense
+    action_dim: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden_dim: int,
+        num_hidden_layers: int,
+        key: Key[Array, ""],
+    ):
+        embedding_key, hidden_key, output_key = jax.random.split(key, 3)
+        self.embedding = StepEmbedding(hidden_dim, embedding_key)
+        sizes = (action_dim + obs_dim + hidden_dim, *[hidden_dim] * num_hidden_layers)
+        self.hidden = dense_stack(sizes, hidden_key)
+        self.output = Dense(hidden_dim, action_dim, output_key, kernel_init=constant(1e-8))
+        self.action_dim = action_dim
+
+    def bind(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Callable[..., Array]:
+        """The control for these observations: `(latent, step) -> drift`, steps below `num_steps`.
+
+        The observation's share of the first layer does not change along the chain and the
+        embedding's not over the batch: each is computed once here instead of at every step.
+        """
+        first, *rest = self.hidden
+        boundaries = [self.action_dim, self.action_dim + obs.shape[-1]]
+        latent_kernel, obs_kernel, embedding_kernel = jnp.split(first.kernel, boundaries)
+        obs_share = obs @ obs_kernel
+        step_share = self.embedding(jnp.arange(num_steps)) @ embedding_kernel + first.bias
+
+        def control(latent: Float[Array, "*batch act"], step: Int[Array, ""]):
+            x = gelu(latent @ latent_kernel + obs_share + step_share[step])
+            for layer in rest:
+                x = gelu(layer(x))
+            return jnp.clip(self.output(x), -MAX_OUTPUT, MAX_OUTPUT)
+
+        return control

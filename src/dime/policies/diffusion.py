@@ -1,0 +1,123 @@
+"""DIME's policy: a denoising chain, and a bound on its entropy.
+
+Equation numbers: Celik et al. 2025. The general-bridge policy of its appendix F will stand beside
+this one, with a second control in the noising kernel.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from dime.diffusion.controlled_sde import Chain, gaussian_log_prob, sample_chain
+from dime.diffusion.schedules import inverse_softplus, learnt_step_sizes
+from dime.errors import require_at_least, require_positive, require_unit_interval
+from dime.networks.control import ControlNetwork
+from dime.policies.squash import tanh_log_det
+from dime.types import EnvSpec, Sample
+
+
+@dataclass(frozen=True)
+class DiffusionPolicyConfig:
+    """The denoising chain and its network."""
+
+    num_denoising_steps: int = 16
+    """Length of the chain, at least 1 (paper, table 2)."""
+    prior_std: float = 2.5
+    """Standard deviation of the prior, in latent units. The paper's N(0, 2.5) names the standard
+    deviation (released code)."""
+    initial_step_scale: float = 0.1
+    """Integrated diffusion of the first, largest step at the start of training (released code)."""
+    hidden_dim: int = 256
+    """Width of the network and of its step embedding (paper, table 2)."""
+    num_hidden_layers: int = 3
+    """Hidden layers of the network (paper, table 2)."""
+    learning_rate: float = 3e-4
+    """Of Adam (paper, table 2)."""
+    adam_b1: float = 0.5
+    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    max_gradient: float = 1.0
+    """Each entry of the gradient is clipped to +- this (released code)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "num_denoising_steps", "hidden_dim", "num_hidden_layers")
+        require_positive(self, "prior_std", "initial_step_scale", "learning_rate", "max_gradient")
+        require_unit_interval(self, "adam_b1")
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Adam after clipping the gradient entry by entry (released code)."""
+        adam = optax.adam(self.learning_rate, b1=self.adam_b1)
+        return optax.chain(optax.clip(self.max_gradient), adam)
+
+
+class DiffusionPolicy(eqx.Module):
+    """`action = tanh(u_N)`, u_N the end of a denoising chain that starts at N(0, prior_std^2).
+
+    The control network, one scale of the chain's step sizes and one divisor per action dimension
+    are trained; an untrained policy is close to tanh(N(0, prior_std^2)), nearly bang-bang, which
+    is DIME's exploration at the start.
+    """
+
+    control: ControlNetwork
+    raw_step_scale: Float[Array, ""]
+    raw_dim_divisor: Float[Array, " act"]
+    num_denoising_steps: int = eqx.field(static=True)
+    prior_std: float = eqx.field(static=True)
+
+    def __init__(self, config: DiffusionPolicyConfig, spec: EnvSpec, key: Key[Array, ""]):
+        self.control = ControlNetwork(
+            spec.obs_dim, spec.action_dim, config.hidden_dim, config.num_hidden_layers, key
+        )
+        self.raw_step_scale = inverse_softplus(config.initial_step_scale)
+        self.raw_dim_divisor = jnp.full(spec.action_dim, inverse_softplus(1.0), jnp.float32)
+        self.num_denoising_steps = config.num_denoising_steps
+        self.prior_std = config.prior_std
+
+    def step_sizes(self) -> Float[Array, "steps act"]:
+        """Integrated diffusion eta_n of each step and action dimension."""
+        return learnt_step_sizes(
+            self.raw_step_scale, self.raw_dim_divisor, self.num_denoising_steps
+        )
+
+    def diffusion_scale(self) -> Float[Array, " act"]:
+        """The learnt diffusion of each action dimension, whose course figure 7 shows."""
+        return jax.nn.softplus(self.raw_step_scale) / jax.nn.softplus(self.raw_dim_divisor)
+
+    def chain(
+        self,
+        obs: Float[Array, "*batch obs"],
+        prior_draw: Float[Array, "*batch act"],
+        noise: Float[Array, "steps *batch act"],
+    ) -> Chain:
+        """The denoising chain of these observations for a given prior draw and given noise."""
+        control = self.control.bind(obs, self.num_denoising_steps)
+        return sample_chain(control, self.step_sizes(), self.prior_std, prior_draw, noise)
+
+    def sample(self, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Sample:
+        """One action per observation, and the one-sample value of the bound on its log density.
+
+        `log_prob = -(log_ratio + log |d tanh|) + log prior` (eqs. 15 and 59): its mean is at
+        least E[log pi(a|s)], so minus its mean is a lower bound of the entropy, in nats.
+        Gradients run through the whole chain.
+        """
+        prior_key, noise_key = jax.random.split(key)
+        shape = (*obs.shape[:-1], self.raw_dim_divisor.shape[-1])
+        prior_draw = self.prior_std * jax.random.normal(prior_key, shape)
+        noise = jax.random.normal(noise_key, (self.num_denoising_steps, *shape))
+        return self.weigh(self.chain(obs, prior_draw, noise))
+
+    def weigh(self, chain: Chain) -> Sample:
+        """The action at the end of a chain and the bound's one-sample value."""
+        prior_draw, latent = chain.latents[0], chain.latents[-1]
+        log_prior = gaussian_log_prob(prior_draw, 0.0, self.prior_std**2)
+        running_cost = -(chain.log_ratio + tanh_log_det(latent))
+        return Sample(jnp.tanh(latent), running_cost + log_prior, log_prior)
+
+    def mean_path(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
+        """The action of the noiseless chain from the prior's mean: the deterministic mode."""
+        shape = (*obs.shape[:-1], self.raw_dim_divisor.shape[-1])
+        noise = jnp.zeros((self.num_denoising_steps, *shape))
+        return jnp.tanh(self.chain(obs, jnp.zeros(shape), noise).latents[-1])

@@ -1,0 +1,1 @@
+"""The pieces that algorithms are made of: losses and optimiser steps."""
