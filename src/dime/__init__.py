@@ -1,3 +1,35 @@
-"""Diffusion-based maximum-entropy reinforcement learning in JAX."""
+"""Diffusion-based maximum-entropy reinforcement learning in JAX.
+
+    import dime
+
+    dime.train("dm_control/cartpole-swingup", preset="laptop", run_dir="my-run")
+    policy = dime.load_policy("my-run")
+
+The names below are imported when first used, so that the mathematics (`dime.diffusion`,
+`dime.algorithms`, ...) needs nothing but jax, equinox, optax and jaxtyping.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "train": "dime.api",
+    "resume": "dime.api",
+    "RunFailedError": "dime.api",
+    "make_env": "dime.envs.registry",
+    "list_environments": "dime.envs.registry",
+    "DimeError": "dime.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dime' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dime.critics.heads import CategoricalHead, Head, ScalarHead
-from dime.errors import require, require_at_least, require_positive, require_unit_interval
+from dime.errors import DimeError, require, require_at_least, require_positive, require_unit_interval
 from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenorm, RunningStats
 from dime.networks.dense import Dense, dense_stack
 from dime.types import EnvSpec
@@ -26,10 +26,10 @@ class CriticConfig:
 
     head: Literal["categorical", "scalar"] = "categorical"
     """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""
-    v_min: float = -200.0
+    v_min: float | None = -200.0
     """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
-    Gym, -3600 on MyoSuite)."""
-    v_max: float = 200.0
+    Gym, -3600 on MyoSuite); None where it is still to be given."""
+    v_max: float | None = 200.0
     """Highest return of the support (paper, appendix E: 200, 1600, 3600)."""
     num_atoms: int = 101
     """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""
@@ -54,16 +54,19 @@ class CriticConfig:
         require_at_least(self, 0, "entropy_weight", "renorm_warmup_updates")
         require_positive(self, "learning_rate")
         require_unit_interval(self, "adam_b1")
-        require(
-            -float("inf") < self.v_min < self.v_max < float("inf"),
-            f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
-            "v_min must be below v_max.",
-        )
+        if self.v_min is not None and self.v_max is not None:
+            require(
+                -float("inf") < self.v_min < self.v_max < float("inf"),
+                f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
+                "v_min must be below v_max.",
+            )
 
     def make_head(self) -> Head:
         """The head that `head` names."""
         if self.head == "scalar":
             return ScalarHead()
+        if self.v_min is None or self.v_max is None:
+            raise DimeError("The categorical critic needs a support: give v_min and v_max.")
         return CategoricalHead(self.num_atoms, self.v_min, self.v_max, self.entropy_weight)
 
     def make_optimizer(self) -> optax.GradientTransformation:

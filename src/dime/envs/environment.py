@@ -1,0 +1,203 @@
+"""One environment as the training loop sees it: flat float32 observations, actions in [-1, 1]."""
+
+import atexit
+import weakref
+from math import isfinite
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from dime.envs.rendering import RENDER_PACKAGES
+from dime.envs.spaces import Spaces
+from dime.errors import DimeError
+
+_SUCCESS_KEYS = ("solved", "success", "is_success")
+_ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
+_MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
+
+
+class StepResult(NamedTuple):
+    """What one step gave; `obs` is a new array, also the true last one at the end of an episode.
+
+    `terminated` is the end of the MDP, `truncated` a time limit. `success` is None where the
+    environment does not report it.
+    """
+
+    obs: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool | None
+
+
+class NonFiniteError(DimeError):
+    """An observation, reward or action that is NaN or infinite.
+
+    Attributes:
+        quantity: "observation", "reward" or "action".
+        environment: the environment's name.
+        step: the step within the episode; 0 is the reset, 1 the first step.
+    """
+
+    def __init__(self, quantity: str, environment: str, step: int, detail: str):
+        self.quantity, self.environment, self.step = quantity, environment, step
+        super().__init__(
+            f"{environment}: non-finite {quantity} ({detail}) at step {step} of its episode."
+        )
+
+
+class Environment:
+    """Wraps a Gymnasium environment for a training loop.
+
+    After an error, or the end of an episode, only `reset` is allowed.
+
+    Attributes:
+        name: what errors and records call it.
+        env: the wrapped environment, in its own units.
+        spaces: the observation layout and the action box.
+        max_episode_steps: after how many steps an episode is truncated; None if not known.
+
+    >>> import gymnasium
+    >>> environment = Environment(gymnasium.make("Pendulum-v1"))
+    >>> obs = environment.reset(seed=1)
+    >>> result = environment.step([0.5])
+    >>> result.obs.shape, result.terminated, result.truncated
+    ((3,), False, False)
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str | None = None):
+        self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+        self.env = env
+        self.spaces = Spaces.of(env, self.name)
+        self.max_episode_steps = _max_episode_steps(env)
+        self._steps: int | None = None  # in this episode; None: a reset is due
+        self._rendered = False
+
+    @property
+    def obs_dim(self) -> int:
+        """Length of an observation."""
+        return self.spaces.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        """Length of an action."""
+        return self.spaces.action_dim
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Starts the episode that `seed` (0 to 2**32 - 1) determines.
+
+        Returns:
+            The first observation, float32 (obs_dim,).
+        """
+        if not 0 <= seed <= _MAX_SEED:
+            raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
+        self._steps = None
+        answer = self.env.reset(seed=int(seed))
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise self._wrong_answer("reset", "(obs, info)", answer)
+        obs = self._flat(answer[0], step=0)
+        self._steps = 0
+        return obs
+
+    def step(self, action: Any) -> StepResult:
+        """Takes one step with `action`, (action_dim,) in [-1, 1].
+
+        Raises:
+            NonFiniteError: the action, the reward or the observation is NaN or infinite.
+            DimeError: the action is out of range, or a reset is due.
+        """
+        if self._steps is None:
+            raise DimeError(f"{self.name}: step() before reset(), or after the episode's end.")
+        step, self._steps = self._steps + 1, None  # so that any error below leaves a reset due
+        answer: Any = self.env.step(self._env_action(action, step))
+        try:
+            obs, reward, terminated, truncated, info = answer
+        except (TypeError, ValueError):
+            expected = "(obs, reward, terminated, truncated, info)"
+            raise self._wrong_answer("step", expected, answer) from None
+        reward = float(reward.item() if isinstance(reward, np.ndarray) else reward)
+        if not isfinite(reward):
+            raise NonFiniteError("reward", self.name, step, str(reward))
+        obs = self._flat(obs, step)
+        if not (terminated or truncated):
+            self._steps = step
+        return StepResult(obs, reward, bool(terminated), bool(truncated), _success(info))
+
+    def render(self) -> np.ndarray:
+        """A picture of the present state, uint8 (height, width, 3)."""
+        if self.env.render_mode is None:
+            raise DimeError(f"{self.name} was made without rendering; make it with render=True.")
+        try:
+            frame: Any = self.env.render()
+        except Exception as error:
+            problem = f"{self.name} cannot be rendered ({type(error).__name__}: {error})."
+            missing = isinstance(error, gymnasium.error.DependencyNotInstalled)  # says it itself
+            raise DimeError(problem if missing else f"{problem} {RENDER_PACKAGES}") from error
+        if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
+            got = getattr(frame, "shape", type(frame).__name__)
+            raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
+        if not self._rendered:
+            # OpenGL contexts that outlive the interpreter's exit handlers fail noisily.
+            atexit.register(_close_if_alive, weakref.ref(self))
+            self._rendered = True
+        return frame.astype(np.uint8)
+
+    def close(self) -> None:
+        """Gives back what the environment holds (windows, OpenGL contexts)."""
+        self.env.close()
+
+    def _env_action(self, action: Any, step: int) -> np.ndarray:
+        action = np.asarray(action)
+        if action.shape != (self.spaces.action_dim,):
+            expected = (self.spaces.action_dim,)
+            raise DimeError(f"{self.name}: expected an action {expected}, got {action.shape}.")
+        if not np.abs(action).max() <= 1.0 + _ACTION_TOLERANCE:  # false for NaN as well
+            if not np.isfinite(action).all():
+                raise NonFiniteError("action", self.name, step, _first_non_finite(action))
+            raise DimeError(f"{self.name}: an action must be in [-1, 1], got {action}.")
+        return self.spaces.to_env_action(action)
+
+    def _flat(self, obs: Any, step: int) -> np.ndarray:
+        flat = self.spaces.flatten(obs)
+        if flat.ndim != 1:
+            raise DimeError(
+                f"{self.name} gave observations with leading axes {flat.shape[:-1]} that its "
+                "space does not declare."
+            )
+        if not np.isfinite(flat).all():
+            raise NonFiniteError("observation", self.name, step, _first_non_finite(flat))
+        return flat
+
+    def _wrong_answer(self, method: str, expected: str, answer: Any) -> DimeError:
+        got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+        return DimeError(
+            f"{self.name}: {method}() must return {expected}, as gymnasium.Env says; got {got}."
+        )
+
+
+def _first_non_finite(flat: np.ndarray) -> str:
+    index = int(np.argmin(np.isfinite(flat)))
+    return f"{flat[index]} at index {index} of {flat.size}"
+
+
+def _success(info: dict[str, Any]) -> bool | None:
+    for key in _SUCCESS_KEYS:
+        if key in info:
+            return bool(info[key])
+    return None
+
+
+def _max_episode_steps(env: gymnasium.Env) -> int | None:
+    if env.spec is not None and env.spec.max_episode_steps is not None:
+        return env.spec.max_episode_steps
+    for attribute in ("max_episode_steps", "_max_episode_steps"):  # an adapter's; TimeLimit's
+        if env.has_wrapper_attr(attribute):
+            return env.get_wrapper_attr(attribute)
+    return None
+
+
+def _close_if_alive(reference: "weakref.ref[Environment]") -> None:
+    environment = reference()
+    if environment is not None:
+        environment.close()

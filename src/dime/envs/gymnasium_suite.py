@@ -1,0 +1,116 @@
+"""Gymnasium's environments, those that users register there, and Ant as it was in version 3."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dime.envs.messages import UnknownIdError, tidy_warnings
+from dime.envs.myosuite import with_myosuite_seeding
+from dime.envs.rendering import choose_renderer
+from dime.errors import DimeError
+
+ANT_V3 = "Ant-v3-compatible"
+_ANT_CONTACT_FORCES = 84
+_MUJOCO = (
+    "Ant",
+    "HalfCheetah",
+    "Hopper",
+    "Humanoid",
+    "HumanoidStandup",
+    "InvertedDoublePendulum",
+    "InvertedPendulum",
+    "Pusher",
+    "Reacher",
+    "Swimmer",
+    "Walker2d",
+)
+_BOX2D = ("BipedalWalker-v3", "BipedalWalkerHardcore-v3", "LunarLanderContinuous-v3")
+
+
+class AntV3(gymnasium.ObservationWrapper):
+    """Ant-v4 with version 3's 111 observations: 84 zeros stand where contact forces were meant.
+
+    Under the MuJoCo bindings of its time, version 3 always read its contact forces as zero: they
+    neither informed nor cost anything. Version 4's `use_contact_forces=True` has the same size,
+    but its forces are real, and their cost is taken off the reward.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        size = gymnasium.spaces.flatdim(env.observation_space) + _ANT_CONTACT_FORCES
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Appends the zeros."""
+        return np.concatenate([observation, np.zeros(_ANT_CONTACT_FORCES)])
+
+
+def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
+    """Entry point of Ant-v3-compatible; kwargs are Ant-v4's, without `use_contact_forces`."""
+    from gymnasium.envs.mujoco.ant_v4 import AntEnv
+
+    return AntV3(AntEnv(use_contact_forces=False, **kwargs))
+
+
+def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    """Makes what is registered with Gymnasium as `id`, or as `module:id` once `module` is imported.
+
+    Raises:
+        UnknownIdError: nothing is registered under this id.
+        DimeError: the module, or something the environment needs, is not installed.
+    """
+    choose_renderer()
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module, id)
+    if name not in gymnasium.registry:
+        raise UnknownIdError(name)
+    try:
+        with tidy_warnings():
+            env = gymnasium.make(name, disable_env_checker=True, **kwargs)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise DimeError(f"{id} cannot be made here: {error}{_ant_hint(name)}") from error
+    return with_myosuite_seeding(env)
+
+
+def gymnasium_ids() -> list[str]:
+    """Gymnasium's tasks with continuous actions that this version can make."""
+    mujoco = [f"{name}-{version}" for name in _MUJOCO for version in ("v4", "v5")]
+    mujoco.remove("Pusher-v4")  # needs mujoco<3
+    box2d = _BOX2D if importlib.util.find_spec("Box2D") else ()
+    return [*mujoco, ANT_V3, "MountainCarContinuous-v0", "Pendulum-v1", *box2d]
+
+
+def registered_elsewhere() -> list[str]:
+    """Ids in Gymnasium's registry that neither Gymnasium nor another suite put there."""
+    known = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
+    return [id for id, spec in gymnasium.registry.items() if not _origin(spec).startswith(known)]
+
+
+def register_ant_v3() -> None:
+    """Registers Ant-v3-compatible with Gymnasium."""
+    if ANT_V3 not in gymnasium.registry:
+        entry_point = "dime.envs.gymnasium_suite:make_ant_v3"
+        gymnasium.register(ANT_V3, entry_point, max_episode_steps=1000)
+
+
+def _origin(spec: Any) -> str:
+    entry_point = spec.entry_point or spec.vector_entry_point
+    return entry_point if isinstance(entry_point, str) else f"{entry_point.__module__}."
+
+
+def _import(module: str, id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise DimeError(
+            f"{id}: importing the module {module!r} failed ({error}). It must be installed, or "
+            "in a folder of PYTHONPATH, and register its environments when it is imported."
+        ) from error
+
+
+def _ant_hint(name: str) -> str:
+    return f" The nearest that works is {ANT_V3}." if name in ("Ant-v2", "Ant-v3") else ""

@@ -1,0 +1,162 @@
+"""From a name to an environment."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import gymnasium
+
+from dime.envs import tiny
+from dime.envs.dm_control import PREFIX, dm_control_ids, make_dm_control
+from dime.envs.environment import Environment
+from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, registered_elsewhere
+from dime.envs.messages import UnknownIdError
+from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
+from dime.envs.rendering import choose_renderer
+from dime.errors import DimeError
+
+EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
+
+_MAKERS = {
+    "dm_control": make_dm_control,
+    "gymnasium": make_gymnasium,
+    "myosuite": make_myosuite,
+    "dime": make_gymnasium,
+}
+_LISTS = {
+    "dm_control": dm_control_ids,
+    "gymnasium": gymnasium_ids,
+    "myosuite": myosuite_ids,
+    "dime": tiny.tiny_ids,
+}
+
+
+def make_env(id: str, **kwargs: Any) -> gymnasium.Env:
+    """Makes an environment from its id, in its own units, shapes and dtypes.
+
+    Ids: `dm_control/<domain>-<task>`, any Gymnasium id, `module:Id`, MyoSuite's ids,
+    `Ant-v3-compatible`, `dime/TwoModeBandit-v0`, `dime/MultiGoal-v0`; see docs/environments.md.
+
+    Args:
+        id: the environment's name.
+        **kwargs: given to the environment as they are; `render_mode="rgb_array"` for pictures.
+
+    Raises:
+        DimeError: no such id (the nearest are named), its suite is not installed (what installs
+            it is named), or the environment does not take these kwargs.
+
+    >>> env = make_env("dm_control/cartpole-swingup")
+    >>> env.observation_space.shape, env.action_space.shape
+    ((5,), (1,))
+    >>> obs, info = env.reset(seed=0)
+    >>> obs, reward, terminated, truncated, info = env.step(env.action_space.high)
+    """
+    try:
+        return _MAKERS[suite_of(id)](id, kwargs)
+    except UnknownIdError:
+        raise DimeError(f"There is no environment {id!r}. {_nearest(id)}") from None
+    except (TypeError, ValueError, KeyError, OSError) as error:
+        if not kwargs:
+            raise  # the environment's own fault, and its own traceback
+        raise _wrong_kwargs(id, kwargs, error) from error
+
+
+def make(
+    id_or_factory: str | EnvFactory,
+    env_kwargs: dict[str, Any] | None = None,
+    *,
+    render: bool = False,
+) -> Environment:
+    """Makes an environment as the training loop uses it.
+
+    Args:
+        id_or_factory: an id of `make_env`, or a function (or class) that returns a new
+            gymnasium.Env at each call.
+        env_kwargs: given to the environment or to the factory.
+        render: whether pictures will be asked for; a factory that takes `render_mode` gets
+            "rgb_array".
+
+    Raises:
+        DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env.
+
+    >>> make("dime/MultiGoal-v0").max_episode_steps
+    30
+    """
+    kwargs = dict(env_kwargs or {})
+    if isinstance(id_or_factory, str):
+        if render:
+            kwargs["render_mode"] = "rgb_array"
+        return Environment(make_env(id_or_factory, **kwargs), id_or_factory)
+    if not callable(id_or_factory):
+        raise DimeError(
+            f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
+            "makes several, for training and for evaluation: give a function that returns a new "
+            "one at each call."
+        )
+    if render and _takes_render_mode(id_or_factory):
+        kwargs["render_mode"] = "rgb_array"
+    choose_renderer()
+    return Environment(_from_factory(id_or_factory, kwargs))
+
+
+def suite_of(id: str) -> str:
+    """The suite that an id belongs to: "dm_control", "myosuite", "dime", or else "gymnasium".
+
+    >>> [suite_of(id) for id in ("dm_control/dog-run", "myoHandReachRandom-v0", "my_envs:Reach-v1")]
+    ['dm_control', 'myosuite', 'gymnasium']
+    """
+    if id.startswith(PREFIX):
+        return "dm_control"
+    if id.startswith("dime/"):
+        return "dime"
+    if id.lower().startswith(PREFIXES) and ":" not in id:
+        return "myosuite"
+    return "gymnasium"
+
+
+def list_environments() -> dict[str, list[str]]:
+    """The ids of every installed suite; all of them have continuous actions."""
+    installed = {}
+    for suite, ids in _LISTS.items():
+        try:
+            installed[suite] = ids()
+        except DimeError:
+            continue  # not installed; make_env says so to those who ask for it
+    return installed
+
+
+def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
+    name = getattr(factory, "__name__", repr(factory))
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise _wrong_kwargs(name, kwargs, error) from error
+    env = factory(**kwargs)
+    if not isinstance(env, gymnasium.Env):
+        raise DimeError(
+            f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
+            f"{type(env).__module__}. See docs/environments.md."
+        )
+    return with_myosuite_seeding(env)
+
+
+def _takes_render_mode(factory: EnvFactory) -> bool:
+    parameters = inspect.signature(factory).parameters.values()
+    return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeError:
+    return DimeError(f"{id} could not be made with {kwargs}: {error}")
+
+
+def _nearest(id: str, count: int = 5) -> str:
+    known = [name for ids in list_environments().values() for name in ids] + registered_elsewhere()
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(name.lower(), name)
+        names.setdefault(name.rpartition("/")[2].lower(), name)
+    wanted = id.rpartition(":")[2].lower()
+    hits = difflib.get_close_matches(wanted, names, n=2 * count, cutoff=0.6)
+    nearest = list(dict.fromkeys(names[hit] for hit in hits))[:count]
+    return f"Nearest: {', '.join(nearest)}." if nearest else "See docs/environments.md for names."

@@ -1,0 +1,99 @@
+"""Which OpenGL MuJoCo renders with; decided before anything imports `mujoco`.
+
+MuJoCo and dm_control read `MUJOCO_GL` once, when they are imported. Unset, they ask for a window
+and fail where there is no screen; set to a library that is missing or has no driver, dm_control
+does not even import.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+RENDER_PACKAGES = (
+    "MuJoCo renders without a screen through EGL or OSMesa; on Debian and Ubuntu: "
+    "apt-get install libegl1 (or libosmesa6). MUJOCO_GL=egl|osmesa|glfw|disable chooses; it is "
+    "read when mujoco is first imported."
+)
+
+_EGL_PLATFORM_DEVICE_EXT = 0x313F
+_MAX_DEVICES = 16
+
+_TEST_SCENE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 3'/><geom size='.5' rgba='1 0 0 1'/></worldbody></mujoco>"
+)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 64, 64)
+renderer.update_scene(data)
+assert renderer.render().max() > 0, "the picture is black"
+renderer.close()
+"""
+
+
+def choose_renderer() -> str | None:
+    """Sets `MUJOCO_GL` unless the user has: egl, else osmesa, else disable.
+
+    To be called before the first import of mujoco or dm_control. Costs about 0.3 s the first time,
+    most of it the loading of the driver that dm_control would load anyway.
+
+    Returns:
+        The value in force; None where MuJoCo is left to choose (not Linux).
+    """
+    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
+        if _egl_opens_a_display():
+            os.environ["MUJOCO_GL"] = "egl"
+        elif _load("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None:
+            os.environ["MUJOCO_GL"] = "osmesa"
+        else:
+            os.environ["MUJOCO_GL"] = "disable"
+    return os.environ.get("MUJOCO_GL")
+
+
+def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
+    """Renders a small scene in a process of its own.
+
+    Returns:
+        The name of the renderer that works, or None; and one line to show.
+    """
+    name = choose_renderer() or "MuJoCo's default"
+    command = [sys.executable, "-c", _TEST_SCENE]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return None, f"{name}: no picture after {timeout_s:.0f} s. {RENDER_PACKAGES}"
+    if result.returncode == 0:
+        return name, f"{name}: a test scene was rendered."
+    reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+    return None, f"{name}: a test scene was not rendered ({reason}). {RENDER_PACKAGES}"
+
+
+def _load(*names: str) -> ctypes.CDLL | None:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _egl_opens_a_display() -> bool:
+    """Whether EGL has a driver for some device here; the library alone may be there without one."""
+    egl = _load("libEGL.so.1", "libEGL.so")
+    if egl is None:
+        return False
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    egl.eglGetProcAddress.restype = pointer
+    find_devices = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    find_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not find_devices or not find_display:
+        return False
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, integer, pointer, pointer)(find_devices)
+    display_of = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(find_display)
+    devices, count = (pointer * _MAX_DEVICES)(), integer(0)
+    if not query(_MAX_DEVICES, devices, ctypes.byref(count)):
+        return False
+    displays = (display_of(_EGL_PLATFORM_DEVICE_EXT, devices[i], None) for i in range(count.value))
+    return any(d and egl.eglInitialize(pointer(d), None, None) for d in displays)

@@ -1,0 +1,256 @@
+"""What an environment's observations and actions look like, and how they become flat arrays.
+
+The learner sees one float32 vector per observation and actions in [-1, 1]; the environment keeps
+its own structure, units, shapes and dtypes. `Spaces` holds the way between the two and is plain
+data, so that a run can record it and a loaded policy can use it without the environment.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dime.errors import DimeError
+
+_FLOAT_DTYPES = ("float16", "float32", "float64")
+_NEEDED = "a Box of real numbers with finite bounds is needed"
+_PAGE = "See docs/environments.md."
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array inside an observation; `path` is the keys (Dict) and indices (Tuple) to it."""
+
+    path: tuple[str | int, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """How many numbers the leaf holds."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The observation layout and the action box of one environment.
+
+    Leaves stand in the space's own key order; bounds are flattened in C order.
+
+    >>> from dime.envs import make_env
+    >>> spaces = Spaces.of(make_env("Pendulum-v1"), "Pendulum-v1")
+    >>> spaces.obs_dim, spaces.action_dim
+    (3, 1)
+    >>> spaces.to_env_action([0.5])
+    array([1.], dtype=float32)
+    """
+
+    name: str
+    observation: tuple[Leaf, ...]
+    action_shape: tuple[int, ...]
+    action_dtype: str
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
+        """Reads and checks an environment's spaces.
+
+        Raises:
+            DimeError: the observation is not made of Boxes, the action is not a Box of floats with
+                finite bounds, or one of the two has no dimension.
+        """
+        observation = tuple(_leaves(env.observation_space, name, ()))
+        if sum(leaf.size for leaf in observation) == 0:
+            raise DimeError(
+                f"{name} has an empty observation space ({env.observation_space}); "
+                f"at least one number is needed. {_PAGE}"
+            )
+        box = _checked_action_box(env.action_space, name)
+        return cls(
+            name=name,
+            observation=observation,
+            action_shape=tuple(int(n) for n in box.shape),
+            action_dtype=str(box.dtype),
+            action_low=tuple(float(bound) for bound in box.low.ravel()),
+            action_high=tuple(float(bound) for bound in box.high.ravel()),
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Spaces":
+        """The inverse of `to_json`, also after a trip through a JSON file."""
+        try:
+            leaves = tuple(
+                Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"])
+                for leaf in data["observation"]
+            )
+            fields = ("action_shape", "action_low", "action_high")
+            tuples = {field: tuple(data[field]) for field in fields}
+            return cls(data["name"], leaves, action_dtype=data["action_dtype"], **tuples)
+        except (KeyError, TypeError) as error:
+            raise DimeError(f"Not a description of spaces ({error!r}): {data}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    @cached_property
+    def obs_dim(self) -> int:
+        """Length of a flat observation."""
+        return sum(leaf.size for leaf in self.observation)
+
+    @cached_property
+    def action_dim(self) -> int:
+        """Length of a flat action."""
+        return prod(self.action_shape)
+
+    def flatten(self, obs: Any) -> np.ndarray:
+        """One observation, or a batch of them, as a new float32 array (*batch, obs_dim).
+
+        In a batch every leaf carries the same leading axes. Numbers too large for float32 become
+        infinite.
+
+        Raises:
+            DimeError: a leaf is missing or has another shape than the space declares.
+        """
+        leaves = [self._leaf_value(obs, leaf) for leaf in self.observation]
+        batch = leaves[0].shape[: leaves[0].ndim - len(self.observation[0].shape)]
+        flat = np.empty((*batch, self.obs_dim), np.float32)
+        start = 0
+        with np.errstate(over="ignore"):
+            for leaf, value in zip(self.observation, leaves, strict=True):
+                self._check_shape(value, batch, leaf)
+                stop = start + leaf.size
+                flat[..., start:stop] = value.reshape(*batch, leaf.size)
+                start = stop
+        return flat
+
+    def to_env_action(self, action: Any) -> np.ndarray:
+        """Actions (*batch, action_dim) from [-1, 1] to the environment's units, dtype and shape.
+
+        -1 and 1 give the bounds exactly; what lies outside [-1, 1] gives a bound; NaN stays NaN.
+        """
+        action = np.asarray(action)
+        if action.ndim == 0 or action.shape[-1] != self.action_dim:
+            raise self._wrong_action(action, (self.action_dim,))
+        middle, half_range = self._rescaling
+        value = action * half_range + middle
+        np.maximum(value, self._low, out=value)
+        np.minimum(value, self._high, out=value)
+        return value.astype(self.action_dtype).reshape(action.shape[:-1] + self.action_shape)
+
+    def from_env_action(self, action: Any) -> np.ndarray:
+        """The inverse of `to_env_action`: float32 (*batch, action_dim), the bounds at -1 and 1."""
+        value = np.asarray(action, np.float64)
+        batch = value.shape[: value.ndim - len(self.action_shape)]
+        if value.shape != (*batch, *self.action_shape):
+            raise self._wrong_action(value, self.action_shape)
+        value = value.reshape(*batch, self.action_dim)
+        low, high = self._low, self._high
+        unit = 2.0 * (value - low) / (high - low) - 1.0  # exact at both ends
+        return np.clip(unit, -1.0, 1.0).astype(np.float32)
+
+    @cached_property
+    def _low(self) -> np.ndarray:
+        return np.array(self.action_low, np.float64)
+
+    @cached_property
+    def _high(self) -> np.ndarray:
+        return np.array(self.action_high, np.float64)
+
+    @cached_property
+    def _rescaling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middle and half range; `to_env_action` cuts off what reaches beyond the bounds.
+
+        Half the range is measured from the rounded middle, and rounded up where the sum would not
+        reach a bound. With bounds of -1 and 1 they are 0 and 1, and rescaling changes nothing.
+        """
+        low, high = self._low, self._high
+        middle = low + (high - low) / 2
+        half_range = np.maximum(high - middle, middle - low)
+        reaches = (middle + half_range >= high) & (middle - half_range <= low)
+        return middle, np.where(reaches, half_range, np.nextafter(half_range, np.inf))
+
+    def _leaf_value(self, obs: Any, leaf: Leaf) -> np.ndarray:
+        try:
+            for key in leaf.path:
+                obs = obs[key]
+            return np.asarray(obs)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            problem = f"has no array{_at(leaf)} ({type(error).__name__}: {error})"
+            raise DimeError(f"An observation of {self.name} {problem}.") from error
+
+    def _check_shape(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
+        if value.shape == (*batch, *leaf.shape):
+            return
+        leading = f" after the batch axes {batch}" if batch else ""
+        raise DimeError(
+            f"An observation of {self.name}{_at(leaf)}: expected shape {leaf.shape}{leading}, "
+            f"as its space declares, got {value.shape}."
+        )
+
+    def _wrong_action(self, action: np.ndarray, expected: tuple[int, ...]) -> DimeError:
+        return DimeError(
+            f"An action for {self.name}: expected shape {expected}, with any batch axes before, "
+            f"got {action.shape}."
+        )
+
+
+def _at(leaf: Leaf) -> str:
+    return f" at {'/'.join(map(str, leaf.path))}" if leaf.path else ""
+
+
+def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> Iterator[Leaf]:
+    match space:
+        case gymnasium.spaces.Box():
+            yield Leaf(path, tuple(int(n) for n in space.shape), str(space.dtype))
+        case gymnasium.spaces.Dict():
+            for key, part in space.spaces.items():
+                yield from _leaves(part, name, (*path, key))
+        case gymnasium.spaces.Tuple():
+            for index, part in enumerate(space.spaces):
+                yield from _leaves(part, name, (*path, index))
+        case _:
+            where = f" at {'/'.join(map(str, path))}" if path else ""
+            raise DimeError(
+                f"{name} has an observation space with {space}{where}; only Box, and Dict and "
+                "Tuple of Boxes, can be observed. gymnasium.wrappers.FlattenObservation makes "
+                f"numbers of discrete parts. {_PAGE}"
+            )
+
+
+def _checked_action_box(space: gymnasium.Space, name: str) -> gymnasium.spaces.Box:
+    spaces = gymnasium.spaces
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise DimeError(f"{name} has a discrete action space ({space}); {_NEEDED}. {_PAGE}")
+    if not isinstance(space, spaces.Box):
+        kind = type(space).__name__
+        raise DimeError(f"{name} has an action space of kind {kind} ({space}); {_NEEDED}. {_PAGE}")
+    if prod(space.shape) == 0:
+        raise DimeError(f"{name} has an empty action space ({space}); {_NEEDED}. {_PAGE}")
+    if str(space.dtype) not in _FLOAT_DTYPES:
+        raise DimeError(
+            f"{name} has actions of dtype {space.dtype} ({space}); {_NEEDED}, "
+            f"of dtype {', '.join(_FLOAT_DTYPES)}. {_PAGE}"
+        )
+    _check_bounds(space.low.astype(np.float64), space.high.astype(np.float64), name)
+    return space
+
+
+def _check_bounds(low: np.ndarray, high: np.ndarray, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
+    for usable, problem, remedy in (
+        (finite, "bounds that are not finite", "the range its actuators really have"),
+        (low < high, "a lower bound not below the upper one", "bounds that leave room to act"),
+    ):
+        if not usable.all():
+            at = tuple(int(i) for i in np.argwhere(~usable)[0])
+            raise DimeError(
+                f"{name} has an action space with {problem}: [{low[at]}, {high[at]}] at index "
+                f"{at}; {_NEEDED}. Wrap the environment so that it declares {remedy}. {_PAGE}"
+            )

@@ -1,0 +1,176 @@
+"""What a run is made of, and its way to JSON and back."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.errors import DimeError, require, require_at_least
+
+FORMAT_VERSION = 1
+"""Of `config.json` and of checkpoints. Every release reads all earlier ones."""
+
+EvaluationMode = Literal["stochastic", "deterministic", "best_of_n"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop: what every algorithm needs around it. All intervals in env steps of one seed."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One agent and one environment each, trained side by side in one program."""
+    num_env_steps: int = 1_000_000
+    """Length of the run (paper: 1M; 3M in figure 6c)."""
+    num_random_steps: int = 5_000
+    """First steps: uniform random actions, no updates (paper, table 2)."""
+    updates_per_env_step: int = 2
+    """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
+    batch_size: int = 256
+    """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
+    replay_capacity: int = 1_000_000
+    """Transitions kept, the newest ones (paper, table 2)."""
+    evaluate_every: int = 24_000
+    """Between evaluations; there is one at step 0 and one at the end too (published curves)."""
+    num_evaluation_episodes: int = 5
+    """Whole episodes of each evaluation and mode (paper)."""
+    evaluation_modes: tuple[EvaluationMode, ...] = ("stochastic", "deterministic")
+    """How actions are chosen there; the paper's is stochastic."""
+    log_every: int = 500
+    """Between lines of metrics.jsonl, 10 to 500."""
+    checkpoint_every: int = 10_000
+    """Between checkpoints; there is one before the first step and one at the end too."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+    wandb_project: str | None = None
+    """Also log to this project of Weights & Biases (extra `wandb`)."""
+
+    def __post_init__(self):
+        require_at_least(
+            self,
+            1,
+            *("num_env_steps", "updates_per_env_step", "batch_size", "replay_capacity"),
+            *("evaluate_every", "num_evaluation_episodes", "checkpoint_every"),
+        )
+        require_at_least(self, 0, "num_random_steps")
+        require(
+            10 <= self.log_every <= 500, f"log_every is {self.log_every}; it must be 10 to 500."
+        )
+        require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
+        require(
+            len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in seeds {self.seeds}."
+        )
+        require(
+            all(0 <= seed < 2**31 for seed in self.seeds),
+            f"seeds are {self.seeds}; each must be 0 to 2147483647.",
+        )
+        require(
+            len(set(self.evaluation_modes)) == len(self.evaluation_modes),
+            f"A mode stands twice in evaluation_modes {self.evaluation_modes}.",
+        )
+
+    @property
+    def effective_capacity(self) -> int:
+        """Transitions that can really come together in this run."""
+        return min(self.replay_capacity, self.num_env_steps)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on."""
+
+    env: str
+    """Id of the environment; for one passed as an object, its description."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Passed to the environment's constructor."""
+    env_is_object: bool = False
+    """The environment was passed as a Python object, which a file cannot hold."""
+    algorithm: str = "dime"
+    """Name of the algorithm."""
+    preset: str = "paper"
+    """What the settings started from."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The loop."""
+    settings: Any = None
+    """The algorithm's own config."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole config as JSON values."""
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "RunConfig":
+        """The config again; refuses unknown names, wrong types and impossible values."""
+        content = {name: value for name, value in content.items() if name != "format_version"}
+        algorithm = choose("algorithm", content.get("algorithm", "dime"), ALGORITHMS)
+        defaults = cls(env="", settings=ALGORITHMS[algorithm].config())
+        return replace_nested(defaults, content)
+
+
+Config = TypeVar("Config")
+
+
+def replace_nested(config: Config, overrides: dict[str, Any], where: str = "") -> Config:
+    """The config with `overrides` in it: values by field name, dicts for nested configs.
+
+    Raises `DimeError` for an unknown field (naming the nearest), a value of a wrong type or one
+    out of range.
+
+    >>> replace_nested(TrainingConfig(), {"batch_siz": 3})
+    Traceback (most recent call last):
+    ...
+    dime.errors.DimeError: There is no option 'batch_siz'; nearest: batch_size. There are: ...
+    """
+    hints = get_type_hints(type(config))
+    changed = {}
+    for name, value in overrides.items():
+        path = f"{where}{name}"
+        choose("option", path, [f"{where}{known}" for known in hints])
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current):
+            require(isinstance(value, dict), f"{path} is {value!r}; it must be a table of options.")
+            changed[name] = replace_nested(current, value, f"{path}.")
+        else:
+            changed[name] = _convert(value, hints[name], path)
+    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def choose(kind: str, name: Any, known: Iterable[str]) -> str:
+    """The name if it is known; otherwise `DimeError` with the nearest ones.
+
+    >>> choose("preset", "labtop", ["paper", "laptop"])
+    Traceback (most recent call last):
+    ...
+    dime.errors.DimeError: There is no preset 'labtop'; nearest: laptop. There are: laptop, paper.
+    """
+    known = sorted(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    nearest = f"; nearest: {', '.join(close)}" if close else ""
+    raise DimeError(f"There is no {kind} '{name}'{nearest}. There are: {', '.join(known)}.")
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    """The value if it is of the hinted type (JSON lists become tuples, ints become floats)."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
+        return tuple(_convert(item, arguments[0], path) for item in value)
+    if origin is Literal:
+        choices = ", ".join(map(str, arguments))
+        require(value in arguments, f"{path} is {value!r}; it must be one of: {choices}.")
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _convert(value, arguments[0], path)
+    if origin is dict:
+        require(isinstance(value, dict), f"{path} is {value!r}; it must be a table.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    is_bool_for_number = isinstance(value, bool) and hint is not bool
+    if not isinstance(value, hint) or is_bool_for_number:
+        raise DimeError(f"{path} is {value!r}; it must be of type {hint.__name__}.")
+    return value

@@ -1,0 +1,120 @@
+"""Evaluations: whole episodes under a named action mode, on environments of their own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dime.envs.environment import Environment
+from dime.training.episodes import EVALUATION, episode_seed
+
+MAX_EPISODE_STEPS = 10_000
+"""Where an episode is cut that its environment does not end."""
+
+Actions = Callable[[np.ndarray, int], np.ndarray]
+"""Observations (seeds, episodes, obs) and the step in the episodes to actions in [-1, 1]."""
+
+
+class EpisodeResult(NamedTuple):
+    """One episode of an evaluation; success is None where the environment does not report it."""
+
+    seed: int
+    episode_return: float
+    length: int
+    success_any: bool | None
+    success_last: bool | None
+
+
+class _Episode:
+    """An episode in progress."""
+
+    def __init__(self, env: Environment, seed: int):
+        self.env = env
+        self.seed = seed
+        self.obs = env.reset(seed)
+        self.rewards: list[float] = []
+        self.successes: list[bool | None] = []
+        self.running = True
+
+    def step(self, action: np.ndarray) -> None:
+        result = self.env.step(action)
+        self.obs = result.obs
+        self.rewards.append(result.reward)
+        self.successes.append(result.success)
+        ended = result.terminated or result.truncated or len(self.rewards) >= MAX_EPISODE_STEPS
+        self.running = not ended
+
+    def result(self) -> EpisodeResult:
+        reported = [success for success in self.successes if success is not None]
+        return EpisodeResult(
+            seed=self.seed,
+            episode_return=float(np.sum(self.rewards)),
+            length=len(self.rewards),
+            success_any=any(reported) if reported else None,
+            success_last=self.successes[-1],
+        )
+
+
+def evaluation_seeds(seed: int, env_step: int, num_episodes: int) -> list[int]:
+    """The episodes' seeds, the same for every mode."""
+    return [episode_seed(seed, EVALUATION, env_step, i) for i in range(num_episodes)]
+
+
+class EpisodeError(Exception):
+    """An environment failed in an episode of the agent at place `agent`; `cause` is its error."""
+
+    def __init__(self, agent: int, cause: Exception):
+        super().__init__(str(cause))
+        self.agent, self.cause = agent, cause
+
+
+def run_episodes(
+    environments: list[Environment],
+    seeds: list[list[int]],
+    actions: Actions,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[list[EpisodeResult]] | None:
+    """Plays all episodes side by side, one call of `actions` per step for all of them.
+
+    `seeds` by agent, then by episode; one environment for each. None where `stopped` said so in
+    between. Raises `EpisodeError`.
+    """
+    spare = iter(environments)
+    groups = [
+        [_guarded(agent, _Episode, next(spare), seed) for seed in group]
+        for agent, group in enumerate(seeds)
+    ]
+    step = 0
+    while any(episode.running for group in groups for episode in group):
+        if stopped():
+            return None
+        obs = np.stack([[episode.obs for episode in group] for group in groups])
+        chosen = actions(obs, step)
+        for agent, (group, row) in enumerate(zip(groups, chosen, strict=True)):
+            for episode, action in zip(group, row, strict=True):
+                if episode.running:
+                    _guarded(agent, episode.step, action)
+        step += 1
+    return [[episode.result() for episode in group] for group in groups]
+
+
+def _guarded(agent: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever a user's environment raises
+        raise EpisodeError(agent, error) from error
+
+
+def summary(results: list[EpisodeResult]) -> dict[str, Any]:
+    """The part of an evaluation's record that the episodes make."""
+    return {
+        "returns": [result.episode_return for result in results],
+        "lengths": [result.length for result in results],
+        "success_any": _reported([result.success_any for result in results]),
+        "success_last": _reported([result.success_last for result in results]),
+        "episode_seeds": [result.seed for result in results],
+    }
+
+
+def _reported(successes: list[bool | None]) -> list[bool | None] | None:
+    return None if all(success is None for success in successes) else successes

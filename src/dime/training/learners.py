@@ -1,0 +1,220 @@
+"""All seeds of a run side by side: agents in one program, one environment each."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.envs.environment import Environment
+from dime.errors import DimeError
+from dime.training.checkpoint import Arrays, Checkpoint, from_arrays, to_arrays
+from dime.training.config import TrainingConfig
+from dime.training.episodes import EpisodeStream, Observed
+from dime.training.evaluation import Actions
+from dime.training.failures import SeedFailure, failure_of
+from dime.training.programs import (
+    Programs,
+    Turn,
+    counters,
+    initialise,
+    initialise_replay,
+    seed_keys,
+)
+from dime.training.replay_files import load_replay
+from dime.types import Agent, EnvSpec, Transition
+
+
+class Learners:
+    """Agents and training environments of every seed that still runs, and how far they are.
+
+    `compiling` is entered whenever programs are compiled, which may take long.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        make_agent: Callable[[EnvSpec], Agent],
+        environments: list[Environment],
+        compiling: Callable[[], AbstractContextManager[None]],
+    ):
+        self.config = config
+        self.seeds = list(config.seeds)
+        self.spec = EnvSpec(environments[0].obs_dim, environments[0].action_dim)
+        self.streams = [
+            EpisodeStream(env, seed) for env, seed in zip(environments, self.seeds, strict=True)
+        ]
+        self.env_step = 0
+        self.update = 0
+        self.metrics: Any = None
+        self._agent = make_agent(self.spec)
+        self._compiling = compiling
+
+    def begin(self) -> None:
+        """Everything as it is before the first step."""
+        self._compile()
+        self.state = initialise(self._agent, self._keys)
+        self.replay = initialise_replay(self.config.effective_capacity, self.spec, len(self.seeds))
+        for stream in self.streams:
+            stream.begin()
+        self._choose_actions()
+
+    def restore(self, checkpoint: Checkpoint) -> list[str]:
+        """Everything as it was at a checkpoint; returns warnings."""
+        spaces = json.loads(json.dumps(self.streams[0].env.spaces.to_json()))
+        if spaces != checkpoint.run["spaces"]:
+            raise DimeError(
+                f"The environment's spaces are no longer those of {checkpoint.path}: "
+                f"{spaces} now, {checkpoint.run['spaces']} then."
+            )
+        self.seeds = checkpoint.run["seeds"]
+        self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
+        self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
+        self._compile()
+        state = from_arrays(checkpoint.state, self._programs.state_shape)
+        self.state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+        self.replay = load_replay(
+            checkpoint.replay_files, self.seeds, self.config.effective_capacity, self.spec
+        )
+        followed = [
+            stream.restore(
+                position,
+                *(checkpoint.episodes[f"{stream.seed}/{name}"] for name in ("actions", "obs")),
+            )
+            for stream, position in zip(self.streams, checkpoint.run["episodes"], strict=True)
+        ]
+        if all(followed):
+            self._actions = np.stack(
+                [checkpoint.episodes[f"{seed}/next_action"] for seed in self.seeds]
+            )
+            return []
+        self._choose_actions()
+        strays = [seed for seed, follows in zip(self.seeds, followed, strict=True) if not follows]
+        return [
+            f"The environment of seed {seed} did not follow when its episode in progress was "
+            "replayed from its seed and actions; a new episode begins. From here on the run "
+            "differs from an uninterrupted one."
+            for seed in strays
+        ]
+
+    def _compile(self) -> None:
+        self._keys = seed_keys(tuple(self.seeds))
+        with self._compiling():
+            self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
+
+    def _choose_actions(self) -> None:
+        at = counters(self.env_step, self.update)
+        if self.env_step < self.config.num_random_steps:
+            actions = self._programs.random_actions(self._keys, at)
+        else:
+            obs = np.stack([stream.obs for stream in self.streams])
+            actions = self._programs.explore(self.state, obs, self._keys, at)
+        self._actions = np.asarray(actions)
+
+    def step(self) -> dict[int, SeedFailure]:
+        """One env step of every seed, its updates, and the choice of the next actions.
+
+        Returns the seeds that failed, by seed. They are gone from here, unless all failed.
+        """
+        observed, failures = self._step_environments()
+        if not observed:
+            return failures
+        self.remove(set(failures))
+        self.env_step += 1
+        transition = _stacked(observed)
+        if self.env_step <= self.config.num_random_steps:
+            at = counters(self.env_step, self.update)
+            self.replay = self._programs.store(self.replay, transition, at)
+            self._choose_actions()
+            return failures
+        return failures | self._learn(transition, np.stack([o.acting_obs for o in observed]))
+
+    def _step_environments(self) -> tuple[list[Observed], dict[int, SeedFailure]]:
+        observed, failures = [], {}
+        for stream, action in zip(self.streams, self._actions, strict=True):
+            try:
+                observed.append(stream.step(action))
+            except Exception as error:  # whatever a user's environment raises
+                state = self.state_of(self.seeds.index(stream.seed))
+                failure = failure_of(error, stream.env.name, self.env_step, state)
+                failures[stream.seed] = failure
+        return observed, failures
+
+    def _learn(self, transition: Transition, acting_obs: Any) -> dict[int, SeedFailure]:
+        at = counters(self.env_step, self.update)
+        turn = Turn(transition, acting_obs, self._keys, at)
+        advanced = self._programs.advance(self.state, self.replay, turn)
+        self.state, self.replay, self.metrics = advanced.state, advanced.replay, advanced.metrics
+        self.update += self.config.updates_per_env_step
+        actions, finite = jax.device_get((advanced.action, advanced.finite))
+        self._actions = actions
+        failures = {}
+        for index in np.flatnonzero(~finite).tolist():
+            names = self._non_finite_metrics(index) or ["action"]
+            reason = f"{', '.join(names)} became NaN or infinite at env step {self.env_step}"
+            failures[self.seeds[index]] = SeedFailure(
+                self.env_step, reason, "", poisoned=True, state=self.state_of(index)
+            )
+        self.remove(set(failures))
+        return failures
+
+    def _non_finite_metrics(self, index: int) -> list[str]:
+        metrics = jax.device_get(self.metrics)
+        return [name for name, value in metrics.items() if not np.isfinite(value[index]).all()]
+
+    def state_of(self, index: int) -> Arrays:
+        """The state's arrays of the seed at this place."""
+        return to_arrays(jax.tree.map(lambda leaf: leaf[index], self.state))
+
+    def remove(self, failed: set[int]) -> None:
+        """Takes failed seeds out of the program, which is compiled anew for the others.
+
+        Where that would leave none, everything stays as it is.
+        """
+        kept = np.array([i for i, seed in enumerate(self.seeds) if seed not in failed], int)
+        if not 0 < len(kept) < len(self.seeds):
+            return
+        self.state, self.replay, self.metrics = jax.tree.map(
+            lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
+        )
+        self._actions = self._actions[kept]
+        self.streams = [self.streams[i] for i in kept]
+        self.seeds = [self.seeds[i] for i in kept]
+        self._compile()
+
+    def evaluation_actions(self, mode: str) -> Actions:
+        """The agents' actions in an evaluation mode."""
+        program = self._programs.evaluate[mode]
+
+        def act(obs: np.ndarray, step: int) -> np.ndarray:
+            return np.asarray(program(self.state, obs, self._keys, counters(self.env_step, step)))
+
+        return act
+
+    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
+        """The state's arrays, the episodes' arrays, and the counters and positions."""
+        episodes: Arrays = {}
+        for stream, action in zip(self.streams, self._actions, strict=True):
+            taken = np.array(stream.actions, np.float32).reshape(-1, self.spec.action_dim)
+            episodes[f"{stream.seed}/actions"] = taken
+            episodes[f"{stream.seed}/obs"] = stream.obs
+            episodes[f"{stream.seed}/next_action"] = action
+        run = {
+            "env_step": self.env_step,
+            "updates": self.update,
+            "seeds": self.seeds,
+            "spaces": self.streams[0].env.spaces.to_json(),
+            "episodes": [stream.to_json() for stream in self.streams],
+        }
+        return to_arrays(self.state), episodes, run
+
+
+def _stacked(observed: list[Observed]) -> Transition:
+    names = ("obs", "action", "reward", "next_obs", "terminated")
+    rows: dict[str, Any] = {
+        name: np.stack([getattr(one, name) for one in observed]) for name in names
+    }
+    return Transition(**rows)

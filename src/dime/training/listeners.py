@@ -1,0 +1,119 @@
+"""Who is told of a run's records: TensorBoard, Weights & Biases, the progress display."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from dime.errors import DimeError
+
+Record = dict[str, Any]
+
+
+class Listener:
+    """Does nothing; a listener overrides what it wants to hear of."""
+
+    def step(self, env_step: int) -> None:
+        """An env step was taken."""
+
+    def metrics(self, record: Record) -> None:
+        """A line was added to metrics.jsonl."""
+
+    def evaluation(self, record: Record) -> None:
+        """A line was added to evaluations.jsonl."""
+
+    def message(self, text: str) -> None:
+        """Something the user should read."""
+
+    def close(self) -> None:
+        """The run ends."""
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    """A record's numbers by name; vectors by name and index."""
+    scalars: dict[str, float] = {}
+    for name, value in record.items():
+        if name in ("env_step", "seed", "mode", "episode_seeds"):
+            continue
+        values = value if isinstance(value, list) else [value]
+        for index, item in enumerate(values):
+            if isinstance(item, int | float):
+                scalars[f"{name}/{index}" if isinstance(value, list) else name] = item
+    return scalars
+
+
+def _evaluation_scalars(record: Record) -> dict[str, float]:
+    """An evaluation's means under the name of its mode."""
+    means = {}
+    for name in ("returns", "lengths", "success_any", "success_last"):
+        if record[name] is not None:
+            means[f"evaluation/{record['mode']}/{name}"] = sum(record[name]) / len(record[name])
+    return means
+
+
+class TensorBoard(Listener):
+    """Event files, one folder per seed; those from `purge_step` on, of a run cut off, are hidden."""
+
+    def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
+        from tensorboardX import SummaryWriter
+
+        self._writers = {
+            seed: SummaryWriter(str(folder / f"seed-{seed}"), purge_step=purge_step)
+            for seed in seeds
+        }
+
+    def _write(self, record: Record, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writers[record["seed"]].add_scalar(name, value, record["env_step"])
+
+    def metrics(self, record: Record) -> None:
+        """Adds the record's numbers."""
+        self._write(record, {f"train/{name}": v for name, v in _scalars(record).items()})
+
+    def evaluation(self, record: Record) -> None:
+        """Adds the evaluation's means."""
+        self._write(record, _evaluation_scalars(record))
+
+    def close(self) -> None:
+        """Flushes the files."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases(Listener):
+    """Logs to a project of Weights & Biases; a resumed run continues the same one there."""
+
+    @staticmethod
+    def require_installed() -> None:
+        """Raises `DimeError` where the package is missing."""
+        if importlib.util.find_spec("wandb") is None:
+            raise DimeError(
+                "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
+            )
+
+    def __init__(self, project: str, run_dir: Path, config: dict[str, Any]):
+        import wandb
+
+        self._run = wandb.init(
+            project=project,
+            name=run_dir.name,
+            id="-".join(run_dir.resolve().parts[-3:]),
+            resume="allow",
+            config=config,
+            dir=str(run_dir),
+        )
+
+    def metrics(self, record: Record) -> None:
+        """Logs the record's numbers."""
+        self._log(record, {f"train/{name}": v for name, v in _scalars(record).items()})
+
+    def evaluation(self, record: Record) -> None:
+        """Logs the evaluation's means."""
+        self._log(record, _evaluation_scalars(record))
+
+    def _log(self, record: Record, scalars: dict[str, float]) -> None:
+        named = {f"seed-{record['seed']}/{name}": value for name, value in scalars.items()}
+        self._run.log({"env_step": record["env_step"], **named})
+
+    def close(self) -> None:
+        """Finishes the upload."""
+        self._run.finish()

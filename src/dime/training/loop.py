@@ -1,0 +1,241 @@
+"""The loop of a run: env steps, and what is due between them."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dime.envs.environment import Environment
+from dime.training.checkpoint import Checkpoint
+from dime.training.config import TrainingConfig
+from dime.training.evaluation import EpisodeError, evaluation_seeds, run_episodes, summary
+from dime.training.failures import SeedFailure, failure_of, save_failure
+from dime.training.learners import Learners
+from dime.training.recorder import Recorder
+from dime.training.replay_files import ReplaySaver
+from dime.training.run_directory import RunDirectory
+from dime.training.signals import Interruption
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run, or this process's part of it, ended."""
+
+    run_dir: Path
+    state: str
+    """`finished`, `interrupted` or `failed`."""
+    reason: str | None
+    env_step: int
+    signal: int | None = None
+    """The signal that interrupted it."""
+
+
+class _Stop(Exception):
+    """The run was asked to stop."""
+
+    def __init__(self, reason: str, number: int | None = None):
+        super().__init__(reason)
+        self.reason, self.number = reason, number
+
+
+class _AllFailed(Exception):
+    """No seed is left."""
+
+
+MakeLearners = Callable[[Callable[[], AbstractContextManager[None]]], Learners]
+
+
+class Loop:
+    """One process's part of a run. `interruption` must be entered around everything."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        directory: RunDirectory,
+        make_learners: MakeLearners,
+        make_environment: Callable[[], Environment],
+        recorder: Recorder,
+    ):
+        self.config = config
+        self.directory = directory
+        self.recorder = recorder
+        self.interruption = Interruption()
+        self.learners = make_learners(self._compiling)
+        self._make_environment = make_environment
+        self._evaluation_environments: list[Environment] = []
+        self._replay_saver = ReplaySaver(directory.checkpoints)
+        self._last_evaluation_step: int | None = None
+        self._last_saved: tuple[int, int | None] | None = None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continues from a checkpoint."""
+        for warning in self.learners.restore(checkpoint):
+            self.recorder.message(f"warning: {warning}")
+        self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
+        self._last_evaluation_step = checkpoint.run["last_evaluation_step"]
+        self._last_saved = (self.learners.env_step, self._last_evaluation_step)
+
+    def run(self, new: bool) -> RunResult:
+        """Runs until the end, a signal, the callback's wish, or the failure of every seed.
+
+        `new` begins at env step 0; otherwise `restore` came first.
+        """
+        self._status("running")
+        try:
+            if new:
+                self.learners.begin()
+            self.recorder.start()
+            self._repeat()
+            return self._end("failed" if self.recorder.failed_seeds else "finished")
+        except _AllFailed:
+            return self._end("failed")
+        except _Stop as stop:
+            self._save()
+            return self._end("interrupted", stop.reason, stop.number)
+        except BaseException as error:
+            self._status("failed", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            for env in self._evaluation_environments:
+                env.close()
+
+    def _repeat(self) -> None:
+        while True:
+            self._evaluate_if_due()
+            self._stop_if_asked()
+            self._save_if_due()
+            if self.learners.env_step >= self.config.num_env_steps:
+                return
+            self._note_failures(self.learners.step())
+            self.recorder.step(self.learners.env_step)
+            self._record_if_due()
+
+    def _end(self, state: str, reason: str | None = None, number: int | None = None) -> RunResult:
+        if state == "failed":
+            failed = self.recorder.failed_seeds.items()
+            reason = "; ".join(f"seed {seed}: {failure['reason']}" for seed, failure in failed)
+        self._status(state, reason)
+        return RunResult(self.directory.path, state, reason, self.learners.env_step, number)
+
+    def _status(self, state: str, reason: str | None = None) -> None:
+        self.recorder.status(state, self.learners.env_step, self.learners.update, reason)
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """Inside, a signal ends the process at once: the newest checkpoint has everything."""
+        self.recorder.message("compiling")
+        with self.interruption.leaving(self._leave):
+            yield
+
+    def _leave(self, number: int) -> None:
+        self._status("interrupted", f"{signal.Signals(number).name} during compilation")
+
+    def _stop_if_asked(self) -> None:
+        number = self.interruption.requested
+        if number is not None:
+            raise _Stop(signal.Signals(number).name, number)
+        if self.recorder.stop_requested:
+            raise _Stop("stopped by the callback")
+
+    def _due(self, interval: int) -> bool:
+        env_step = self.learners.env_step
+        return env_step % interval == 0 or env_step == self.config.num_env_steps
+
+    def _evaluate_if_due(self) -> None:
+        env_step = self.learners.env_step
+        if self._last_evaluation_step == env_step or not self._due(self.config.evaluate_every):
+            return
+        for mode in self.config.evaluation_modes:
+            self._evaluate(mode)
+        self._last_evaluation_step = env_step
+        self._status("running")
+
+    def _evaluate(self, mode: str) -> None:
+        """Records an evaluation of every seed; a seed whose environment fails is taken out."""
+        while True:
+            env_step, seeds = self.learners.env_step, self.learners.seeds
+            count = self.config.num_evaluation_episodes
+            try:
+                results = run_episodes(
+                    self._environments(len(seeds) * count),
+                    [evaluation_seeds(seed, env_step, count) for seed in seeds],
+                    self.learners.evaluation_actions(mode),
+                    stopped=lambda: self.interruption.requested is not None,
+                )
+            except EpisodeError as error:
+                index, env = error.agent, self._evaluation_environments[0]
+                state = self.learners.state_of(index)
+                failure = failure_of(error.cause, env.name, env_step, state)
+                self.learners.remove({seeds[index]})
+                self._note_failures({seeds[index]: failure})
+                continue
+            if results is None:
+                self._stop_if_asked()
+            break
+        for seed, episodes in zip(seeds, results or [], strict=True):
+            position = {"env_step": env_step, "updates": self.learners.update, "seed": seed}
+            self.recorder.evaluation({**position, "mode": mode, **summary(episodes)})
+
+    def _environments(self, count: int) -> list[Environment]:
+        """`count` environments for evaluations, made when first needed."""
+        while len(self._evaluation_environments) < count:
+            self._evaluation_environments.append(self._make_environment())
+        return self._evaluation_environments[:count]
+
+    def _record_if_due(self) -> None:
+        if not self._due(self.config.log_every):
+            return
+        metrics = jax.device_get(self.learners.metrics) or {}
+        lines = []
+        for index, stream in enumerate(self.learners.streams):
+            measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
+            lines.append(
+                {
+                    "seed": stream.seed,
+                    "episodes": stream.number,
+                    "episode_return": stream.last_return,
+                    "episode_length": stream.last_length,
+                    **measured,
+                }
+            )
+        self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
+        self._status("running")
+
+    def _note_failures(self, failures: dict[int, SeedFailure]) -> None:
+        for seed, failure in failures.items():
+            place = save_failure(self.directory.failures_folder, seed, failure)
+            noted = {"env_step": failure.env_step, "reason": failure.reason}
+            self.recorder.failed_seeds[str(seed)] = noted
+            self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
+            self.recorder.message(f"Its state is kept in {place}.")
+        if set(failures) >= set(self.learners.seeds):
+            if not any(failure.poisoned for failure in failures.values()):
+                self._save()
+            raise _AllFailed
+
+    def _save_if_due(self) -> None:
+        if self._due(self.config.checkpoint_every):
+            self._save()
+
+    def _save(self) -> None:
+        """Writes a checkpoint unless the newest one holds the same; a full disk stops nothing."""
+        env_step = self.learners.env_step
+        position = (env_step, self._last_evaluation_step)
+        if position == self._last_saved:
+            return
+        state, episodes, run = self.learners.snapshot()
+        run |= {"last_evaluation_step": self._last_evaluation_step, **self.recorder.position()}
+        try:
+            segments = self._replay_saver.save(self.learners.replay, env_step, self.learners.seeds)
+            self.directory.checkpoints.save(state, episodes, run, segments)
+        except OSError as error:
+            self.recorder.message(
+                f"warning: no checkpoint at env step {env_step}: {error}. Training goes on; the "
+                "next interval tries again."
+            )
+            return
+        self._last_saved = position

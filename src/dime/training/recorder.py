@@ -1,0 +1,133 @@
+"""What a run tells of itself: records, status, and everyone who listens."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dime.training.listeners import Listener, Record
+from dime.training.records import RecordFile, cut_records, write_json
+from dime.training.run_directory import RunDirectory
+
+
+class Recorder:
+    """Writes metrics.jsonl, evaluations.jsonl and status.json, and tells the listeners.
+
+    `callback(record)` hears every record too; what it returns asks the run to stop if true.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        num_env_steps: int,
+        listeners: list[Listener],
+        callback: Callable[[Record], Any] | None,
+    ):
+        self._directory = directory
+        self._num_env_steps = num_env_steps
+        self._listeners = listeners
+        self._callback = callback
+        self._metrics = RecordFile(directory.metrics_file)
+        self._evaluations = RecordFile(directory.evaluations_file)
+        self._wall_time_before = 0.0
+        self._began = self._window_began = time.monotonic()
+        self._window_start = (0, 0)
+        self.last_evaluation: dict[str, dict[str, float]] = {}
+        self.failed_seeds: dict[str, dict[str, Any]] = {}
+        self.stop_requested = False
+
+    @property
+    def wall_time_s(self) -> float:
+        """Seconds that the run took so far, in all its processes."""
+        return self._wall_time_before + time.monotonic() - self._began
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the records; they are on the disk when this returns."""
+        return {
+            "record_bytes": {
+                "metrics.jsonl": self._metrics.sync(),
+                "evaluations.jsonl": self._evaluations.sync(),
+            },
+            "wall_time_s": self.wall_time_s,
+            "last_evaluation": self.last_evaluation,
+            "failed_seeds": self.failed_seeds,
+        }
+
+    def restore(self, position: dict[str, Any], env_step: int, updates: int) -> int:
+        """Cuts the records at a checkpoint's position; returns how many lines were set aside."""
+        self._wall_time_before = position["wall_time_s"]
+        self.last_evaluation = position["last_evaluation"]
+        self.failed_seeds = position["failed_seeds"]
+        self._window_start = (env_step, updates)
+        return sum(
+            cut_records(self._directory.path / name, size, self._directory.discarded_file)
+            for name, size in position["record_bytes"].items()
+        )
+
+    def start(self) -> None:
+        """Rates are counted from here on (compilation is behind)."""
+        self._window_began = time.monotonic()
+
+    def step(self, env_step: int) -> None:
+        """An env step was taken."""
+        for listener in self._listeners:
+            listener.step(env_step)
+
+    def metrics(self, env_step: int, updates: int, per_seed: list[Record]) -> None:
+        """Adds a line per seed to metrics.jsonl, with the rates since the last ones."""
+        now = time.monotonic()
+        seconds = max(now - self._window_began, 1e-9)
+        steps, updated = env_step - self._window_start[0], updates - self._window_start[1]
+        self._window_began, self._window_start = now, (env_step, updates)
+        for record in per_seed:
+            line = {
+                "env_step": env_step,
+                "updates": updates,
+                "wall_time_s": self.wall_time_s,
+                **record,
+                "env_steps_per_s": steps / seconds,
+                "updates_per_s": updated / seconds,
+            }
+            self._metrics.append(line)
+            self._tell("metrics", line)
+
+    def evaluation(self, record: Record) -> None:
+        """Adds a line to evaluations.jsonl."""
+        line = {**record, "wall_time_s": self.wall_time_s}
+        self._evaluations.append(line)
+        by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
+        by_mode[record["mode"]] = float(np.mean(record["returns"]))
+        self._tell("evaluation", line)
+
+    def _tell(self, kind: str, record: Record) -> None:
+        for listener in self._listeners:
+            getattr(listener, kind)(record)
+        if self._callback is not None and self._callback(dict(record)):
+            self.stop_requested = True
+
+    def message(self, text: str) -> None:
+        """Something that the user should read."""
+        for listener in self._listeners:
+            listener.message(text)
+
+    def status(self, state: str, env_step: int, updates: int, reason: str | None = None) -> None:
+        """Replaces status.json."""
+        content = {
+            "state": state,
+            "reason": reason,
+            "env_step": env_step,
+            "updates": updates,
+            "num_env_steps": self._num_env_steps,
+            "wall_time_s": self.wall_time_s,
+            "last_evaluation": self.last_evaluation,
+            "failed_seeds": self.failed_seeds,
+        }
+        write_json(self._directory.status_file, content)
+
+    def close(self) -> None:
+        """Closes files and listeners."""
+        self._metrics.close()
+        self._evaluations.close()
+        for listener in self._listeners:
+            listener.close()

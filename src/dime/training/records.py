@@ -1,0 +1,91 @@
+"""Files that a run leaves for people and programs: written whole, read back line by line."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file beside `path` and renames it: a reader meets the old or the new one."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file beside `path`, waits until the disk has it, renames it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RecordFile:
+    """A file of one JSON object per line; each record is one write."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a line. A number that JSON does not have (NaN, infinity) becomes null."""
+        line = json.dumps(_finite(record), allow_nan=False) + "\n"
+        os.write(self._descriptor, line.encode())
+
+    def sync(self) -> int:
+        """Waits until the disk has every record; returns the file's size in bytes."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, oldest first; a last line that is still being written is left out."""
+    if not path.exists():
+        return
+    with path.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def cut_records(path: Path, size: int, discarded: Path) -> int:
+    """Moves what stands behind the first `size` bytes to the end of `discarded`.
+
+    Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    tail = content[size:]
+    if not tail:
+        return 0
+    with discarded.open("ab") as file:
+        file.write(tail if tail.endswith(b"\n") else tail + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.truncate(path, size)
+    return len(tail.splitlines())

@@ -1,0 +1,57 @@
+"""The replay on disk: only what is new since the last checkpoint is written."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.training.checkpoint import Arrays, CheckpointFolder, read_rows
+from dime.training.replay import Replay
+from dime.types import EnvSpec, Transition
+
+
+class ReplaySaver:
+    """Remembers which transitions are on disk, and in which files."""
+
+    def __init__(self, checkpoints: CheckpointFolder, segments: list[dict[str, Any]] | None = None):
+        self._checkpoints = checkpoints
+        self._segments = segments or []
+
+    def save(self, replay: Replay, num_stored: int, seeds: list[int]) -> list[dict[str, Any]]:
+        """Writes the transitions since the last call; returns the segments that make the ring."""
+        oldest = max(0, num_stored - replay.capacity)
+        start = max(oldest, self._segments[-1]["stop"] if self._segments else 0)
+        if start < num_stored:
+            rows = _rows(replay, start, num_stored)
+            saved = self._checkpoints.save_segment(rows, start, num_stored, seeds)
+            self._segments.append(saved)
+        self._segments = [segment for segment in self._segments if segment["stop"] > oldest]
+        return list(self._segments)
+
+
+def _rows(replay: Replay, start: int, stop: int) -> Arrays:
+    index = np.arange(start, stop) % replay.capacity
+    rows = jax.device_get(jax.tree.map(lambda ring: ring[:, index], replay.rows))
+    return {name: np.asarray(getattr(rows, name)) for name in Transition.__dataclass_fields__}
+
+
+def load_replay(
+    files: list[tuple[Path, int]], seeds: list[int], capacity: int, spec: EnvSpec
+) -> Replay:
+    """The rings of these seeds from `files` with the number of each one's first transition."""
+    vector, matrix = (len(seeds), capacity), (len(seeds), capacity, spec.obs_dim)
+    rings = {
+        "obs": np.zeros(matrix, np.float32),
+        "action": np.zeros((*vector, spec.action_dim), np.float32),
+        "reward": np.zeros(vector, np.float32),
+        "next_obs": np.zeros(matrix, np.float32),
+        "terminated": np.zeros(vector, bool),
+    }
+    for file, start in files:
+        for name, rows in read_rows(file, seeds).items():
+            index = np.arange(start, start + rows.shape[1]) % capacity
+            rings[name][:, index] = rows
+    # Copied: the rings are donated to compiled programs, which must own them.
+    return Replay(Transition(**{name: jnp.array(ring, copy=True) for name, ring in rings.items()}))

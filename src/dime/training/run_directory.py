@@ -1,0 +1,150 @@
+"""The folder of a run: where its files are, and who may write them."""
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+import dime
+from dime.errors import DimeError
+from dime.training.checkpoint import CheckpointFolder
+from dime.training.config import FORMAT_VERSION
+from dime.training.records import write_json
+
+_VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
+
+
+def default_run_dir(env: str, algorithm: str) -> Path:
+    """`runs/ENV/ALGORITHM/<date-time>` below the current folder, one that does not exist yet."""
+    place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path, number = place / stamp, 1
+    while path.exists():
+        number += 1
+        path = place / f"{stamp}-{number}"
+    return path
+
+
+class RunDirectory:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"
+        self.status_file = path / "status.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.evaluations_file = path / "evaluations.jsonl"
+        self.discarded_file = path / "discarded.jsonl"
+        self.provenance_file = path / "provenance.json"
+        self.tensorboard_folder = path / "tensorboard"
+        self.failures_folder = path / "failures"
+        self.checkpoints = CheckpointFolder(path / "checkpoints")
+
+    def refuse_if_taken(self) -> None:
+        """Raises `DimeError` where something stands already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise DimeError(
+                f"{self.path} exists already. Resume it (dime resume {self.path}) or choose "
+                "another place (--run-dir)."
+            )
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
+        """Makes the folder and its config."""
+        directory = cls(path)
+        directory.refuse_if_taken()
+        directory.checkpoints.folder.mkdir(parents=True)
+        write_json(directory.config_file, config)
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """An existing run; refuses a folder that is none, or one of a newer release."""
+        directory = cls(path)
+        if not directory.config_file.is_file():
+            raise DimeError(f"{path} is not a run: it has no config.json.")
+        directory.config()
+        return directory
+
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        try:
+            config = json.loads(self.config_file.read_text())
+            version = config["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DimeError(f"{self.config_file} is damaged or not a run's config.") from error
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise DimeError(
+                f"{self.path} has format version {version}; this release of dime reads up to "
+                f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
+            )
+        return config
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json, or nothing before the first is written."""
+        try:
+            return json.loads(self.status_file.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing the same run."""
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise DimeError(f"Another process is training in {self.path}.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def add_provenance(self, env_step: int) -> None:
+        """Notes what this process runs on and where in the run it begins."""
+        starts = []
+        if self.provenance_file.exists():
+            starts = json.loads(self.provenance_file.read_text())["starts"]
+        starts.append({"env_step": env_step, **provenance()})
+        write_json(self.provenance_file, {"starts": starts})
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, device and command of this process."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "dime": dime.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "versions": {name: metadata.version(name) for name in _VERSIONS_OF},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that the package runs from, `+` behind it if it was changed."""
+    source = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

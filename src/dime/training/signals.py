@@ -1,0 +1,87 @@
+"""Stopping a run: SIGINT, SIGTERM and SIGUSR1 ask for it, and it saves first."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+EXIT_SAVED = 75  # of SIGTERM and SIGUSR1: saved, run me again (EX_TEMPFAIL)
+EXIT_CTRL_C = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def exit_code(number: int) -> int:
+    """What a process that this signal stopped exits with."""
+    return EXIT_CTRL_C if number == signal.SIGINT else EXIT_SAVED
+
+
+class Interruption:
+    """Notices signals while it is entered (in the main thread; elsewhere it does nothing).
+
+    `requested` is the first signal's number, which the loop looks at between its steps. A second
+    signal leaves the process at once. During a phase that holds the interpreter for long
+    (compilation), nothing new is to be saved: there the first signal calls `leave` and ends the
+    process. A thread does so, woken by the C-level handler, because Python's own handlers wait
+    for the main thread; raising from a handler in mid-compilation ends in a segmentation fault.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._leave: Callable[[int], None] | None = None
+        self._old_handlers: dict[int, object] = {}
+        self._pipe: tuple[int, int] | None = None
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._old_wakeup = signal.set_wakeup_fd(self._pipe[1])
+        for number in SIGNALS:
+            self._old_handlers[number] = signal.signal(number, lambda *_: None)
+        self._thread = threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pipe is None:
+            return
+        signal.set_wakeup_fd(self._old_wakeup)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        os.close(self._pipe[1])
+        self._thread.join()
+        os.close(self._pipe[0])
+        self._pipe = None
+
+    @contextmanager
+    def leaving(self, leave: Callable[[int], None]) -> Iterator[None]:
+        """While entered, a signal calls `leave(number)` and ends the process at once."""
+        self._leave = leave
+        if self.requested is not None:
+            self._end(self.requested)
+        try:
+            yield
+        finally:
+            self._leave = None
+
+    def _end(self, number: int) -> None:
+        if self._leave is not None:
+            self._leave(number)
+        os._exit(exit_code(number))
+
+    def _watch(self, descriptor: int) -> None:
+        while received := os.read(descriptor, 1):
+            number = received[0]
+            if number not in SIGNALS:
+                continue
+            if self._leave is not None or self.requested is not None:
+                self._end(number)
+            self.requested = number
