@@ -17,6 +17,8 @@ _PUBLIC = {
     "train": "dime.api",
     "resume": "dime.api",
     "RunFailedError": "dime.api",
+    "evaluate": "dime.deploy.evaluate",
+    "load_policy": "dime.deploy.policy",
     "make_env": "dime.envs.registry",
     "list_environments": "dime.envs.registry",
     "DimeError": "dime.errors",

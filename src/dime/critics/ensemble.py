@@ -14,7 +14,13 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dime.critics.heads import CategoricalHead, Head, ScalarHead
-from dime.errors import DimeError, require, require_at_least, require_positive, require_unit_interval
+from dime.errors import (
+    DimeError,
+    require,
+    require_at_least,
+    require_positive,
+    require_unit_interval,
+)
 from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenorm, RunningStats
 from dime.networks.dense import Dense, dense_stack
 from dime.types import EnvSpec

@@ -84,6 +84,11 @@ class Environment:
         """Length of an action."""
         return self.spaces.action_dim
 
+    @property
+    def frames_per_second(self) -> float:
+        """How many steps make a second of the environment's time; 30 where it does not say."""
+        return float(self.env.metadata.get("render_fps") or 30.0)
+
     def reset(self, seed: int) -> np.ndarray:
         """Starts the episode that `seed` (0 to 2**32 - 1) determines.
 

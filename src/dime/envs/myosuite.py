@@ -136,7 +136,7 @@ def import_myosuite() -> None:
     """
     choose_renderer()
     try:
-        with _printed_to_stderr(), tidy_warnings():
+        with contextlib.redirect_stdout(io.StringIO()), tidy_warnings():  # "Registering ..."
             import myosuite  # noqa: F401
     except ImportError as error:
         raise DimeError(

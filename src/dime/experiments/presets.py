@@ -18,8 +18,9 @@ PRESETS = {
 
 # Returns that the categorical critic can tell apart (paper, appendix E).
 _SUITE_SUPPORT = {"dm_control": 200.0, "mujoco": 1600.0, "myosuite": 3600.0}
-# Our own tiny environments: bandit rewards are log densities, multi-goal returns are within +-20.
-_ENV_SUPPORT = {"dime/TwoModeBandit-v0": 20.0, "dime/MultiGoal-v0": 20.0}
+# Our own tiny environments: the bandit's rewards are log densities in [-12.5, 1]; the multi-goal
+# plane's returns lie in [-100, 10] for all but the first, random, policies.
+_ENV_SUPPORT = {"dime/TwoModeBandit-v0": 20.0, "dime/MultiGoal-v0": 100.0}
 
 _LAPTOP_TRAINING = {
     "num_env_steps": 20_000,

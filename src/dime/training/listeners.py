@@ -51,7 +51,7 @@ def _evaluation_scalars(record: Record) -> dict[str, float]:
 
 
 class TensorBoard(Listener):
-    """Event files, one folder per seed; those from `purge_step` on, of a run cut off, are hidden."""
+    """Event files, a folder per seed; events from `purge_step` on were cut off and are hidden."""
 
     def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
         from tensorboardX import SummaryWriter

@@ -1,0 +1,137 @@
+"""Evaluating the policies of a run directory, and filming one."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dime.deploy.policy import Restored, restore_agents
+from dime.deploy.video import write_video
+from dime.envs.environment import Environment
+from dime.envs.registry import make
+from dime.errors import DimeError
+from dime.training.config import choose
+from dime.training.evaluation import MAX_EPISODE_STEPS, evaluation_seeds, run_episodes, summary
+from dime.training.programs import counters, evaluation_actions, seed_keys
+from dime.training.run import EnvLike
+
+_FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
+
+
+def evaluate(
+    run_dir: str | Path,
+    mode: str = "stochastic",
+    *,
+    episodes: int | None = None,
+    env: EnvLike | None = None,
+    checkpoint: str | Path | None = None,
+    video: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Plays whole episodes with the policies of a run's newest intact checkpoint.
+
+    With the run's own number of episodes, this repeats the evaluation that the run itself made at
+    that env step, episode for episode.
+
+    Args:
+        run_dir: the run's folder.
+        mode: `stochastic` (the paper's), `deterministic` or `best_of_n`.
+        episodes: how many per seed; by default as many as during training.
+        env: needed where the run's environment was passed as an object: the same again.
+        checkpoint: another checkpoint's folder.
+        video: also film an episode of the first seed into this file (.mp4, extra `video`).
+
+    Returns:
+        A record per seed, as in evaluations.jsonl, and under `warnings` what was found damaged.
+
+    Raises:
+        DimeError: not a run, no intact checkpoint, an unknown mode, fewer than one episode, no
+            renderer for a video.
+    """
+    restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
+    choose("mode", mode, [name for name in restored.agent.act if name != "explore"])
+    count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
+    if count < 1:
+        raise DimeError(f"episodes is {count}; it must be at least 1.")
+    source = _environment(restored, env, Path(run_dir))
+    kwargs = restored.config.env_kwargs
+    environments = [make(source, kwargs) for _ in range(count * len(restored.seeds))]
+    try:
+        records = _play(restored, mode, count, environments)
+    finally:
+        for environment in environments:
+            environment.close()
+    if video is not None:
+        film(restored, mode, source, Path(video))
+    return records
+
+
+def _environment(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
+    if env is not None:
+        return env
+    if restored.config.env_is_object:
+        raise DimeError(
+            f"The environment of {run_dir} was passed as a Python object "
+            f"({restored.config.env}); evaluate it from Python with the same one: "
+            f'dime.evaluate("{run_dir}", env={restored.config.env})'
+        )
+    return restored.config.env
+
+
+def _play(
+    restored: Restored, mode: str, count: int, environments: list[Environment]
+) -> list[dict[str, Any]]:
+    env_step = restored.checkpoint.env_step
+    seeds = [evaluation_seeds(seed, env_step, count) for seed in restored.seeds]
+    results = run_episodes(environments, seeds, _actions(restored, mode))
+    assert results is not None  # nothing stops these episodes
+    updates = restored.checkpoint.run["updates"]
+    return [
+        {
+            "env_step": env_step,
+            "updates": updates,
+            "seed": seed,
+            "mode": mode,
+            **summary(episodes),
+            "warnings": restored.warnings,
+        }
+        for seed, episodes in zip(restored.seeds, results, strict=True)
+    ]
+
+
+def _actions(restored: Restored, mode: str):
+    program = jax.jit(partial(evaluation_actions, restored.agent, mode))
+    keys = seed_keys(tuple(restored.seeds))
+
+    def act(obs: np.ndarray, step: int) -> np.ndarray:
+        at = counters(restored.checkpoint.env_step, step)
+        return np.asarray(program(restored.state, obs, keys, at))
+
+    return act
+
+
+def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
+    """Films the first evaluation episode of the first seed."""
+    environment = make(env, restored.config.env_kwargs, render=True)
+    act = _actions(restored, mode)
+    seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
+
+    stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))
+
+    def frames():
+        obs = environment.reset(seed)
+        yield environment.render()
+        for step in range(MAX_EPISODE_STEPS):
+            everyone = np.broadcast_to(obs, (len(restored.seeds), 1, len(obs)))
+            result = environment.step(act(everyone, step)[0, 0])
+            obs, ended = result.obs, result.terminated or result.truncated
+            if ended or step % stride == stride - 1:
+                yield environment.render()
+            if ended:
+                break
+
+    try:
+        write_video(file, frames(), environment.frames_per_second / stride)
+    finally:
+        environment.close()

@@ -1,0 +1,142 @@
+"""A trained policy as an object: observation in, action out, in the environment's own units."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.envs.spaces import Spaces
+from dime.errors import DimeError
+from dime.training.checkpoint import Checkpoint, from_arrays
+from dime.training.config import RunConfig, choose
+from dime.training.programs import counters, initialise, seed_keys
+from dime.training.run_directory import RunDirectory
+from dime.types import Agent, AlgorithmState, EnvSpec
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds of the agents; the state leads with the axis of `seeds`."""
+
+    config: RunConfig
+    agent: Agent
+    spaces: Spaces
+    seeds: list[int]
+    state: AlgorithmState
+    checkpoint: Checkpoint
+    warnings: list[str]
+
+
+def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
+    """The agents of a run's newest intact checkpoint, or of the one named.
+
+    Raises:
+        DimeError: not a run, no checkpoint yet, or none that is intact.
+    """
+    directory = RunDirectory.open(run_dir)
+    config = RunConfig.from_json(directory.config())
+    notes: list[str] = []
+    if checkpoint is not None:
+        loaded = directory.checkpoints.load(checkpoint)
+    else:
+        loaded, notes = directory.checkpoints.load_newest()
+    if loaded is None:
+        raise DimeError(f"{run_dir} has no checkpoint yet.")
+    if notes:
+        notes.append(f"Using the checkpoint at env step {loaded.env_step} instead.")
+    spaces = Spaces.from_json(loaded.run["spaces"])
+    spec = EnvSpec(spaces.obs_dim, spaces.action_dim)
+    agent = ALGORITHMS[config.algorithm].make(config.settings, spec)
+    seeds = loaded.run["seeds"]
+    shape = jax.eval_shape(partial(initialise, agent), seed_keys(tuple(seeds)))
+    state = jax.tree.map(jnp.asarray, from_arrays(loaded.state, shape))
+    return Restored(config, agent, spaces, seeds, state, loaded, notes)
+
+
+class Policy:
+    """A trained agent in one action mode.
+
+    Attributes:
+        spaces: the observations it takes and the actions it gives.
+        mode: how actions are chosen.
+    """
+
+    def __init__(self, restored: Restored, index: int, mode: str, seed: int):
+        self.spaces = restored.spaces
+        self.mode = mode
+        self._state = jax.tree.map(lambda leaf: leaf[index], restored.state)
+        self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
+        self._key = jax.random.key(seed)
+        self._calls = 0
+        act = restored.agent.act[mode]
+
+        def numbered(state: AlgorithmState, obs: Any, key: Any, call: Any, at: Any):
+            return act(state, obs, jax.random.fold_in(key, call), at)
+
+        self._act = jax.jit(numbered)
+
+    def __call__(self, obs: Any) -> np.ndarray:
+        """Actions for one observation or a batch of them.
+
+        Args:
+            obs: an observation of the environment's own space, or a batch: each leaf with the
+                same leading axes.
+
+        Returns:
+            Actions in the environment's own units, shape and dtype, with those leading axes.
+        """
+        flat = self.spaces.flatten(obs)
+        action = self._act(self._state, flat, self._key, np.uint32(self._calls), self._at)
+        self._calls += 1
+        return self.spaces.to_env_action(np.asarray(action))
+
+
+def load_policy(
+    run_dir: str | Path,
+    mode: str = "stochastic",
+    *,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    noise_seed: int = 0,
+) -> Policy:
+    """The policy that a run has trained, from its newest intact checkpoint.
+
+    Args:
+        run_dir: the run's folder.
+        mode: `stochastic` (the paper's), `deterministic` or `best_of_n`.
+        seed: which of the run's seeds; the first one by default.
+        checkpoint: another checkpoint's folder.
+        noise_seed: seed of the policy's own random numbers.
+
+    Returns:
+        An object: `policy(obs) -> action`, for one observation or a batch.
+
+    Raises:
+        DimeError: not a run, no intact checkpoint, an unknown mode or seed. A damaged checkpoint
+            that an older intact one stands in for is warned of.
+
+    >>> import tempfile, dime
+    >>> folder = tempfile.mkdtemp() + "/run"
+    >>> _ = dime.train("dime/MultiGoal-v0", preset="laptop", num_env_steps=60,
+    ...     num_random_steps=50, run_dir=folder, progress=False)
+    >>> policy = load_policy(folder, mode="deterministic")
+    >>> env = dime.make_env("dime/MultiGoal-v0")
+    >>> obs, info = env.reset(seed=0)
+    >>> policy(obs).shape, policy(np.stack([obs, obs, obs])).shape
+    ((2,), (3, 2))
+    """
+    restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
+    for note in restored.warnings:
+        warnings.warn(note, stacklevel=2)
+    choose("mode", mode, [name for name in restored.agent.act if name != "explore"])
+    chosen = restored.seeds[0] if seed is None else seed
+    if chosen not in restored.seeds:
+        raise DimeError(
+            f"{run_dir} has no seed {chosen} in its checkpoint; there are {restored.seeds}. A "
+            "seed that failed is kept under failures/."
+        )
+    return Policy(restored, restored.seeds.index(chosen), mode, noise_seed)

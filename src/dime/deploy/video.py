@@ -1,0 +1,38 @@
+"""Writing films."""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+import imageio
+import numpy as np
+
+from dime.errors import DimeError
+
+
+def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: float) -> None:
+    """Writes an H.264 film that browsers play.
+
+    Args:
+        file: where to; the name ends in .mp4.
+        frames: uint8 pictures (height, width, 3) of even size.
+        frames_per_second: how fast it plays.
+
+    Raises:
+        DimeError: another suffix, or no encoder (extra `video`).
+    """
+    if file.suffix != ".mp4":
+        raise DimeError(f"A film's name must end in .mp4, got {file}.")
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
+    writer = imageio.get_writer(
+        file,
+        fps=frames_per_second,
+        codec="libx264",
+        pixelformat="yuv420p",
+        macro_block_size=2,
+        output_params=["-movflags", "+faststart"],
+    )
+    with writer:
+        for frame in frames:
+            writer.append_data(frame)

@@ -1,0 +1,59 @@
+"""What a training command leaves at its end: a table, a curve, a film."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from dime.deploy.evaluate import film
+from dime.deploy.policy import restore_agents
+from dime.errors import DimeError
+from dime.experiments.figures import plot
+from dime.training.records import read_records
+
+
+def leave_pictures(run_dir: Path, video: bool) -> None:
+    """Draws `learning_curve.png` and films `video.mp4`; says so where one cannot be made."""
+    plot([run_dir], run_dir / "learning_curve.png")
+    print(f"wrote {run_dir / 'learning_curve.png'}")
+    if not video:
+        return
+    try:
+        restored = restore_agents(run_dir)
+        film(restored, "deterministic", restored.config.env, run_dir / "video.mp4")
+    except DimeError as error:
+        print(f"no film: {error}")
+    else:
+        print(f"wrote {run_dir / 'video.mp4'} (an episode, deterministic actions)")
+
+
+def result_table(run_dir: Path) -> str:
+    """The newest evaluation of every seed and mode."""
+    newest: dict[tuple[int, str], dict[str, Any]] = {}
+    for record in read_records(run_dir / "evaluations.jsonl"):
+        newest[record["seed"], record["mode"]] = record
+    return evaluation_table([newest[key] for key in sorted(newest)])
+
+
+def evaluation_table(records: list[dict[str, Any]]) -> str:
+    """Evaluations, a row each."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"):
+        table.add_column(title, justify="left" if title == "mode" else "right")
+    for record in records:
+        returns, success = record["returns"], record["success_any"]
+        table.add_row(
+            str(record["seed"]),
+            f"{record['env_step']:,}",
+            record["mode"],
+            str(len(returns)),
+            *(f"{value:.1f}" for value in (fmean(returns), min(returns), max(returns))),
+            "-" if success is None else f"{100.0 * fmean(success):.0f} %",
+        )
+    console = rich.console.Console(width=100)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
