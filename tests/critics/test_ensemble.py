@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.ensemble import CriticConfig, evaluate_critics, init_critics, joint_outputs
+from dime.critics import ensemble
+from dime.critics.ensemble import CriticConfig
 from dime.critics.heads import CategoricalHead, ScalarHead
 from dime.types import EnvSpec
 
@@ -14,13 +15,19 @@ CONFIG = CriticConfig(hidden_dim=8, num_atoms=7, v_min=-1.0, v_max=1.0)
 ROWS = 16
 
 
+init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1))
+joint_outputs = jax.jit(ensemble.joint_outputs)
+evaluate_critics = jax.jit(ensemble.evaluate_critics)
+
+
 def pairs(key=0):
+    """Rows of observation and action."""
     return jax.random.normal(jax.random.key(key), (ROWS, 5))
 
 
 def critic_number(index, tree):
     """One critic's leaves, or one critic's statistics."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
 
 
 def batch_norm(x, mean, variance):
@@ -31,9 +38,9 @@ def forward(critic, x, statistics):
     """BatchRenorm of the pair; Dense, ReLU, BatchRenorm twice; Dense. Scales 1 and biases 0."""
     x = batch_norm(x, *statistics(x, 0))
     for index, layer in enumerate(critic.hidden, start=1):
-        x = np.maximum(x @ np.asarray(layer.kernel), 0.0)
+        x = np.maximum(x @ layer.kernel, 0.0)
         x = batch_norm(x, *statistics(x, index))
-    return x @ np.asarray(critic.output.kernel)
+    return x @ critic.output.kernel
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def test_evaluation_mode_is_the_network_with_running_statistics(made):
     _, _, stats = joint_outputs(*made, pairs(1), pairs(2))  # statistics that are not 0 and 1
     outputs = evaluate_critics(critics, stats, pairs())
     for index in range(2):
-        critic, running = critic_number(index, critics), critic_number(index, stats)
+        critic, running = critic_number(index, (critics, stats))
         statistics = lambda x, i, running=running: (running[i].mean, running[i].variance)  # noqa: E731
         expected = forward(critic, np.asarray(pairs()), statistics)
         np.testing.assert_allclose(outputs[index], expected, rtol=1e-4, atol=1e-4)
@@ -86,7 +93,8 @@ def test_joint_pass_differs_from_two_separate_passes(made):
     first, second = pairs(1), pairs(2) + 2.0
     current, following, _ = joint_outputs(*made, first, second)
     critics, stats = made
-    separate = [jax.vmap(lambda c, s, x=x: c.train(x, s)[0])(critics, stats) for x in (first, second)]
+    train = jax.jit(jax.vmap(lambda c, s, x: c.train(x, s)[0], in_axes=(0, 0, None)))
+    separate = [train(critics, stats, x) for x in (first, second)]
     assert jnp.abs(current - separate[0]).max() > 0.1
     assert jnp.abs(following - separate[1]).max() > 0.1
 
@@ -107,7 +115,6 @@ def test_head_is_the_configured_one():
 def test_warmup_is_configured():
     config = CriticConfig(hidden_dim=4, renorm_warmup_updates=1, num_atoms=3)
     critics, stats = init_critics(config, SPEC, jax.random.key(2))
-    train = jax.jit(joint_outputs)
-    cold, _, stats = train(critics, stats, pairs(1) + 3.0, pairs(2))
-    warm, _, _ = train(critics, stats, pairs(1) + 3.0, pairs(2))
+    cold, _, stats = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
+    warm, _, _ = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
     assert jnp.abs(cold - warm).max() > 0.1

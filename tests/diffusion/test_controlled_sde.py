@@ -128,7 +128,10 @@ def test_gradient_reaches_control_and_step_sizes():
 
     with jax.enable_x64(True):
         prior_draw, noise = (jnp.asarray(np.asarray(x), jnp.float64) for x in (prior_draw, noise))
-        scale, sizes = jnp.asarray(0.8, jnp.float64), jnp.asarray(np.asarray(STEP_SIZES, np.float64))
+        scale, sizes = (
+            jnp.asarray(0.8, jnp.float64),
+            jnp.asarray(np.asarray(STEP_SIZES, np.float64)),
+        )
         value = jax.jit(value)
         gradients = jax.jit(jax.grad(value, argnums=(0, 1)))(scale, sizes)
         step, direction = 1e-6, np.linspace(-0.1, 0.1, sizes.size).reshape(sizes.shape)

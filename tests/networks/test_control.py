@@ -17,9 +17,7 @@ def random_control(scale=1.0):
     key, *keys = jax.random.split(jax.random.key(0), 5)
     network = ControlNetwork(OBS, ACTION, HIDDEN, 3, key)
     where = lambda c: [c.output.kernel, c.output.bias, c.hidden[0].bias, c.hidden[2].bias]  # noqa: E731
-    new = [
-        scale * jax.random.normal(k, x.shape) for k, x in zip(keys, where(network), strict=True)
-    ]
+    new = [scale * jax.random.normal(k, x.shape) for k, x in zip(keys, where(network), strict=True)]
     return eqx.tree_at(where, network, new)
 
 
@@ -40,10 +38,11 @@ def test_bound_control_equals_the_unsplit_network(shape):
     obs = jax.random.normal(obs_key, (*shape, OBS))
     latent = jax.random.normal(latent_key, (*shape, ACTION))
     control = network.bind(obs, STEPS)
-    outputs = [control(latent, jnp.asarray(step)) for step in range(STEPS)]
+    outputs = jax.jit(lambda: [control(latent, jnp.asarray(step)) for step in range(STEPS)])()
+    reference = jax.jit(unsplit)
     for step, output in enumerate(outputs):
         assert output.shape == (*shape, ACTION)
-        expected = unsplit(network, obs, latent, step)
+        expected = reference(network, obs, latent, step)
         np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
     assert jnp.abs(outputs[0] - outputs[1]).max() > 1e-2  # the step matters
 

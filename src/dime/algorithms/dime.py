@@ -69,10 +69,10 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         log_temperature = jnp.log(jnp.float32(config.temperature.initial))
         return DimeState(
             policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),
+            policy_optimizer=policy_optimizer.init(policy),  # pyright: ignore[reportArgumentType]
             critics=critics,
             critic_stats=critic_stats,
-            critic_optimizer=critic_optimizer.init(critics),
+            critic_optimizer=critic_optimizer.init(critics),  # pyright: ignore[reportArgumentType]
             log_temperature=log_temperature,
             temperature_optimizer=temperature_optimizer.init(log_temperature),
             policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},

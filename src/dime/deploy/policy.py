@@ -63,14 +63,18 @@ class Policy:
     Attributes:
         spaces: the observations it takes and the actions it gives.
         mode: how actions are chosen.
+        seed: which of the run's seeds it is.
+        env_step: how long it was trained.
     """
 
-    def __init__(self, restored: Restored, index: int, mode: str, seed: int):
+    def __init__(self, restored: Restored, index: int, mode: str, noise_seed: int):
         self.spaces = restored.spaces
         self.mode = mode
+        self.seed = restored.seeds[index]
+        self.env_step = restored.checkpoint.env_step
         self._state = jax.tree.map(lambda leaf: leaf[index], restored.state)
         self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
-        self._key = jax.random.key(seed)
+        self._key = jax.random.key(noise_seed)
         self._calls = 0
         act = restored.agent.act[mode]
 

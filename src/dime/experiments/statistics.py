@@ -76,8 +76,8 @@ def bootstrap_interval(
             not between 0 and 1.
 
     >>> low, high = bootstrap_interval(np.arange(10.0)[:, None])
-    >>> float(low), float(high)
-    (2.0, 7.0)
+    >>> round(float(low), 3), round(float(high), 3)
+    (2.167, 6.833)
     """
     require(0.0 < confidence < 1.0, f"confidence is {confidence}; it must be between 0 and 1.")
     require(num_resamples >= 1, f"num_resamples is {num_resamples}; it must be at least 1.")
@@ -86,7 +86,7 @@ def bootstrap_interval(
     runs = np.random.default_rng(seed).integers(num_runs, size=(num_resamples, num_runs, num_tasks))
     num_chunks = -(-num_resamples * scores.size // _NUMBERS_AT_ONCE)
     resampled = [
-        # (..., 1, runs, tasks) and (chunk, runs, tasks) to (..., chunk, runs, tasks)
+        # chunk: (resamples, runs, tasks), which run stands in each place
         statistic(scores[..., chunk, np.arange(num_tasks)])
         for chunk in np.array_split(runs, max(1, min(num_chunks, num_resamples)))
     ]

@@ -214,7 +214,5 @@ class Learners:
 
 def _stacked(observed: list[Observed]) -> Transition:
     names = ("obs", "action", "reward", "next_obs", "terminated")
-    rows: dict[str, Any] = {
-        name: np.stack([getattr(one, name) for one in observed]) for name in names
-    }
-    return Transition(**rows)
+    rows = (np.stack([getattr(one, name) for one in observed]) for name in names)
+    return Transition(*map(jnp.asarray, rows))
