@@ -5,7 +5,6 @@ stages: environment, algorithm and preset first, then the options of that algori
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
@@ -171,9 +170,6 @@ def _overview() -> str:
 
 def _parse_train(arguments: list[str]) -> Any:
     """Reads environment, algorithm, preset and config first: they decide the other options."""
-    from dime.api import make_config
-    from dime.training.config import RunConfig, TrainingConfig
-
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("env", nargs="?", default="")
     first.add_argument("--algorithm", default="dime")
@@ -181,13 +177,25 @@ def _parse_train(arguments: list[str]) -> Any:
     first.add_argument("--config", type=Path)
     words = [word for word in arguments if word not in ("--help", "-h")]
     known, _ = first.parse_known_args(words)
+    command = _parse_options(arguments, known)
+    if command.env != known.env and known.config is None:
+        # Where options come before ENV, their values were taken for it.
+        known.env = command.env
+        command = _parse_options(arguments, known)
+    return command
+
+
+def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
+    """Reads the whole command line, whose options and defaults `known` decides."""
+    from dime.api import make_config
+    from dime.training.config import RunConfig, TrainingConfig
+
     if known.config is not None:
         config = RunConfig.from_json(_read_config(known.config))
-        config = dataclasses.replace(config, env=known.env or config.env)
     else:
         config = make_config(known.env, known.algorithm, known.preset)
     default = Train(
-        env=config.env if known.config else tyro.MISSING,
+        env=config.env,
         training=config.training,
         settings=config.settings,
         algorithm=config.algorithm,
@@ -195,6 +203,8 @@ def _parse_train(arguments: list[str]) -> Any:
         config=known.config,
         env_kwargs=tuple(f"{name}={json.dumps(v)}" for name, v in config.env_kwargs.items()),
     )
+    if known.config is None:  # not through the constructor, because it is no text
+        object.__setattr__(default, "env", tyro.MISSING)
     command: Any = Train[TrainingConfig, type(config.settings)]
     return tyro.cli(command, prog="dime train", args=arguments, default=default)
 

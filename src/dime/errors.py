@@ -15,17 +15,22 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_at_least(config: object, minimum: float, *names: str) -> None:
-    """Refuses a config whose fields `names` (numbers) are below `minimum`, naming field and value.
+    """Refuses a config whose fields `names` are below `minimum`, naming field and value.
+
+    A whole `minimum` asks for whole numbers.
 
     >>> from types import SimpleNamespace
     >>> require_at_least(SimpleNamespace(batch_size=0), 1, "batch_size")
     Traceback (most recent call last):
     ...
-    dime.errors.DimeError: batch_size is 0; it must be at least 1.
+    dime.errors.DimeError: batch_size is 0; it must be a whole number, at least 1.
     """
     for name in names:
         value = getattr(config, name)
-        require(value >= minimum, f"{name} is {value}; it must be at least {minimum}.")
+        whole = not isinstance(minimum, int) or isinstance(value, int)
+        kind = "" if isinstance(minimum, float) else "a whole number, "
+        message = f"{name} is {value}; it must be {kind}at least {minimum}."
+        require(whole and minimum <= value < float("inf"), message)
 
 
 def require_positive(config: object, *names: str) -> None:

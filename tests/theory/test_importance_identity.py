@@ -2,7 +2,9 @@
 
 For a normalised density rho over the end of the chain,
 `E[exp(log rho(u_N) + log_ratio - log prior(u_0))] = 1`: the weights turn the denoising chain into
-the noising chain started at rho. Any wrong kernel, variance, prior or Jacobian breaks it.
+the noising chain started at rho. It fails when the ratio's terms, the prior's density or the
+Jacobian are not those of the sampled chain. (Where the kernels put their means does not matter to
+it; the closed forms of the entropy bound's tests fix those.)
 """
 
 import equinox as eqx

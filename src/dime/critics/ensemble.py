@@ -5,7 +5,7 @@ statistics (Bhatt et al. 2024; DIME section 4.4).
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -25,12 +25,14 @@ from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenorm, RunningStats
 from dime.networks.dense import Dense, dense_stack
 from dime.types import EnvSpec
 
+HeadName: TypeAlias = Literal["categorical", "scalar"]
+
 
 @dataclass(frozen=True)
 class CriticConfig:
     """The two critics and their head."""
 
-    head: Literal["categorical", "scalar"] = "categorical"
+    head: HeadName = "categorical"
     """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""
     v_min: float | None = -200.0
     """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
@@ -57,15 +59,22 @@ class CriticConfig:
     def __post_init__(self):
         require_at_least(self, 1, "hidden_dim", "num_hidden_layers", "num_critics")
         require_at_least(self, 2, "num_atoms")
-        require_at_least(self, 0, "entropy_weight", "renorm_warmup_updates")
+        require_at_least(self, 0, "renorm_warmup_updates")
+        require_at_least(self, 0.0, "entropy_weight")
         require_positive(self, "learning_rate")
         require_unit_interval(self, "adam_b1")
-        if self.v_min is not None and self.v_max is not None:
-            require(
-                -float("inf") < self.v_min < self.v_max < float("inf"),
-                f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
-                "v_min must be below v_max.",
-            )
+        require(
+            self.head in get_args(HeadName),
+            f"head is {self.head!r}; it must be one of: {', '.join(get_args(HeadName))}.",
+        )
+        low = -float("inf") if self.v_min is None else self.v_min
+        high = float("inf") if self.v_max is None else self.v_max
+        given = [bound for bound in (self.v_min, self.v_max) if bound is not None]
+        require(
+            low < high and all(abs(bound) < float("inf") for bound in given),
+            f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
+            "v_min must be below v_max.",
+        )
 
     def make_head(self) -> Head:
         """The head that `head` names."""

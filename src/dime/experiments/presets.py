@@ -37,6 +37,9 @@ _LAPTOP_SETTINGS = {
         "temperature": {"initial": 0.1},
     }
 }
+# The multi-goal plane shows several modes only while the entropy matters: as in soft Q-learning
+# the temperature is fixed; a shorter horizon keeps staying alive from being worth its entropy.
+_LAPTOP_MULTI_GOAL = {"temperature": {"initial": 2.0, "learn": False}, "discount": 0.9}
 
 
 def preset_training(preset: str) -> TrainingConfig:
@@ -50,6 +53,8 @@ def preset_settings(preset: str, algorithm: str, env: str) -> Any:
     settings = ALGORITHMS[algorithm].config()
     if preset == "laptop":
         settings = replace_nested(settings, _LAPTOP_SETTINGS[algorithm])
+        if env == "dime/MultiGoal-v0":
+            settings = replace_nested(settings, _LAPTOP_MULTI_GOAL)
     support = known_support(env)
     low, high = (None, None) if support is None else (-support, support)
     return replace_nested(settings, {"critic": {"v_min": low, "v_max": high}})

@@ -101,8 +101,15 @@ class RunConfig:
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "RunConfig":
+    def from_json(cls, content: Any) -> "RunConfig":
         """The config again; refuses unknown names, wrong types and impossible values."""
+        require(isinstance(content, dict), f"A config is a table of options, got {content!r:.80}.")
+        version = content.get("format_version", FORMAT_VERSION)
+        require(
+            isinstance(version, int) and version <= FORMAT_VERSION,
+            f"The config has format version {version}; this release of dime reads up to "
+            f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
+        )
         content = {name: value for name, value in content.items() if name != "format_version"}
         algorithm = choose("algorithm", content.get("algorithm", "dime"), ALGORITHMS)
         defaults = cls(env="", settings=ALGORITHMS[algorithm].config())

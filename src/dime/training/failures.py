@@ -28,9 +28,10 @@ class SeedFailure:
 
 def failure_of(error: Exception, env_name: str, env_step: int, state: Arrays) -> SeedFailure:
     """The failure that an environment's exception makes."""
+    when = f"(after env step {env_step})"
     if isinstance(error, DimeError):
-        return SeedFailure(env_step, str(error), "", False, state)
-    reason = f"{env_name} raised {type(error).__name__}: {error}"
+        return SeedFailure(env_step, f"{error} {when}", "", False, state)
+    reason = f"{env_name} raised {type(error).__name__}: {error} {when}"
     details = "".join(traceback.format_exception(error))
     return SeedFailure(env_step, reason, details, False, state)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ class Learners:
     def begin(self) -> None:
         """Everything as it is before the first step."""
         self._compile()
-        self.state = initialise(self._agent, self._keys)
+        self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         self.replay = initialise_replay(self.config.effective_capacity, self.spec, len(self.seeds))
         for stream in self.streams:
             stream.begin()

@@ -15,6 +15,7 @@ from dime.training.config import TrainingConfig
 from dime.training.evaluation import EpisodeError, evaluation_seeds, run_episodes, summary
 from dime.training.failures import SeedFailure, failure_of, save_failure
 from dime.training.learners import Learners
+from dime.training.listeners import Record
 from dime.training.recorder import Recorder
 from dime.training.replay_files import ReplaySaver
 from dime.training.run_directory import RunDirectory
@@ -72,7 +73,13 @@ class Loop:
         self._last_saved: tuple[int, int | None] | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from a checkpoint."""
+        """Continues from a checkpoint; newer records are set aside."""
+        env_step, updates = checkpoint.env_step, checkpoint.run["updates"]
+        num_cut = self.recorder.restore(checkpoint.run, env_step, updates)
+        if num_cut:
+            self.recorder.message(
+                f"{num_cut} records newer than env step {env_step} went to discarded.jsonl."
+            )
         for warning in self.learners.restore(checkpoint):
             self.recorder.message(f"warning: {warning}")
         self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
@@ -87,6 +94,7 @@ class Loop:
         self._status("running")
         try:
             if new:
+                self.recorder.restart()
                 self.learners.begin()
             self.recorder.start()
             self._repeat()
@@ -149,13 +157,14 @@ class Loop:
         env_step = self.learners.env_step
         if self._last_evaluation_step == env_step or not self._due(self.config.evaluate_every):
             return
-        for mode in self.config.evaluation_modes:
-            self._evaluate(mode)
+        # Recorded together: an evaluation cut short is repeated, and leaves no record.
+        for record in [r for mode in self.config.evaluation_modes for r in self._evaluate(mode)]:
+            self.recorder.evaluation(record)
         self._last_evaluation_step = env_step
         self._status("running")
 
-    def _evaluate(self, mode: str) -> None:
-        """Records an evaluation of every seed; a seed whose environment fails is taken out."""
+    def _evaluate(self, mode: str) -> list[Record]:
+        """The record of every seed; a seed whose environment fails is taken out."""
         while True:
             env_step, seeds = self.learners.env_step, self.learners.seeds
             count = self.config.num_evaluation_episodes
@@ -176,9 +185,11 @@ class Loop:
             if results is None:
                 self._stop_if_asked()
             break
-        for seed, episodes in zip(seeds, results or [], strict=True):
-            position = {"env_step": env_step, "updates": self.learners.update, "seed": seed}
-            self.recorder.evaluation({**position, "mode": mode, **summary(episodes)})
+        position = {"env_step": env_step, "updates": self.learners.update}
+        return [
+            {**position, "seed": seed, "mode": mode, **summary(episodes)}
+            for seed, episodes in zip(seeds, results or [], strict=True)
+        ]
 
     def _environments(self, count: int) -> list[Environment]:
         """`count` environments for evaluations, made when first needed."""
@@ -206,15 +217,16 @@ class Loop:
         self._status("running")
 
     def _note_failures(self, failures: dict[int, SeedFailure]) -> None:
+        all_failed = set(failures) >= set(self.learners.seeds)
+        if all_failed and not any(failure.poisoned for failure in failures.values()):
+            self._save()  # before they are noted: resumed with a mended environment, they go on
         for seed, failure in failures.items():
             place = save_failure(self.directory.failures_folder, seed, failure)
             noted = {"env_step": failure.env_step, "reason": failure.reason}
             self.recorder.failed_seeds[str(seed)] = noted
             self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
             self.recorder.message(f"Its state is kept in {place}.")
-        if set(failures) >= set(self.learners.seeds):
-            if not any(failure.poisoned for failure in failures.values()):
-                self._save()
+        if all_failed:
             raise _AllFailed
 
     def _save_if_due(self) -> None:

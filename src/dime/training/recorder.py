@@ -60,9 +60,16 @@ class Recorder:
         self.last_evaluation = position["last_evaluation"]
         self.failed_seeds = position["failed_seeds"]
         self._window_start = (env_step, updates)
+        return self._cut(position["record_bytes"])
+
+    def restart(self) -> None:
+        """Sets aside the records of a start that never came to a checkpoint."""
+        self._cut({"metrics.jsonl": 0, "evaluations.jsonl": 0})
+
+    def _cut(self, sizes: dict[str, int]) -> int:
         return sum(
             cut_records(self._directory.path / name, size, self._directory.discarded_file)
-            for name, size in position["record_bytes"].items()
+            for name, size in sizes.items()
         )
 
     def start(self) -> None:

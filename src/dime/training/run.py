@@ -86,7 +86,7 @@ def _extended(
 ) -> RunConfig:
     """The config with a larger number of env steps, also in the run's file."""
     wanted = config.training.num_env_steps if num_env_steps is None else num_env_steps
-    if wanted < env_step or (wanted == env_step and directory.status()["state"] == "finished"):
+    if wanted < env_step or (wanted == env_step and directory.status().get("state") == "finished"):
         raise DimeError(
             f"{directory.path} is at env step {env_step} of {config.training.num_env_steps}; to "
             "extend it, give a larger number: --num-env-steps N"
