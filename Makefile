@@ -15,7 +15,7 @@ setup:  ## install everything: all extras and the development tools
 	@scripts/setup all
 
 test: setup  ## run the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .

@@ -52,7 +52,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
             `gymnasium.Env` at each call.
         algorithm: name of the algorithm (`dime list algorithms`).
         preset: what the settings start from, `paper` or `laptop`.
-        run_dir: where the run goes; by default `runs/ENV/ALGORITHM/<date-time>`. Must not exist.
+        run_dir: where the run goes; by default `runs/ENV/ALGORITHM/<date-time>`. Nothing may stand there yet.
         env_kwargs: passed to the environment.
         callback: hears every record, a line of metrics.jsonl or evaluations.jsonl; the run is
             saved and stopped when it answers something true.
@@ -127,6 +127,11 @@ def checked(result: RunResult) -> RunResult:
     return result
 
 
+def _describe(env: EnvLike) -> str:
+    """An id, or the name of what makes the environment."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
 def make_config(
     env: EnvLike,
     algorithm: str = "dime",
@@ -137,7 +142,7 @@ def make_config(
     """The config of a run: a preset with `options` (as for `train`) in it."""
     choose("algorithm", algorithm, ALGORITHMS)
     choose("preset", preset, PRESETS)
-    described = env if isinstance(env, str) else getattr(env, "__qualname__", repr(env))
+    described = _describe(env)
     settings = preset_settings(preset, algorithm, described)
     of_loop = {field.name for field in dataclasses.fields(TrainingConfig)}
     of_algorithm = {field.name for field in dataclasses.fields(settings)}

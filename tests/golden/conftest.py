@@ -114,7 +114,7 @@ class Golden:
         def stats(index):
             layer = f"{prefix}{_CRITIC}BatchRenorm_{index}/"
             leaves = (self[layer + name] for name in ("mean", "var", "steps"))
-            # Stacked for two critics, so not through the constructor, which checks one critic's shapes.
+            # Stacked for two critics: the constructor would check one critic's shapes.
             return jax.tree.unflatten(_STATS, leaves)
 
         return tuple(stats(i) for i in range(3))

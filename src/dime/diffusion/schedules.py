@@ -9,7 +9,7 @@ _FLOOR = 1e-3
 
 
 def cosine_profile(num_steps: int) -> Float[Array, " steps"]:
-    """Relative step sizes c(n), largest at the noise end and 1e-3-ish at the action end.
+    """Relative step sizes c(n), from nearly 1 at the noise end down to 1e-3 and above.
 
     DIME appendix D, counted in sampling order: step 0 starts from the prior.
 

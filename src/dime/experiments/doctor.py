@@ -15,7 +15,10 @@ _SUITES = {
     "gymnasium": ("gymnasium", "pip install dime-rl"),
     "myosuite": ("myosuite", "pip install 'dime-rl[myo]'"),
 }
-_EXTRAS = {"imageio_ffmpeg": "films: pip install 'dime-rl[video]'", "wandb": "dime-rl[wandb]"}
+_EXTRAS = {
+    "imageio_ffmpeg": "films: pip install 'dime-rl[video]'",
+    "wandb": "W&B: pip install 'dime-rl[wandb]'",
+}
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
 
 

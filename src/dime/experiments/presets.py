@@ -32,8 +32,13 @@ _LAPTOP_TRAINING = {
 }
 _LAPTOP_SETTINGS = {
     "dime": {
-        "policy": {"num_denoising_steps": 8, "hidden_dim": 64, "num_hidden_layers": 2},
-        "critic": {"hidden_dim": 256},
+        "policy": {
+            "num_denoising_steps": 8,
+            "hidden_dim": 64,
+            "num_hidden_layers": 2,
+            "learning_rate": 1e-3,
+        },
+        "critic": {"hidden_dim": 256, "learning_rate": 1e-3},
         "temperature": {"initial": 0.1},
     }
 }

@@ -1,0 +1,250 @@
+"""What fails is named, kept, and never hidden; other seeds go on."""
+
+import json
+
+import equinox as eqx
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import dime
+import dime.training.learners
+from dime.training.run import Audience, resume_run
+from tests.training.runs import (
+    OPTIONS,
+    arrays_of,
+    assert_finite,
+    assert_no_record_twice,
+    assert_same_run,
+    position_of,
+    read_lines,
+    resume,
+    shared_programs,
+    start,
+    status_of,
+)
+from tests.training.walk import at, walks
+
+NAN, INF = float("nan"), float("inf")
+THREE = [0, 1, 2]  # seeds; the walks 0 to 2 train, the others evaluate
+
+
+class Broken(Exception):
+    """What a user's environment may raise."""
+
+
+def broken():
+    raise Broken("the gripper came off")
+
+
+def only_failure(run_dir):
+    """The one failed seed of a run and what status.json says of it."""
+    ((seed, failure),) = status_of(run_dir)["failed_seeds"].items()
+    return int(seed), failure
+
+
+@pytest.mark.parametrize(
+    "quantity, answer",
+    [
+        ("observation", {"obs": np.array([0.0, NAN], np.float32)}),
+        ("observation", {"obs": np.array([-INF, 0.0], np.float32)}),
+        ("reward", {"reward": NAN}),
+        ("reward", {"reward": INF}),
+    ],
+)
+@pytest.mark.parametrize("step", [5, 22])  # random actions, learning
+def test_a_number_that_is_none_stops_the_run(quantity, answer, step, tmp_path, straight):
+    result = start(tmp_path / "run", walks(at(0, step, lambda: answer)))
+    assert (result.state, result.env_step, result.signal) == ("failed", step - 1, None)
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["env_step"]) == ("failed", step - 1)
+    for part in ("seed 0", "Walk", f"non-finite {quantity}", f"env step {step - 1}"):
+        assert part in status["reason"] == result.reason
+    # What came before it is kept, and nothing of it.
+    arrays = arrays_of(tmp_path / "run")
+    assert position_of(tmp_path / "run")["env_step"] == step - 1
+    assert_finite(arrays)
+    assert f"replay/{step - 2}/reward" in arrays
+    assert f"replay/{step - 1}/reward" not in arrays
+    # So the run can go on where the environment was mended, as if nothing had been.
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_an_exception_shows_the_environments_own_traceback(tmp_path, capsys):
+    env = walks(at(0, 22, broken))
+    with shared_programs(), pytest.raises(dime.RunFailedError, match="came off") as caught:
+        dime.train(env, run_dir=tmp_path / "run", **OPTIONS)
+    assert caught.value.result.state == "failed"
+    out = capsys.readouterr().out
+    kept = (tmp_path / "run" / "failures" / "seed-0" / "traceback.txt").read_text()
+    for shown in (out, kept):
+        assert "in broken" in shown and "walk.py" in shown
+        assert "Broken: the gripper came off" in shown
+    reason = status_of(tmp_path / "run")["reason"]
+    assert "Walk raised Broken: the gripper came off (after env step 21)" in reason
+
+
+def test_an_environment_that_fails_while_its_episode_is_replayed(tmp_path, brake, straight):
+    start(tmp_path / "run", walks(at(0, 23, brake)))
+    assert position_of(tmp_path / "run")["env_step"] == 23
+    with pytest.raises(Broken, match="came off"):
+        resume(tmp_path / "run", walks(at(0, 1, broken)))
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.mark.parametrize(
+    "number, step, fails",
+    [(1, 5, broken), (1, 23, broken), (0, 22, lambda: {"reward": NAN}), (5, 12, broken)],
+    ids=["at random actions", "while learning", "a reward", "in an evaluation"],
+)
+def test_the_other_seeds_go_on(number, step, fails, tmp_path):
+    result = start(tmp_path / "run", walks(at(number, step, fails)), seeds=THREE)
+    assert (result.state, result.env_step) == ("failed", 48)
+    seed, failure = only_failure(tmp_path / "run")
+    expected = number if number < 3 else (number - 3) // 2  # two walks evaluate each seed
+    assert seed == expected
+    assert f"seed {seed}: Walk" in result.reason
+    left = [other for other in THREE if other != seed]
+    assert position_of(tmp_path / "run")["seeds"] == left
+    assert_finite(arrays_of(tmp_path / "run"))
+    evaluations = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    last = [record for record in evaluations if record["env_step"] == 48]
+    assert sorted({record["seed"] for record in last}) == left
+    assert max(r["env_step"] for r in evaluations if r["seed"] == seed) <= failure["env_step"]
+    kept = tmp_path / "run" / "failures" / f"seed-{seed}"
+    assert json.loads((kept / "failure.json").read_text()) == {"seed": seed} | failure
+    state = safetensors.numpy.load_file(kept / "state.safetensors")
+    shapes = {name.removeprefix("state/"): array.shape[1:] for name, array in
+              arrays_of(tmp_path / "run").items() if name.startswith("state/")}  # fmt: skip
+    assert {name: array.shape for name, array in state.items()} == shapes
+    assert_no_record_twice(tmp_path / "run")
+
+
+def test_the_others_do_as_they_would_have(tmp_path):
+    """Up to the failure all is the same; after it the others have the episodes they would have."""
+    start(tmp_path / "run", walks(at(1, 23, broken)), seeds=THREE)
+    start(tmp_path / "whole", seeds=THREE)
+    mine, others = (
+        {(r["env_step"], r["mode"], r["seed"]): r["returns"] for r in
+         read_lines(tmp_path / name / "evaluations.jsonl")}
+        for name in ("run", "whole")
+    )  # fmt: skip
+    for place, returns in mine.items():
+        assert place[0] > 16 or returns == others[place]
+    # The environments' own randomness does not depend on who is left.
+    seeds = [
+        [r["episode_seeds"] for r in read_lines(tmp_path / name / "evaluations.jsonl")
+         if r["seed"] == 2]
+        for name in ("run", "whole")
+    ]  # fmt: skip
+    assert seeds[0] == seeds[1]
+
+
+def test_a_run_that_lost_a_seed_is_resumed(tmp_path, brake):
+    def disturbed(walk):
+        return at(1, 8, broken)(walk) or at(0, 27, brake)(walk)
+
+    undisturbed = start(tmp_path / "straight", walks(at(1, 8, broken)), seeds=THREE)
+    assert start(tmp_path / "run", walks(disturbed), seeds=THREE).state == "interrupted"
+    assert list(status_of(tmp_path / "run")["failed_seeds"]) == ["1"]
+    result = resume(tmp_path / "run")
+    assert (result.state, result.reason) == ("failed", undisturbed.reason)
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_when_the_last_seed_fails_the_run_ends(tmp_path):
+    def before_step(walk):
+        return at(0, 8, broken)(walk) or at(1, 25, broken)(walk)
+
+    result = start(tmp_path / "run", walks(before_step), seeds=[0, 7])
+    assert (result.state, result.env_step) == ("failed", 24)
+    failed = status_of(tmp_path / "run")["failed_seeds"]
+    assert {seed: failure["env_step"] for seed, failure in failed.items()} == {"0": 7, "7": 24}
+    assert position_of(tmp_path / "run")["seeds"] == [7]
+    # With a mended environment the seed that was left goes on; the other stays failed.
+    result = resume(tmp_path / "run")
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert list(status_of(tmp_path / "run")["failed_seeds"]) == ["0"]
+
+
+def test_all_seeds_fail_at_once(tmp_path):
+    def before_step(walk):
+        return broken() if walk.number < 2 and walk.total_steps == 21 else None
+
+    result = start(tmp_path / "run", walks(before_step), seeds=[0, 7])
+    assert (result.state, result.env_step) == ("failed", 20)
+    assert list(status_of(tmp_path / "run")["failed_seeds"]) == ["0", "7"]
+    assert resume(tmp_path / "run").state == "finished"
+    assert status_of(tmp_path / "run")["failed_seeds"] == {}
+
+
+def test_the_evaluation_of_the_only_seed_fails(tmp_path, straight):
+    first = read_lines(straight / "evaluations.jsonl")[:4]
+    step = 1 + sum(record["lengths"][0] for record in first)  # of the second evaluation
+    result = start(tmp_path / "run", walks(at(1, step, broken)))
+    assert (result.state, result.env_step) == ("failed", 16)
+    assert "Walk raised Broken" in result.reason
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """`poison(env_step, seed)`: one number of the seed's policy becomes NaN before that step."""
+
+    def arm(env_step, seed):
+        step = dime.training.learners.Learners.step
+
+        def poisoned(learners):
+            if learners.env_step == env_step - 1 and seed in learners.seeds:
+                index = learners.seeds.index(seed)
+                learners.state = eqx.tree_at(
+                    lambda state: state.policy.control.output.bias,
+                    learners.state,
+                    replace_fn=lambda bias: bias.at[index, 0].set(NAN),
+                )
+            return step(learners)
+
+        monkeypatch.setattr(dime.training.learners.Learners, "step", poisoned)
+
+    return arm
+
+
+def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypatch, straight):
+    poison(26, 0)
+    result = start(tmp_path / "run")
+    assert (result.state, result.env_step) == ("failed", 26)
+    for quantity in ("critic_loss", "policy_loss", "temperature"):
+        assert quantity in result.reason
+    assert "became NaN or infinite at env step 26" in result.reason
+    # The poisoned state is kept apart; the checkpoint is from before.
+    kept = safetensors.numpy.load_file(
+        tmp_path / "run" / "failures" / "seed-0" / "state.safetensors"
+    )
+    assert not all(np.isfinite(array).all() for array in kept.values())
+    assert position_of(tmp_path / "run")["env_step"] == 15
+    assert_finite(arrays_of(tmp_path / "run"))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert "NaN" not in (tmp_path / "run" / name).read_text()
+    monkeypatch.undo()
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_a_poisoned_seed_leaves_the_others_alone(tmp_path, poison):
+    poison(26, 1)
+    result = start(tmp_path / "run", seeds=THREE)
+    assert (result.state, result.env_step) == ("failed", 48)
+    seed, failure = only_failure(tmp_path / "run")
+    assert (seed, failure["env_step"]) == (1, 26)
+    assert_finite(arrays_of(tmp_path / "run"))
+    assert position_of(tmp_path / "run")["seeds"] == [0, 2]
+
+
+def test_failures_are_told_to_who_watches(tmp_path, capsys):
+    start(tmp_path / "run", walks(at(0, 5, broken)))
+    with shared_programs():
+        resume_run(tmp_path / "run", walks(at(0, 5, broken)), None, Audience())
+    assert "seed 0 failed: Walk raised Broken" in capsys.readouterr().out

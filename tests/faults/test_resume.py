@@ -1,0 +1,279 @@
+"""A run that was stopped and resumed is the run that was not, bit for bit."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.errors import DimeError
+from dime.training.config import RunConfig, TrainingConfig, replace_nested
+from dime.training.run import Audience, resume_run, start_run
+from tests.training.runs import (
+    RECORDS,
+    SCHEDULE,
+    arrays_of,
+    assert_finite,
+    assert_no_record_twice,
+    assert_same_run,
+    checkpoints,
+    position_of,
+    read_lines,
+    resume,
+    shared_programs,
+    start,
+    status_of,
+    without_times,
+)
+from tests.training.toy import TOY, ToyConfig
+from tests.training.walk import Walk, at, walks
+
+TRAINING, EVALUATION = 0, 1  # numbers of the walks of a run with one seed; 2 evaluates, too
+
+
+@pytest.fixture(scope="session")
+def straight_two(tmp_path_factory):
+    """A run of two seeds that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("straight") / "two"
+    assert start(folder, seeds=[0, 7]).state == "finished"
+    return folder
+
+
+def stopping(brake, number, step):
+    """Walks, of which the number-th stops the run at its step-th step."""
+    return walks(at(number, step, brake))
+
+
+def step_within(run_dir, env_step, mode):
+    """The step of the first evaluating walk that is the second one of this evaluation."""
+    records = read_lines(run_dir / "evaluations.jsonl")
+    place = [(r["env_step"], r["mode"]) for r in records].index((env_step, mode))
+    return 2 + sum(record["lengths"][0] for record in records[:place])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(7, id="random actions"),
+        pytest.param(12, id="the last random action"),
+        pytest.param(13, id="the first step that learns"),
+        pytest.param(23, id="learning"),
+        pytest.param(30, id="a checkpoint's step"),
+        pytest.param(32, id="an evaluation's step"),
+        pytest.param(45, id="the last checkpoint before the end"),
+        pytest.param(47, id="the last step but one"),
+    ],
+)
+def test_stopped_and_resumed_is_as_undisturbed(step, tmp_path, brake, straight):
+    result = start(tmp_path / "run", stopping(brake, TRAINING, step))
+    assert (result.state, result.env_step) == ("interrupted", step)
+    assert status_of(tmp_path / "run")["reason"] == "SIGTERM"
+    assert position_of(tmp_path / "run")["env_step"] == step
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.mark.parametrize(
+    "env_step, mode",
+    [(0, "stochastic"), (0, "deterministic"), (16, "best_of_n"), (32, "stochastic")]
+    + [(48, "deterministic")],
+)
+def test_an_evaluation_cut_short_is_repeated(env_step, mode, tmp_path, brake, straight):
+    step = step_within(straight, env_step, mode)
+    result = start(tmp_path / "run", stopping(brake, EVALUATION, step))
+    assert (result.state, result.env_step) == ("interrupted", env_step)
+    records = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert max([record["env_step"] for record in records], default=-1) < env_step
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_two_seeds(tmp_path, brake, straight_two):
+    result = start(tmp_path / "run", stopping(brake, 1, 22), seeds=[0, 7])
+    assert (result.state, result.env_step) == ("interrupted", 22)
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", straight_two)
+    seeds = {record["seed"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")}
+    assert seeds == {0, 7}
+
+
+def test_stopped_again_and_again(tmp_path, brake, straight):
+    states = [start(tmp_path / "run", stopping(brake, TRAINING, 4)).state]
+    while states[-1] == "interrupted":
+        states.append(resume(tmp_path / "run", stopping(brake, TRAINING, 9)).state)
+    assert len(states) >= 6
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_stopped_by_the_callback(tmp_path, straight):
+    def callback(record):
+        return record["env_step"] == 20
+
+    result = start(tmp_path / "run", callback=callback)
+    assert (result.state, result.reason) == ("interrupted", "stopped by the callback")
+    assert (result.env_step, result.signal) == (20, None)
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_on_physics(tmp_path):
+    """MuJoCo's state holds more than positions and velocities: the episode is stepped again."""
+    env = "dm_control/cartpole-swingup"
+    options = {
+        "num_env_steps": 30,
+        "num_evaluation_episodes": 1,
+        "evaluation_modes": ["deterministic"],
+        "evaluate_every": 1000,
+    }
+    start(tmp_path / "straight", env, **options)
+    stopped = start(
+        tmp_path / "run", env, callback=lambda record: record["env_step"] == 20, **options
+    )
+    assert stopped.env_step == 20
+    assert resume(tmp_path / "run", env).state == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_the_same_twice_and_another_seed(tmp_path, straight, straight_two):
+    start(tmp_path / "two", seeds=[0, 7])
+    assert_same_run(tmp_path / "two", straight_two)
+    start(tmp_path / "other", seeds=[7])
+    one, other = (
+        without_times(read_lines(run / "metrics.jsonl")) for run in (straight, tmp_path / "other")
+    )
+    for mine, others in zip(one, other, strict=True):
+        assert mine["episode_return"] != others["episode_return"]
+    actions = [
+        arrays_of(run)["episodes/" + seed + "/next_action"]
+        for run, seed in ((straight, "0"), (tmp_path / "other", "7"))
+    ]
+    assert (actions[0] != actions[1]).all()
+
+
+def cut_metrics(run_dir, env_step):
+    """Takes the records of an env step out of metrics.jsonl."""
+    file = run_dir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if f'"env_step": {env_step},' not in line))
+
+
+def test_a_finished_run_is_extended_to_what_a_longer_one_is(tmp_path, straight):
+    assert start(tmp_path / "run", num_env_steps=32).state == "finished"
+    assert resume(tmp_path / "run", num_env_steps=48).state == "finished"
+    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [record["env_step"] for record in metrics] == [10, 20, 30, 32, 40, 48]
+    cut_metrics(tmp_path / "run", 32)  # the shorter run's end, where the longer one has no record
+    assert_same_run(tmp_path / "run", straight)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config == json.loads((straight / "config.json").read_text())
+
+
+def test_an_extended_run_has_room_for_more_transitions(tmp_path, monkeypatch):
+    """A replay larger than the run is made as large as the run; extended, it grows."""
+    monkeypatch.setitem(ALGORITHMS, "toy", TOY)
+    training = TrainingConfig(**(SCHEDULE | {"num_env_steps": 80, "batch_size": 8}))
+    config = RunConfig(
+        env="walk", env_is_object=True, algorithm="toy", training=training, settings=ToyConfig()
+    )
+    silent = Audience(progress=False)
+    start_run(config, walks(), tmp_path / "straight", silent)
+    shorter = replace_nested(config, {"training": {"num_env_steps": 32}})
+    start_run(shorter, walks(), tmp_path / "run", silent)
+    resume_run(tmp_path / "run", walks(), 80, silent)
+    cut_metrics(tmp_path / "run", 32)
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+    assert "replay/0/reward" in arrays_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("num_env_steps", [None, 48, 30])
+def test_a_finished_run_is_not_resumed_without_more_steps(num_env_steps, straight):
+    before = sorted(path.stat().st_mtime_ns for path in straight.rglob("*.json*"))
+    with pytest.raises(DimeError, match=r"env step 48 of 48; .* --num-env-steps N"):
+        resume(straight, num_env_steps=num_env_steps)
+    assert sorted(path.stat().st_mtime_ns for path in straight.rglob("*.json*")) == before
+
+
+class Crash(BaseException):
+    """Ends a run as a kill does: nothing is saved."""
+
+
+def crash():
+    raise Crash
+
+
+def test_records_newer_than_the_checkpoint_are_set_aside(tmp_path, straight):
+    with pytest.raises(Crash):
+        start(tmp_path / "run", walks(at(TRAINING, 43, crash)))
+    assert checkpoints(tmp_path / "run")[-1].name == "step-000000030"
+    written = [read_lines(tmp_path / "run" / name) for name in RECORDS]
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+    newer = [record for records in written for record in records if record["env_step"] > 30]
+    assert len(newer) == 4  # metrics at 40, three evaluations at 32
+    discarded = read_lines(tmp_path / "run" / "discarded.jsonl")
+    assert sorted(discarded, key=str) == sorted(newer, key=str)
+
+
+def test_half_a_line_at_the_end_is_set_aside(tmp_path, straight):
+    with pytest.raises(Crash):
+        start(tmp_path / "run", walks(at(TRAINING, 43, crash)))
+    for name in RECORDS:
+        with (tmp_path / "run" / name).open("a") as file:
+            file.write('{"env_step": 43, "see')
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_crashed_again_and_again(tmp_path, straight):
+    with pytest.raises(Crash):
+        start(tmp_path / "run", walks(at(TRAINING, 17, crash)))
+    for step in (22, 13, 25):  # env steps 37 of 15..., 43 of 30..., and none that comes further
+        with contextlib.suppress(Crash):
+            resume(tmp_path / "run", walks(at(TRAINING, step, crash)))
+    if status_of(tmp_path / "run")["state"] != "finished":
+        resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path, straight):
+    def callback(record):
+        if record["mode"] == "deterministic":
+            raise Crash
+
+    with pytest.raises(Crash):
+        start(tmp_path / "run", callback=callback)
+    assert len(read_lines(tmp_path / "run" / "evaluations.jsonl")) == 2
+    assert not checkpoints(tmp_path / "run")
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+    assert len(read_lines(tmp_path / "run" / "discarded.jsonl")) == 2
+
+
+class Stray(Walk):
+    """Its noise does not come from the seed of the episode."""
+
+    generator = np.random.default_rng(0)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=int(self.generator.integers(2**31)))
+
+
+def test_an_environment_that_its_seed_does_not_determine(tmp_path, capsys):
+    start(tmp_path / "run", Stray, callback=lambda record: record["env_step"] == 20)
+    episodes = position_of(tmp_path / "run")["episodes"][0]["number"]
+    with shared_programs():
+        result = resume_run(tmp_path / "run", Stray, None, Audience())
+    assert result.state == "finished"
+    out = capsys.readouterr().out
+    assert "warning: The environment of seed 0 did not follow" in out
+    assert_no_record_twice(tmp_path / "run")
+    assert position_of(tmp_path / "run")["episodes"][0]["number"] > episodes
+    arrays = arrays_of(tmp_path / "run")
+    assert_finite(arrays)
+
+
+def test_an_environment_of_other_spaces_is_refused(tmp_path, brake):
+    start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    with pytest.raises(DimeError, match="spaces are no longer those"):
+        resume(tmp_path / "run", "dime/TwoModeBandit-v0")

@@ -1,0 +1,191 @@
+"""Signals and kills of real processes: saved, marked, resumed as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dime.cli import main
+from dime.training.config import EvaluationMode
+from tests.training.runs import (
+    OPTIONS,
+    as_words,
+    assert_same_run,
+    checkpoints,
+    read_lines,
+    shared_programs,
+    status_of,
+)
+from tests.training.walk import ID
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["train", ID, "--no-video", *as_words(OPTIONS)]
+DIME = [sys.executable, "-c", "from dime.cli import entry; entry()"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What the processes would have done if nobody had disturbed them."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    with shared_programs():
+        assert main([*WORDS, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Where processes keep their compiled programs for the next one."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+class Training:
+    """`dime train` in a process of its own, which waits at a step of one of its environments."""
+
+    def __init__(self, folder, hold, cache):
+        self.folder, self.run_dir = folder, folder / "run"
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        if hold:
+            environment["WALK_HOLD"] = f"{hold[0]}:{hold[1]}:{folder}"
+        if cache:
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        self.process = subprocess.Popen(
+            [*DIME, *WORDS, "--run-dir", str(self.run_dir)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, file):
+        give_up = time.monotonic() + 100.0
+        while not (self.folder / file).exists():
+            assert self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+    def send(self, number):
+        self.process.send_signal(number)
+        time.sleep(0.3)  # the process's own thread takes it up
+
+    def go(self):
+        (self.folder / "go").touch()
+
+    def end(self):
+        """Exit status and what was printed."""
+        printed, _ = self.process.communicate(timeout=100)
+        return self.process.returncode, printed
+
+
+@pytest.fixture
+def training(tmp_path, compiled):
+    """Starts a process; it is gone when the test is."""
+    started = []
+
+    def begin(hold=None, cache=compiled):
+        started.append(Training(tmp_path, hold, cache))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+        one.process.stdout.close()
+
+
+def resume(run_dir):
+    with shared_programs():
+        return main(["resume", str(run_dir), "--no-video"])
+
+
+def steps_before(run_dir, env_step):
+    """How many steps the first evaluating environment takes before this evaluation."""
+    records = read_lines(run_dir / "evaluations.jsonl")
+    return sum(record["lengths"][0] for record in records if record["env_step"] < env_step)
+
+
+@pytest.mark.parametrize(
+    "number, phase, env_step, status",
+    [
+        pytest.param(signal.SIGTERM, 7, 7, 75, id="SIGTERM while collecting"),
+        pytest.param(signal.SIGUSR1, 25, 25, 75, id="SIGUSR1 while learning"),
+        pytest.param(signal.SIGINT, "evaluating", 16, 130, id="SIGINT while evaluating"),
+    ],
+)
+def test_a_signal_saves_and_leaves(number, phase, env_step, status, training, straight):
+    evaluating = phase == "evaluating"
+    hold = (1, steps_before(straight, 16) + 2) if evaluating else (0, phase)
+    process = training(hold)
+    process.wait_for("reached")
+    assert status_of(process.run_dir)["state"] == "running"
+    process.send(number)
+    process.go()
+    code, printed = process.end()
+    name = signal.Signals(number).name
+    assert code == status
+    assert f"Stopped by {name} at env step {env_step}." in printed
+    assert f"dime resume {process.run_dir}" in printed
+    assert "Traceback" not in printed
+    found = status_of(process.run_dir)
+    assert (found["state"], found["reason"], found["env_step"]) == ("interrupted", name, env_step)
+    assert checkpoints(process.run_dir)[-1].name == f"step-{env_step:09d}"
+    assert resume(process.run_dir) == 0
+    assert_same_run(process.run_dir, straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_during_compilation_leaves_at_once(number, training, straight):
+    process = training(cache=None)
+    line = ""
+    while "compiling" not in line:
+        line = process.process.stdout.readline()
+        assert line, process.end()
+    time.sleep(0.5)
+    sent = time.monotonic()
+    process.send(number)
+    code, printed = process.end()
+    assert code == (130 if number == signal.SIGINT else 75)
+    assert time.monotonic() - sent < 4.0  # compiling takes longer, even when nothing else runs
+    assert "Fatal" not in printed and "Traceback" not in printed
+    found = status_of(process.run_dir)
+    assert found["state"] == "interrupted"
+    assert found["reason"] == f"{number.name} during compilation"
+    assert resume(process.run_dir) == 0
+    assert_same_run(process.run_dir, straight)
+
+
+def test_a_second_signal_leaves_at_once(training, straight, capsys):
+    process = training((0, 25))
+    process.wait_for("reached")
+    # Meanwhile nobody else may write there.
+    before = (process.run_dir / "status.json").read_text()
+    assert resume(process.run_dir) == 2
+    assert f"Another process is training in {process.run_dir}" in capsys.readouterr().err
+    assert (process.run_dir / "status.json").read_text() == before
+    process.send(signal.SIGTERM)
+    assert process.process.poll() is None  # it waits for the end of the env step
+    process.send(signal.SIGTERM)
+    assert process.end()[0] == 75
+    assert checkpoints(process.run_dir)[-1].name == "step-000000015"
+    assert resume(process.run_dir) == 0
+    assert_same_run(process.run_dir, straight)
+
+
+def test_kill_9(training, straight):
+    process = training((0, 43))
+    process.wait_for("reached")
+    process.process.kill()
+    assert process.end()[0] == -signal.SIGKILL
+    assert status_of(process.run_dir)["state"] == "running"
+    assert checkpoints(process.run_dir)[-1].name == "step-000000030"
+    assert resume(process.run_dir) == 0
+    assert_same_run(process.run_dir, straight)
+    discarded = read_lines(process.run_dir / "discarded.jsonl")
+    assert sorted((r["env_step"], r.get("mode", "")) for r in discarded) == [
+        *((32, mode) for mode in sorted(EvaluationMode.__args__)),
+        (40, ""),
+    ]

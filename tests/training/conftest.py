@@ -1,0 +1,1 @@
+from tests.training.fixtures import brake, straight  # noqa: F401

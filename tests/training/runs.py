@@ -1,0 +1,201 @@
+"""Tiny runs for tests: started, resumed, compared. All of one size, so that they share programs."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import dime.training.learners
+import dime.training.loop
+from dime.algorithms.registry import ALGORITHMS
+from dime.api import make_config
+from dime.training.programs import Programs
+from dime.training.run import Audience, resume_run, start_run
+from tests.training.walk import walks
+
+SIZES = {
+    "batch_size": 8,
+    "policy": {"num_denoising_steps": 2, "hidden_dim": 8, "num_hidden_layers": 1},
+    "critic": {
+        "hidden_dim": 8,
+        "num_hidden_layers": 1,
+        "num_atoms": 11,
+        "v_min": -50.0,
+        "v_max": 50.0,
+    },
+    "num_action_candidates": 2,
+    "replay_capacity": 20,
+    "num_evaluation_episodes": 2,
+    "evaluation_modes": ["stochastic", "deterministic", "best_of_n"],
+}
+SCHEDULE = {
+    "num_env_steps": 48,
+    "num_random_steps": 12,
+    "evaluate_every": 16,
+    "log_every": 10,
+    "checkpoint_every": 15,
+    "tensorboard": False,
+}
+OPTIONS = SIZES | SCHEDULE
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")
+
+
+def as_words(options, prefix="--"):
+    """Options as the command line takes them."""
+    words = []
+    for name, value in options.items():
+        flag = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            words += as_words(value, f"{flag}.")
+        elif isinstance(value, bool):
+            words.append(flag if value else f"{prefix}no-{name}")
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return words
+
+
+_programs = {}
+_make_agent = functools.cache(ALGORITHMS["dime"].make)
+
+
+def _shared(agent, config, spec, num_seeds):
+    """Programs are compiled once for everything that they depend on."""
+    relevant = (config.effective_capacity, config.num_evaluation_episodes, config.batch_size)
+    relevant += (config.evaluation_modes, config.updates_per_env_step)
+    key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
+    if key not in _programs:
+        # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
+        with jax.debug_key_reuse(num_seeds == 1):
+            _programs[key] = Programs(agent, config, spec, num_seeds)
+    return _programs[key]
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Inside, runs of the same sizes in this process share compiled programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dime.training.learners, "Programs", _shared)
+        algorithm = dataclasses.replace(ALGORITHMS["dime"], make=_make_agent)
+        patch.setitem(ALGORITHMS, "dime", algorithm)
+        yield
+
+
+def start(folder, env=None, callback=None, **options):
+    """Trains in `folder`, on walks if nothing else is given."""
+    env = env or walks()
+    config = make_config(env, **(OPTIONS | options))
+    with shared_programs():
+        return start_run(config, env, folder, Audience(callback, progress=False))
+
+
+def resume(folder, env=None, num_env_steps=None, callback=None):
+    """Continues what `start` began."""
+    with shared_programs():
+        return resume_run(folder, env or walks(), num_env_steps, Audience(callback, progress=False))
+
+
+class Brake:
+    """Asks the run that is going on to stop, as SIGTERM does, but without the delay of a signal."""
+
+    def __init__(self, monkeypatch):
+        brake = self
+
+        class Known(dime.training.loop.Interruption):
+            def __init__(self):
+                super().__init__()
+                brake.interruption = self
+
+        monkeypatch.setattr(dime.training.loop, "Interruption", Known)
+
+    def __call__(self):
+        self.interruption.requested = signal.SIGTERM
+
+
+def checkpoints(run_dir):
+    """Folders of the complete checkpoints, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step-*"))
+
+
+def arrays_of(run_dir, checkpoint=None):
+    """Every array of the newest checkpoint by name; transitions by their number.
+
+    Read without the package's own reader, which may share a mistake with its writer.
+    """
+    folder = checkpoint or checkpoints(run_dir)[-1]
+    arrays = {}
+    for name in ("state", "episodes"):
+        loaded = safetensors.numpy.load_file(folder / f"{name}.safetensors")
+        arrays |= {f"{name}/{key}": value for key, value in loaded.items()}
+    run = json.loads((folder / "run.json").read_text())
+    capacity = json.loads((run_dir / "config.json").read_text())["training"]["replay_capacity"]
+    for segment in json.loads((folder / "manifest.json").read_text())["content"]["replay"]:
+        rows = safetensors.numpy.load_file(run_dir / "checkpoints" / "replay" / segment["file"])
+        for number in range(max(segment["start"], run["env_step"] - capacity), segment["stop"]):
+            for key, value in rows.items():
+                arrays[f"replay/{number}/{key}"] = value[:, number - segment["start"]]
+    return arrays
+
+
+def position_of(run_dir):
+    """The newest checkpoint's counters and positions, but for times and sizes of files."""
+    position = json.loads((checkpoints(run_dir)[-1] / "run.json").read_text())
+    return {name: v for name, v in position.items() if name not in ("wall_time_s", "record_bytes")}
+
+
+def read_lines(file):
+    """The records of a file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_times(records):
+    """The records without what a clock measured: names that end in _s."""
+    return [{k: v for k, v in record.items() if not k.endswith("_s")} for record in records]
+
+
+def status_of(run_dir):
+    """The content of status.json."""
+    return json.loads((run_dir / "status.json").read_text())
+
+
+def assert_no_record_twice(run_dir):
+    """No (env_step, mode, seed) stands twice in the records."""
+    for name in RECORDS:
+        places = [(r["env_step"], r.get("mode"), r["seed"]) for r in read_lines(run_dir / name)]
+        assert len(set(places)) == len(places), f"{name}: {places}"
+
+
+def assert_same_arrays(one, other):
+    """Bit for bit, with the same names, shapes and types."""
+    assert set(one) == set(other)
+    for name, array in one.items():
+        assert (array.shape, array.dtype) == (other[name].shape, other[name].dtype), name
+        assert array.tobytes() == other[name].tobytes(), name
+
+
+def assert_same_run(one, other):
+    """The newest checkpoints and all records of two runs are equal, but for times."""
+    assert_same_arrays(arrays_of(one), arrays_of(other))
+    assert position_of(one) == position_of(other)
+    for name in RECORDS:
+        mine, others = (without_times(read_lines(run / name)) for run in (one, other))
+        assert mine == others, name
+        assert_no_record_twice(one)
+    timeless = [
+        {name: value for name, value in status_of(run).items() if name != "wall_time_s"}
+        for run in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def assert_finite(arrays):
+    """No NaN and no infinity anywhere."""
+    for name, array in arrays.items():
+        assert np.isfinite(array).all(), name

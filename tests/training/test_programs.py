@@ -1,0 +1,189 @@
+"""The programs of a run: every draw has a key of its own, and counters count as they say."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dime.training.config import TrainingConfig
+from dime.training.programs import (
+    Programs,
+    Turn,
+    advance,
+    counters,
+    evaluation_actions,
+    initialise,
+    initialise_replay,
+    over_seeds,
+    random_actions,
+    seed_keys,
+)
+from dime.types import EnvSpec, Transition
+from tests.training.toy import ToyConfig, toy
+
+SPEC = EnvSpec(obs_dim=2, action_dim=1)
+CONFIG = TrainingConfig(
+    batch_size=16, replay_capacity=1000, num_evaluation_episodes=2, updates_per_env_step=3
+)
+AGENT = toy(ToyConfig(), SPEC)
+
+
+class Run:
+    """The programs of these seeds, driven as the loop does, on made-up transitions."""
+
+    def __init__(self, programs, seeds):
+        self.programs, self.keys = programs, seed_keys(tuple(seeds))
+        self.seeds = seeds
+        self.state = initialise(AGENT, self.keys)
+        self.replay = initialise_replay(CONFIG.effective_capacity, SPEC, len(seeds))
+        self.env_step = self.update = 0
+
+    def transition(self):
+        rows = [
+            np.random.default_rng([seed, self.env_step]).normal(size=6).astype(np.float32)
+            for seed in self.seeds
+        ]
+        rows = jnp.asarray(np.stack(rows))
+        ended = jnp.zeros(len(self.seeds), bool)
+        return Transition(rows[:, :2], rows[:, 2:3], rows[:, 3], rows[:, 4:], ended)
+
+    def store(self):
+        self.env_step += 1
+        at = counters(self.env_step, self.update)
+        self.replay = self.programs.store(self.replay, self.transition(), at)
+
+    def advance(self):
+        self.env_step += 1
+        transition = self.transition()
+        at = counters(self.env_step, self.update)
+        turn = Turn(transition, transition.next_obs, self.keys, at)
+        advanced = self.programs.advance(self.state, self.replay, turn)
+        self.state, self.replay = advanced.state, advanced.replay
+        self.update += CONFIG.updates_per_env_step
+        return jax.device_get((advanced.action, advanced.metrics, advanced.finite))
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """By number of seeds."""
+    with jax.debug_key_reuse(False):  # it refuses every vmapped scan over keys
+        return {number: Programs(AGENT, CONFIG, SPEC, number) for number in (1, 2)}
+
+
+def test_random_actions_are_uniform_and_differ_by_env_step_and_seed():
+    keys = seed_keys((0, 1))
+    drawn = np.stack([random_actions(keys, counters(step, 0), 3) for step in range(500)])
+    assert drawn.shape == (500, 2, 3)
+    assert len(np.unique(drawn)) > 2900  # 3000 numbers of 2^23
+    assert abs(drawn.mean()) < 0.05 and abs((drawn**2).mean() - 1 / 3) < 0.02
+    assert drawn.min() >= -1.0 and drawn.max() <= 1.0 and np.abs(drawn).max() > 0.99
+
+
+def test_batches_updates_and_actions_change_with_the_env_step(programs):
+    run = Run(programs[1], [0])
+    for _ in range(200):
+        run.store()
+    told = [run.advance()[1] for _ in range(20)]
+    for name in ("index", "key"):
+        values = [np.asarray(metrics[name]).tobytes() for metrics in told]
+        assert len(set(values)) == 20, name
+    assert [metrics["env_step_seen"].item() for metrics in told] == list(range(201, 221))
+    # Of the three updates of a step the last one is told; the first of all is number 0.
+    assert [metrics["update_seen"].item() for metrics in told] == list(range(2, 62, 3))
+
+
+def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
+    seen = []
+
+    def update(state, batch, key, at):
+        state, metrics = AGENT.update(state, batch, key, at)
+        seen.append((metrics["index"].tobytes(), metrics["key"].item(), int(at.update)))
+        return state, metrics
+
+    with jax.disable_jit(), jax.debug_key_reuse(False):
+        agent = AGENT._replace(update=update)
+        run = Run(programs[1], [0])
+        transition = run.transition()
+        for number in range(2):
+            at = counters(101 + number, 3 * number)
+            turn = Turn(transition, transition.next_obs, run.keys, at)
+            run.state, run.replay, *_ = advance(agent, CONFIG, run.state, run.replay, turn)
+    for part in range(3):
+        assert len({one[part] for one in seen}) == 6
+    assert [one[2] for one in seen] == list(range(6))
+
+
+def test_only_stored_transitions_are_drawn(programs):
+    run = Run(programs[1], [0])
+    largest = []
+    for step in range(1, 40):
+        metrics = run.advance()[1]
+        assert metrics["index"].max() < step
+        largest.append(metrics["index"].max() == step - 1)
+    assert any(largest[10:])  # the transition of this very step can be drawn
+
+
+def test_exploring_actions_differ_by_env_step_and_seed(programs):
+    run = Run(programs[2], [0, 1])
+    obs = jnp.zeros((2, 2))
+    actions = [run.programs.explore(run.state, obs, run.keys, counters(t, 0)) for t in range(50)]
+    assert len(np.unique(np.stack(actions))) == 100
+
+
+def test_a_seed_does_the_same_alone_and_in_company(programs):
+    """Not promised to the last bit; but nothing of one seed may reach the other."""
+    together, alone = Run(programs[2], [5, 9]), [Run(programs[1], [seed]) for seed in (5, 9)]
+    for _ in range(3):
+        for run in (together, *alone):
+            run.store()
+    for _ in range(4):
+        action, metrics, finite = together.advance()
+        singles = [run.advance() for run in alone]
+        assert finite.tolist() == [True, True]
+        np.testing.assert_allclose(action, np.concatenate([s[0] for s in singles]), rtol=1e-5)
+        for name in metrics:
+            apart = np.concatenate([single[1][name] for single in singles])
+            np.testing.assert_allclose(metrics[name], apart, rtol=1e-5, err_msg=name)
+
+
+def test_the_flag_is_of_the_seed_that_has_a_nan(programs):
+    run = Run(programs[2], [5, 9])
+    run.store()
+    run.state = {"weight": run.state["weight"].at[1, 0, 0].set(jnp.nan)}
+    assert run.advance()[2].tolist() == [True, False]
+
+
+def test_evaluation_keys_depend_on_mode_env_step_and_step():
+    keys = seed_keys((0,))
+    state, obs = initialise(AGENT, keys), jnp.zeros((1, 2, 2))
+    places = list(itertools.product(("stochastic", "best_of_n"), (0, 500), (0, 1)))
+    actions = [
+        evaluation_actions(AGENT, mode, state, obs, keys, counters(env_step, step))
+        for mode, env_step, step in places
+    ]
+    assert len(np.unique(np.stack(actions))) == 2 * len(places)  # two episodes each
+
+
+def test_one_seed_goes_without_an_axis_and_comes_back_with_it():
+    def shape(x, y):
+        assert x.ndim == 1 and y["z"].ndim == 0
+        return {"sum": x + y["z"]}
+
+    for number in (1, 3):
+        x, z = jnp.ones((number, 4)), jnp.arange(float(number))
+        result = over_seeds(shape, x, {"z": z})["sum"]
+        np.testing.assert_array_equal(result, x + z[:, None])
+
+
+def test_seeds_give_the_keys_that_their_numbers_say():
+    data = jax.random.key_data(seed_keys((3, 2**31 - 1)))
+    for row, seed in zip(data, (3, 2**31 - 1), strict=True):
+        np.testing.assert_array_equal(row, jax.random.key_data(jax.random.key(seed)))
+
+
+def test_initial_states_differ_by_seed_and_do_not_depend_on_the_company():
+    weight = initialise(AGENT, seed_keys((0, 1, 2)))["weight"]
+    assert len(np.unique(weight)) == weight.size
+    np.testing.assert_array_equal(weight[1:2], initialise(AGENT, seed_keys((1,)))["weight"])

@@ -1,0 +1,78 @@
+"""The ring: which row holds what, and what is drawn from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dime.training.replay import empty_replay, sample_batch, store
+from dime.types import EnvSpec, Transition
+
+SPEC = EnvSpec(obs_dim=2, action_dim=3)
+
+
+def transition(number):
+    """All parts tell the number."""
+    return Transition(
+        obs=jnp.full(2, float(number)),
+        action=jnp.full(3, -float(number)),
+        reward=jnp.float32(10 * number),
+        next_obs=jnp.full(2, number + 0.5),
+        terminated=jnp.array(number % 3 == 0),
+    )
+
+
+def filled(capacity, count):
+    replay = empty_replay(capacity, SPEC)
+    for number in range(count):
+        replay = store(replay, transition(number), jnp.int32(number))
+    return replay
+
+
+def test_an_empty_ring():
+    replay = empty_replay(5, SPEC)
+    assert replay.capacity == 5
+    shapes = {name: getattr(replay.rows, name).shape for name in ("obs", "action", "reward")}
+    assert shapes == {"obs": (5, 2), "action": (5, 3), "reward": (5,)}
+    assert replay.rows.terminated.dtype == bool
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 13])
+def test_transition_t_stands_in_row_t_modulo_the_capacity(count):
+    replay = filled(5, count)
+    for number in range(max(0, count - 5), count):
+        row = jax.tree.map(lambda ring, row=number % 5: ring[row], replay.rows)
+        for name in ("obs", "action", "reward", "next_obs", "terminated"):
+            expected = getattr(transition(number), name)
+            np.testing.assert_array_equal(getattr(row, name), expected)
+    for row in range(count, 5):
+        assert not replay.rows.reward[row]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 13])
+def test_only_stored_transitions_are_drawn_each_as_often(count):
+    replay = filled(5, count)
+    batch = sample_batch(replay, jnp.int32(count), 4000, jax.random.key(0))
+    numbers, counts = np.unique(batch.transition.reward / 10, return_counts=True)
+    stored = np.arange(max(0, count - 5), count)
+    np.testing.assert_array_equal(numbers, stored)
+    deviation = np.sqrt(4000 / len(stored))
+    assert np.abs(counts - 4000 / len(stored)).max() < 4 * deviation
+
+
+def test_a_batch_keeps_the_parts_of_a_transition_together():
+    batch = sample_batch(filled(5, 13), jnp.int32(13), 50, jax.random.key(1))
+    number = np.asarray(batch.transition.reward) / 10
+    np.testing.assert_array_equal(batch.index, number % 5)
+    np.testing.assert_array_equal(batch.transition.obs, np.stack([number] * 2, 1))
+    np.testing.assert_array_equal(batch.transition.action, -np.stack([number] * 3, 1))
+    np.testing.assert_array_equal(batch.transition.next_obs, np.stack([number + 0.5] * 2, 1))
+    np.testing.assert_array_equal(batch.transition.terminated, number % 3 == 0)
+
+
+def test_another_key_draws_another_batch():
+    replay = filled(5, 13)
+    one, other = (
+        sample_batch(replay, jnp.int32(13), 50, jax.random.key(seed)).index for seed in (1, 2)
+    )
+    assert (one != other).any()
