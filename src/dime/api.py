@@ -52,7 +52,8 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
             `gymnasium.Env` at each call.
         algorithm: name of the algorithm (`dime list algorithms`).
         preset: what the settings start from, `paper` or `laptop`.
-        run_dir: where the run goes; by default `runs/ENV/ALGORITHM/<date-time>`. Nothing may stand there yet.
+        run_dir: where the run goes, a place where nothing stands yet; by default
+            `runs/ENV/ALGORITHM/<date-time>`.
         env_kwargs: passed to the environment.
         callback: hears every record, a line of metrics.jsonl or evaluations.jsonl; the run is
             saved and stopped when it answers something true.

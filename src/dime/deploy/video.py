@@ -1,6 +1,7 @@
 """Writing films."""
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: flo
         raise DimeError(f"A film's name must end in .mp4, got {file}.")
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
+    # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     writer = imageio.get_writer(
         file,
         fps=frames_per_second,

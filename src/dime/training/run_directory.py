@@ -62,7 +62,12 @@ class RunDirectory:
         """Makes the folder and its config."""
         directory = cls(path)
         directory.refuse_if_taken()
-        directory.checkpoints.folder.mkdir(parents=True)
+        try:
+            directory.checkpoints.folder.mkdir(parents=True)
+        except OSError as error:
+            raise DimeError(
+                f"{path} cannot be made ({error.strerror}). Choose another place (--run-dir)."
+            ) from error
         write_json(directory.config_file, config)
         return directory
 
