@@ -209,7 +209,7 @@ def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
     return tyro.cli(command, prog="dime train", args=arguments, default=default)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_config(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
