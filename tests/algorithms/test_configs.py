@@ -45,7 +45,7 @@ BAD = [
     (TemperatureConfig, {"initial": 0.0}),
     (TemperatureConfig, {"initial": INF}),
     (TemperatureConfig, {"learning_rate": 0.0}),
-    (TemperatureConfig, {"target_running_cost": NAN}),
+    (TemperatureConfig, {"target_running_cost_per_dim": NAN}),
 ]
 
 
@@ -96,7 +96,7 @@ def test_defaults_are_the_papers():
     assert critic.entropy_weight == 0.005
     assert (policy.learning_rate, critic.learning_rate) == (3e-4, 3e-4)
     assert (policy.adam_b1, critic.adam_b1, policy.max_gradient) == (0.5, 0.5, 1.0)
-    assert (temperature.initial, temperature.target_running_cost) == (1.0, 4.0)
+    assert (temperature.initial, temperature.target_running_cost_per_dim) == (1.0, 4.0)
     assert temperature.learning_rate == 1e-3
     assert (config.discount, config.policy_delay) == (0.99, 3)
 

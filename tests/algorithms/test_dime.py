@@ -134,7 +134,7 @@ def composition(state, batch, key):
     policy, policy_optimizer, norm = gradient_step(
         config.policy.make_optimizer(), gradient, state.policy_optimizer, state.policy
     )
-    target = config.temperature.target_running_cost * SPEC.action_dim
+    target = config.temperature.target_running_cost_per_dim * SPEC.action_dim
     gradient = jax.grad(temperature_loss)(state.log_temperature, sample.running_cost, target)
     log_temperature, temperature_optimizer, _ = gradient_step(
         config.temperature.make_optimizer(),

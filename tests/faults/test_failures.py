@@ -15,6 +15,7 @@ from tests.training.runs import (
     arrays_of,
     assert_finite,
     assert_no_record_twice,
+    assert_same_arrays,
     assert_same_run,
     position_of,
     read_lines,
@@ -23,7 +24,7 @@ from tests.training.runs import (
     start,
     status_of,
 )
-from tests.training.walk import at, walks
+from tests.training.walk import Walk, at, walks
 
 NAN, INF = float("nan"), float("inf")
 THREE = [0, 1, 2]  # seeds; the walks 0 to 2 train, the others evaluate
@@ -152,6 +153,39 @@ def test_a_run_that_lost_a_seed_is_resumed(tmp_path, brake):
     result = resume(tmp_path / "run")
     assert (result.state, result.reason) == ("failed", undisturbed.reason)
     assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+class Dead(Walk):
+    """Cannot even be reset, if it is the first that is made."""
+
+    made = 0
+    dead = True
+
+    def __init__(self):
+        super().__init__(number=type(self).made)
+        type(self).made += 1
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return (obs * NAN if self.dead and self.number == 0 else obs), info
+
+
+def test_an_environment_that_fails_at_its_first_reset(tmp_path, monkeypatch, straight):
+    monkeypatch.setattr(Dead, "made", 0)
+    result = start(tmp_path / "run", Dead)
+    assert (result.state, result.env_step) == ("failed", 0)
+    assert "non-finite observation" in result.reason and "step 0 of its episode" in result.reason
+    monkeypatch.setattr(Dead, "dead", False)
+    assert resume(tmp_path / "run", Dead).state == "finished"
+    assert_same_arrays(arrays_of(tmp_path / "run"), arrays_of(straight))
+
+
+def test_the_other_seeds_go_on_without_one_that_fails_at_its_first_reset(tmp_path, monkeypatch):
+    monkeypatch.setattr(Dead, "made", 0)
+    result = start(tmp_path / "run", Dead, seeds=THREE)
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert only_failure(tmp_path / "run")[0] == 0
+    assert position_of(tmp_path / "run")["seeds"] == [1, 2]
 
 
 def test_when_the_last_seed_fails_the_run_ends(tmp_path):

@@ -47,7 +47,8 @@ class Training:
 
     def __init__(self, folder, hold, cache):
         self.folder, self.run_dir = folder, folder / "run"
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
         if hold:
             environment["WALK_HOLD"] = f"{hold[0]}:{hold[1]}:{folder}"
         if cache:
@@ -70,7 +71,7 @@ class Training:
 
     def send(self, number):
         self.process.send_signal(number)
-        time.sleep(0.3)  # the process's own thread takes it up
+        time.sleep(0.5)  # the process's own thread takes it up
 
     def go(self):
         (self.folder / "go").touch()

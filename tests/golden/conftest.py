@@ -84,7 +84,9 @@ class Golden:
     @property
     def temperature_config(self):
         per_dim = self.number("target_entropy") / self.size("act_dim")
-        return TemperatureConfig(target_running_cost=per_dim, learning_rate=self.number("lr_alpha"))
+        return TemperatureConfig(
+            target_running_cost_per_dim=per_dim, learning_rate=self.number("lr_alpha")
+        )
 
     def policy(self, prefix) -> DiffusionPolicy:
         """The policy's parameters (or gradients, or moments) under `prefix`."""

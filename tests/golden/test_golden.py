@@ -174,7 +174,7 @@ def test_policy_gradient_clipping_over_three_steps(golden):
 
 def test_temperature_update(golden):
     config, log_temperature = golden.temperature_config, golden["log_ent_coef"]
-    target = config.target_running_cost * golden.size("act_dim")
+    target = config.target_running_cost_per_dim * golden.size("act_dim")
     running_cost = golden["pi/run_cost"]
     assert_close(running_cost.mean(), golden["alpha/run_cost_mean"], 2e-6)
     loss, gradient = jax.value_and_grad(temperature_loss)(log_temperature, running_cost, target)

@@ -78,11 +78,20 @@ def _shared(agent, config, spec, num_seeds):
     return _programs[key]
 
 
+_initialisers = {}
+
+
+def _shared_partial(function, agent):
+    """The same object for the same agent, so that `jit` finds what it has compiled for it."""
+    return _initialisers.setdefault((function, agent.init), functools.partial(function, agent))
+
+
 @contextlib.contextmanager
 def shared_programs():
     """Inside, runs of the same sizes in this process share compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dime.training.learners, "Programs", _shared)
+        patch.setattr(dime.training.learners, "partial", _shared_partial)
         algorithm = dataclasses.replace(ALGORITHMS["dime"], make=_make_agent)
         patch.setitem(ALGORITHMS, "dime", algorithm)
         yield

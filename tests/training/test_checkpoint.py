@@ -157,7 +157,7 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(folder, monkeypatch)
     assert "pip install --upgrade" in str(caught.value)
 
 
-def test_what_a_killed_save_leaves_is_ignored_and_overwritten(folder):
+def test_what_a_killed_save_leaves_is_ignored_and_removed(folder):
     left = folder.folder / ".step-000000015.tmp"
     left.mkdir()
     (left / "state.safetensors").write_bytes(b"half")
@@ -166,10 +166,11 @@ def test_what_a_killed_save_leaves_is_ignored_and_overwritten(folder):
     (folder.replay_folder / "000000010-000000014.safetensors").write_bytes(b"of no checkpoint")
     loaded, warnings = folder.load_newest()
     assert (loaded.env_step, warnings) == (10, [])
-    save(folder, 15)
-    assert folder.load_newest()[0].env_step == 15
-    assert not left.exists()
-    assert not (folder.replay_folder / "000000010-000000014.safetensors").exists()
+    save(folder, 20)
+    assert folder.load_newest()[0].env_step == 20
+    names = {path.name for path in (*folder.folder.iterdir(), *folder.replay_folder.iterdir())}
+    needed = {f"{stop - 5:09d}-{stop:09d}.safetensors" for stop in (5, 10, 15, 20)}
+    assert names == {"step-000000010", "step-000000020", "replay"} | needed
 
 
 class Killed(BaseException):

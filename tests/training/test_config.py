@@ -142,7 +142,7 @@ OUT_OF_RANGE = [
     (f"{CRITIC}.entropy_weight", -1, "at least 0"),
     (f"{TEMPERATURE}.initial", 0, "above 0"),
     (f"{TEMPERATURE}.learning_rate", NAN, "above 0"),
-    (f"{TEMPERATURE}.target_running_cost", INF, "finite"),
+    (f"{TEMPERATURE}.target_running_cost_per_dim", INF, "finite"),
 ]
 
 

@@ -24,13 +24,15 @@ def actions(count, seed=0):
 
 
 def test_seeds_differ_by_seed_stream_and_number():
-    seeds = {
-        episode_seed(seed, stream, *numbers)
+    training = {episode_seed(seed, TRAINING, n) for seed in range(5) for n in range(100)}
+    evaluation = {
+        episode_seed(seed, EVALUATION, env_step, n)
         for seed in range(5)
-        for stream in (TRAINING, EVALUATION)
-        for numbers in [(0,), (1,), (2,), (0, 1), (1, 0), (500, 0), (500, 1)]
+        for env_step in (0, 1, 500)
+        for n in range(30)
     }
-    assert len(seeds) == 5 * 2 * 7
+    seeds = training | evaluation
+    assert len(seeds) == 500 + 450
     assert all(0 <= seed < 2**31 and isinstance(seed, int) for seed in seeds)
     assert episode_seed(0, TRAINING, 1) == episode_seed(0, TRAINING, 1)
 

@@ -1,12 +1,15 @@
 """The programs of a run: every draw has a key of its own, and counters count as they say."""
 
+import ast
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dime.training.programs
 from dime.training.config import TrainingConfig
 from dime.training.programs import (
     Programs,
@@ -20,12 +23,12 @@ from dime.training.programs import (
     random_actions,
     seed_keys,
 )
-from dime.types import EnvSpec, Transition
+from dime.types import Counters, EnvSpec, Transition
 from tests.training.toy import ToyConfig, toy
 
 SPEC = EnvSpec(obs_dim=2, action_dim=1)
 CONFIG = TrainingConfig(
-    batch_size=16, replay_capacity=1000, num_evaluation_episodes=2, updates_per_env_step=3
+    batch_size=16, replay_capacity=50, num_evaluation_episodes=2, updates_per_env_step=3
 )
 AGENT = toy(ToyConfig(), SPEC)
 
@@ -83,13 +86,13 @@ def test_random_actions_are_uniform_and_differ_by_env_step_and_seed():
 
 def test_batches_updates_and_actions_change_with_the_env_step(programs):
     run = Run(programs[1], [0])
-    for _ in range(200):
+    for _ in range(60):  # the ring is full: what is drawn depends on the key alone
         run.store()
     told = [run.advance()[1] for _ in range(20)]
     for name in ("index", "key"):
         values = [np.asarray(metrics[name]).tobytes() for metrics in told]
         assert len(set(values)) == 20, name
-    assert [metrics["env_step_seen"].item() for metrics in told] == list(range(201, 221))
+    assert [metrics["env_step_seen"].item() for metrics in told] == list(range(61, 81))
     # Of the three updates of a step the last one is told; the first of all is number 0.
     assert [metrics["update_seen"].item() for metrics in told] == list(range(2, 62, 3))
 
@@ -107,7 +110,7 @@ def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
         run = Run(programs[1], [0])
         transition = run.transition()
         for number in range(2):
-            at = counters(101 + number, 3 * number)
+            at = Counters(jnp.int32(101 + number), jnp.int32(3 * number))
             turn = Turn(transition, transition.next_obs, run.keys, at)
             run.state, run.replay, *_ = advance(agent, CONFIG, run.state, run.replay, turn)
     for part in range(3):
@@ -187,3 +190,17 @@ def test_initial_states_differ_by_seed_and_do_not_depend_on_the_company():
     weight = initialise(AGENT, seed_keys((0, 1, 2)))["weight"]
     assert len(np.unique(weight)) == weight.size
     np.testing.assert_array_equal(weight[1:2], initialise(AGENT, seed_keys((1,)))["weight"])
+
+
+def test_what_programs_depend_on():
+    """Other tests share programs between runs whose configs differ in nothing of this."""
+    tree = ast.parse(Path(dime.training.programs.__file__).read_text())
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
+    }
+    assert read == {
+        "effective_capacity", "num_evaluation_episodes", "batch_size", "evaluation_modes",
+        "updates_per_env_step",
+    }  # fmt: skip

@@ -60,5 +60,5 @@ def test_target_of_the_paper_means_this_entropy_bound():
     # E[log_prior] is -2.335 nats per dimension at prior_std 2.5, so a running cost of 4 is an
     # entropy bound of -1.665 per dimension.
     expected_log_prior = -(np.log(2.5) + 0.5 * np.log(2.0 * np.pi) + 0.5)
-    bound = -(TemperatureConfig().target_running_cost + expected_log_prior)
+    bound = -(TemperatureConfig().target_running_cost_per_dim + expected_log_prior)
     assert bound == pytest.approx(-1.665, abs=1e-3)

@@ -41,6 +41,9 @@ class DimeConfig:
         require_unit_interval(self, "discount")
 
 
+_POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "running_cost", "entropy_bound_per_dim")
+
+
 class DimeState(NamedTuple):
     """What training changes."""
 
@@ -51,13 +54,15 @@ class DimeState(NamedTuple):
     critic_optimizer: Any
     log_temperature: Float[Array, ""]
     temperature_optimizer: Any
-    policy_metrics: Metrics  # of the last policy update (zeros before the first)
+    # Of the last policy update (zeros before the first): both branches of a `lax.cond` must give
+    # the same leaves, and every record is to have them.
+    policy_metrics: Metrics
 
 
 def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
     head = config.critic.make_head()
-    target_running_cost = config.temperature.target_running_cost * spec.action_dim
+    target_running_cost = config.temperature.target_running_cost_per_dim * spec.action_dim
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
     temperature_optimizer = config.temperature.make_optimizer()
@@ -81,12 +86,13 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
     def update(state: DimeState, batch, key, counters) -> tuple[DimeState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
-        state = jax.lax.cond(
-            (counters.update + 1) % config.policy_delay == 0,
-            lambda state: update_policy(state, batch.transition.obs, policy_key),
-            lambda state: state,
-            state,
-        )
+
+        def update_policy_and_temperature(state: DimeState) -> DimeState:
+            state, running_cost = update_policy(state, batch.transition.obs, policy_key)
+            return update_temperature(state, running_cost)
+
+        due = (counters.update + 1) % config.policy_delay == 0
+        state = jax.lax.cond(due, update_policy_and_temperature, lambda state: state, state)
         return state, critic_metrics | state.policy_metrics | _diffusion_metrics(state)
 
     def update_critics(state: DimeState, transition, key) -> tuple[DimeState, Metrics]:
@@ -107,7 +113,7 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         )
         return state, metrics | {"critic_gradient_norm": norm}
 
-    def update_policy(state: DimeState, obs, key) -> DimeState:
+    def update_policy(state: DimeState, obs, key) -> tuple[DimeState, Array]:
         def policy_loss(policy: DiffusionPolicy):
             sample = policy.sample(obs, key)
             value = mean_value(state.critics, state.critic_stats, obs, sample.action, head)
@@ -118,14 +124,14 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         policy, optimizer, norm = gradient_step(
             policy_optimizer, gradient, state.policy_optimizer, state.policy
         )
-        state = update_temperature(state, sample.running_cost)
         metrics = {
             "policy_loss": loss,
             "policy_gradient_norm": norm,
             "running_cost": sample.running_cost.mean(),
             "entropy_bound_per_dim": -sample.log_prob.mean() / spec.action_dim,
         }
-        return state._replace(policy=policy, policy_optimizer=optimizer, policy_metrics=metrics)
+        state = state._replace(policy=policy, policy_optimizer=optimizer, policy_metrics=metrics)
+        return state, sample.running_cost
 
     def update_temperature(state: DimeState, running_cost) -> DimeState:
         if not config.temperature.learn:
@@ -151,9 +157,6 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         "best_of_n": best_of_n,
     }
     return Agent(init=init, act=act, update=update)
-
-
-_POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "running_cost", "entropy_bound_per_dim")
 
 
 def _sample(state: DimeState, obs, key, counters):

@@ -14,7 +14,7 @@ def cosine_profile(num_steps: int) -> Float[Array, " steps"]:
     DIME appendix D, counted in sampling order: step 0 starts from the prior.
 
     >>> [round(float(c), 4) for c in cosine_profile(4)]
-    [0.9998, 0.848, 0.4918, 0.1385]
+    [0.9998, 0.847, 0.4943, 0.1451]
     """
     time = (num_steps - jnp.arange(num_steps)) / num_steps
     cosine = jnp.cos(0.5 * jnp.pi * (_OFFSET - time) / _OFFSET)

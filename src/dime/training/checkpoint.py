@@ -146,11 +146,12 @@ class CheckpointFolder:
         return {"file": name, "start": start, "stop": stop, **digest}
 
     def _remove_old(self) -> None:
+        """Removes what no kept checkpoint needs, also what killed saves left."""
         kept = self.steps()[:KEPT]
-        for path in self.steps()[KEPT:]:
+        for path in (*self.steps()[KEPT:], *self.folder.glob(".step-*.tmp")):
             shutil.rmtree(path)
         needed = {segment["file"] for path in kept for segment in _peek_segments(path)}
-        for path in self.replay_folder.glob("*.safetensors"):
+        for path in self.replay_folder.glob("*"):
             if path.name not in needed:
                 path.unlink()
 

@@ -54,14 +54,21 @@ class Learners:
         self._agent = make_agent(self.spec)
         self._compiling = compiling
 
-    def begin(self) -> None:
-        """Everything as it is before the first step."""
+    def begin(self) -> dict[int, SeedFailure]:
+        """Everything as it is before the first step; returns the seeds that fail already."""
         self._compile()
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         self.replay = initialise_replay(self.config.effective_capacity, self.spec, len(self.seeds))
-        for stream in self.streams:
-            stream.begin()
+        failures = {}
+        for index, stream in enumerate(self.streams):
+            try:
+                stream.begin()
+            except Exception as error:  # whatever a user's environment raises
+                state = self.state_of(index)
+                failures[stream.seed] = failure_of(error, stream.env.name, self.env_step, state)
         self._choose_actions()
+        self.remove(set(failures))
+        return failures
 
     def restore(self, checkpoint: Checkpoint) -> list[str]:
         """Everything as it was at a checkpoint; returns warnings."""

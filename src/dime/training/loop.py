@@ -95,7 +95,7 @@ class Loop:
         try:
             if new:
                 self.recorder.restart()
-                self.learners.begin()
+                self._note_failures(self.learners.begin())
             self.recorder.start()
             self._repeat()
             return self._end("failed" if self.recorder.failed_seeds else "finished")
@@ -218,7 +218,8 @@ class Loop:
 
     def _note_failures(self, failures: dict[int, SeedFailure]) -> None:
         all_failed = set(failures) >= set(self.learners.seeds)
-        if all_failed and not any(failure.poisoned for failure in failures.values()):
+        poisoned = any(failure.poisoned for failure in failures.values())
+        if all_failed and self.learners.env_step > 0 and not poisoned:
             self._save()  # before they are noted: resumed with a mended environment, they go on
         for seed, failure in failures.items():
             place = save_failure(self.directory.failures_folder, seed, failure)

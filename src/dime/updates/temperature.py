@@ -17,7 +17,7 @@ class TemperatureConfig:
     """At the start, in units of reward per nat (released code)."""
     learn: bool = True
     """Off: the temperature stays as it started (paper, figure 2a-b)."""
-    target_running_cost: float = 4.0
+    target_running_cost_per_dim: float = 4.0
     """Where the mean running cost is driven, in nats per action dimension (paper, table 2: 4).
     The prior's share of the log density is left out of it; with prior_std 2.5 that share is -2.335,
     so 4 aims at an entropy bound of -1.665 nats per dimension (SAC's habit: -1)."""
@@ -27,8 +27,9 @@ class TemperatureConfig:
     def __post_init__(self):
         require_positive(self, "initial", "learning_rate")
         require(
-            abs(self.target_running_cost) < float("inf"),
-            f"target_running_cost is {self.target_running_cost}; it must be finite.",
+            abs(self.target_running_cost_per_dim) < float("inf"),
+            f"target_running_cost_per_dim is {self.target_running_cost_per_dim}; "
+            "it must be finite.",
         )
 
     def make_optimizer(self) -> optax.GradientTransformation:

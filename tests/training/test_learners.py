@@ -1,0 +1,163 @@
+"""Agents and environments side by side: what goes where, and back into a checkpoint's place."""
+
+import contextlib
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+import dime.training.learners
+from dime.algorithms.registry import ALGORITHMS
+from dime.api import make_config
+from dime.envs.environment import Environment
+from dime.training.checkpoint import CheckpointFolder
+from dime.training.learners import Learners
+from tests.training.runs import OPTIONS, shared_programs, start
+from tests.training.walk import Walk, at, walks
+
+CONFIG = make_config("walk", **(OPTIONS | {"env_kwargs": {}}))
+
+
+@pytest.fixture(autouse=True)
+def compiled_once():
+    with shared_programs():
+        yield
+
+
+def learners_of(environments, seeds):
+    training = dataclasses.replace(CONFIG.training, seeds=tuple(seeds))
+    make_agent = partial(ALGORITHMS["dime"].make, CONFIG.settings)
+    return Learners(
+        training, make_agent, [Environment(env) for env in environments], contextlib.nullcontext
+    )
+
+
+def begun(environments, seeds):
+    learners = learners_of(environments, seeds)
+    learners.begin()
+    return learners
+
+
+def replay_rows(learners, index):
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), learners.replay.rows)
+
+
+def test_every_step_of_the_environment_is_stored_as_it_was():
+    walk = Walk()
+    learners = begun([walk], [0])
+    for _ in range(18):  # 12 of random actions, 6 that learn; the ring has 20 rows
+        assert learners.step() == {}
+    rows = replay_rows(learners, 0)
+    assert any(truncated for *_, truncated in walk.log)
+    for number, (obs, action, reward, next_obs, terminated, _) in enumerate(walk.log):
+        np.testing.assert_array_equal(rows.obs[number], obs)
+        np.testing.assert_array_equal(rows.action[number], action)
+        np.testing.assert_array_equal(rows.next_obs[number], next_obs)
+        assert rows.reward[number] == np.float32(reward)
+        assert rows.terminated[number] == terminated
+    assert not rows.obs[18:].any()
+    assert (learners.env_step, learners.update) == (18, 12)
+
+
+def test_the_first_actions_are_random_and_the_state_stays():
+    learners = begun([Walk()], [0])
+    before = learners.snapshot()[0]
+    for _ in range(12):
+        learners.step()
+    assert learners.metrics is None and learners.update == 0
+    for name, array in learners.snapshot()[0].items():
+        np.testing.assert_array_equal(array, before[name])
+    learners.step()
+    assert learners.update == 2 and learners.metrics is not None
+    assert any((array != before[name]).any() for name, array in learners.snapshot()[0].items())
+
+
+def test_each_seed_has_its_own_environment_and_replay():
+    made = [Walk(), Walk()]
+    learners = begun(made, [0, 7])
+    for _ in range(14):
+        learners.step()
+    for index, walk in enumerate(made):
+        rows = replay_rows(learners, index)
+        np.testing.assert_array_equal(rows.obs[:14], [row[0] for row in walk.log])
+    assert not np.array_equal(made[0].log[0][0], made[1].log[0][0])
+
+
+def test_a_seed_that_fails_is_taken_out_and_the_others_keep_what_they_had():
+    def broken():
+        raise RuntimeError("out of order")
+
+    factory = walks(at(0, 15, broken))
+    made = [factory(), factory()]
+    learners = begun(made, [0, 7])
+    for _ in range(14):
+        learners.step()
+    before = learners.state_of(1)
+    failures = learners.step()
+    assert list(failures) == [0] and learners.seeds == [7] and len(learners.streams) == 1
+    assert (failures[0].env_step, failures[0].poisoned) == (14, False)
+    assert "out of order" in failures[0].reason and "broken" in failures[0].details
+    assert learners.env_step == 15  # the other one took the step
+    np.testing.assert_array_equal(
+        replay_rows(learners, 0).obs[:15], [row[0] for row in made[1].log]
+    )
+    after = learners.state_of(0)
+    assert set(after) == set(before)
+    assert learners.step() == {}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint in the middle of an episode, at env step 30."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    with shared_programs():
+        start(folder, callback=lambda record: record["env_step"] == 30)
+    return CheckpointFolder(folder / "checkpoints").load_newest()[0]
+
+
+def test_restored_learners_take_the_action_that_was_chosen_before(saved):
+    chosen = np.array([0.25, -0.5], np.float32)
+    forged = dataclasses.replace(saved, episodes=saved.episodes | {"0/next_action": chosen})
+    walk = Walk()
+    learners = learners_of([walk], [0])
+    assert learners.restore(forged) == []
+    learners.step()
+    np.testing.assert_array_equal(walk.log[-1][1], chosen)
+
+
+def test_a_snapshot_of_restored_learners_is_what_they_were_restored_from(saved):
+    learners = learners_of([Walk()], [0])
+    learners.restore(saved)
+    state, episodes, run = learners.snapshot()
+    for mine, theirs in ((state, saved.state), (episodes, saved.episodes)):
+        assert set(mine) == set(theirs)
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(mine[name], array)
+    assert {name: saved.run[name] for name in ("env_step", "updates", "seeds", "episodes")} == {
+        name: run[name] for name in ("env_step", "updates", "seeds", "episodes")
+    }
+
+
+def test_programs_are_compiled_within_what_the_loop_knows_of(monkeypatch):
+    inside = []
+
+    @contextlib.contextmanager
+    def compiling():
+        inside.append("begin")
+        yield
+        inside.append("end")
+
+    programs = dime.training.learners.Programs
+
+    def watched(*arguments):
+        inside.append("compile")
+        return programs(*arguments)
+
+    monkeypatch.setattr(dime.training.learners, "Programs", watched)
+    learners = learners_of([Walk(), Walk()], [0, 7])
+    learners._compiling = compiling
+    learners.begin()
+    learners.remove({0})
+    assert inside == ["begin", "compile", "end"] * 2

@@ -1,0 +1,158 @@
+"""The folder of a run: where things are, what is refused, who may write."""
+
+import json
+import re
+
+import pytest
+
+from dime.errors import DimeError
+from dime.training.run_directory import RunDirectory, default_run_dir
+from tests.training.runs import read_lines, resume, start, status_of
+
+
+def test_the_default_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = default_run_dir("dm_control/dog-run", "dime")
+    assert re.fullmatch(
+        r"runs/dm_control/dog-run/dime/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", path.as_posix()
+    )
+    assert not path.exists()
+    assert default_run_dir("my_envs:Reach-v1", "dime").parts[:4] == (
+        "runs", "my_envs", "Reach-v1", "dime",
+    )  # fmt: skip
+
+
+def test_two_runs_of_one_second_have_two_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Still:
+        @staticmethod
+        def now():
+            return Still()
+
+        def strftime(self, form):
+            return "then"
+
+    monkeypatch.setattr("dime.training.run_directory.datetime.datetime", Still)
+    names = []
+    for _ in range(3):
+        path = default_run_dir("e", "dime")
+        path.mkdir(parents=True)
+        names.append(path.name)
+    assert names == ["then", "then-2", "then-3"]
+
+
+def test_what_stands_in_a_run_directory(straight):
+    names = {path.name for path in straight.iterdir()} - {".lock"}
+    assert names == {
+        "config.json", "status.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
+        "provenance.json",
+    }  # fmt: skip
+    (begun,) = json.loads((straight / "provenance.json").read_text())["starts"]
+    assert {"dime", "git_commit", "device", "versions", "python", "time"} <= set(begun)
+    assert begun["versions"]["jax"]
+    assert status_of(straight)["state"] == "finished"
+
+
+def test_records_have_the_documented_names(straight):
+    evaluations = read_lines(straight / "evaluations.jsonl")
+    for record in evaluations:
+        assert set(record) == {
+            "env_step", "updates", "wall_time_s", "seed", "mode", "returns", "lengths",
+            "success_any", "success_last", "episode_seeds",
+        }  # fmt: skip
+    assert [(r["env_step"], r["mode"]) for r in evaluations] == [
+        (env_step, mode)
+        for env_step in (0, 16, 32, 48)
+        for mode in ("stochastic", "deterministic", "best_of_n")
+    ]
+    by_step = {}
+    for record in evaluations:  # every mode plays the same episodes
+        by_step.setdefault(record["env_step"], set()).add(tuple(record["episode_seeds"]))
+    assert all(len(seeds) == 1 for seeds in by_step.values())
+    metrics = read_lines(straight / "metrics.jsonl")
+    assert [record["env_step"] for record in metrics] == [10, 20, 30, 40, 48]
+    assert [record["updates"] for record in metrics] == [0, 16, 36, 56, 72]
+    for record in metrics[1:]:
+        assert {
+            "episode_return", "q_mean", "critic_loss", "critic_entropy", "target_end_mass",
+            "policy_loss", "entropy_bound_per_dim", "running_cost", "temperature", "step_sizes",
+            "diffusion_scale", "critic_gradient_norm", "policy_gradient_norm", "updates_per_s",
+            "env_steps_per_s", "seed", "wall_time_s",
+        } <= set(record)  # fmt: skip
+
+
+def test_the_last_evaluation_is_in_the_status(straight):
+    last = status_of(straight)["last_evaluation"]
+    records = {r["mode"]: r for r in read_lines(straight / "evaluations.jsonl")}  # the last ones
+    expected = {mode: sum(record["returns"]) / 2 for mode, record in records.items()}
+    assert last["0"] == pytest.approx(expected)
+
+
+def test_a_place_that_is_taken_is_refused(tmp_path, straight):
+    for taken in (straight, tmp_path / "file"):
+        if not taken.exists():
+            taken.write_text("")
+        with pytest.raises(DimeError, match=r"exists already\. Resume it .*--run-dir"):
+            start(taken)
+    (tmp_path / "empty").mkdir()
+    RunDirectory(tmp_path / "empty").refuse_if_taken()  # an empty folder is free
+
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DimeError, match="file/run"):
+        start(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "is not a run: it has no config.json"),
+        ("{", "config.json is damaged or not a run's config"),
+        ("[]", "config.json is damaged or not a run's config"),
+        ("{}", "config.json is damaged or not a run's config"),
+        ('{"format_version": 2}', "has format version 2; this release of dime reads up to 1"),
+        ('{"format_version": "x"}', "has format version x"),
+    ],
+)
+def test_what_is_not_a_run_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DimeError, match=re.escape(message)):
+        RunDirectory.open(tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path):
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    with first.locked():
+        with pytest.raises(DimeError, match=f"Another process is training in {tmp_path}"):
+            with second.locked():
+                pass
+    with second.locked():
+        pass
+
+
+def test_every_process_is_noted(tmp_path):
+    start(tmp_path / "run", callback=lambda record: record["env_step"] == 20)
+    resume(tmp_path / "run")
+    starts = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]
+    assert [begun["env_step"] for begun in starts] == [0, 20]
+
+
+def test_wall_time_goes_on_where_it_was(tmp_path):
+    start(tmp_path / "run", callback=lambda record: record["env_step"] == 20)
+    before = status_of(tmp_path / "run")["wall_time_s"]
+    file = next((tmp_path / "run" / "checkpoints").glob("step-000000020*")) / "run.json"
+    assert json.loads(file.read_text())["wall_time_s"] <= before
+    resume(tmp_path / "run")
+    times = [record["wall_time_s"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert times == sorted(times) and times[2] > before > 0.0
+
+
+def test_a_missing_status_does_not_keep_a_run_from_being_resumed(tmp_path):
+    start(tmp_path / "run", callback=lambda record: record["env_step"] == 20)
+    (tmp_path / "run" / "status.json").unlink()
+    assert resume(tmp_path / "run").state == "finished"
+    (tmp_path / "run" / "status.json").write_text("")
+    assert resume(tmp_path / "run").state == "finished"  # there is nothing left to do

@@ -1,0 +1,108 @@
+"""How signals ask a run to stop. Real runs in processes of their own: tests/faults."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from dime.training.signals import SIGNALS, Interruption, exit_code
+
+
+def wait_for(condition):
+    give_up = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def exits(monkeypatch):
+    """The statuses that the process would have left with."""
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    return statuses
+
+
+def test_exit_statuses():
+    assert [exit_code(number) for number in SIGNALS] == [130, 75, 75]
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_the_first_signal_asks(number, exits):
+    with Interruption() as interruption:
+        assert interruption.requested is None
+        os.kill(os.getpid(), number)
+        wait_for(lambda: interruption.requested is not None)
+    assert interruption.requested == number
+    assert exits == []
+
+
+def test_the_second_signal_leaves(exits):
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: interruption.requested is not None)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: exits)
+    assert exits == [130]
+
+
+def test_while_leaving_the_first_signal_leaves(exits):
+    told = []
+    with Interruption() as interruption:
+        with interruption.leaving(told.append):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: exits)
+        assert (told, exits) == ([signal.SIGUSR1], [75])
+
+
+def test_asked_before_a_long_phase_leaves_at_its_start(exits):
+    told = []
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: interruption.requested is not None)
+        with interruption.leaving(told.append):
+            pass
+    assert (told, exits) == ([signal.SIGTERM], [75])
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    threads = threading.active_count()
+    with Interruption():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert threading.active_count() == threads
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+
+def test_other_signals_are_left_alone(exits):
+    heard = []
+    old = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            wait_for(lambda: heard)
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_for(lambda: interruption.requested is not None)
+    finally:
+        signal.signal(signal.SIGUSR2, old)
+    assert (interruption.requested, exits) == (signal.SIGTERM, [])
+
+
+def test_in_another_thread_it_does_nothing():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    inside = []
+
+    def run():
+        with Interruption() as interruption:
+            inside.append([signal.getsignal(number) for number in SIGNALS])
+            inside.append(interruption.requested)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [before, None]
