@@ -307,7 +307,10 @@ def test_a_runs_config_can_be_run_again(tmp_path, plane):
     other = parse(["train", "--num-env-steps", "9", "Pendulum-v1", "--config"]
                   + [str(plane / "config.json")])  # fmt: skip
     assert (other.env, other.training.num_env_steps) == ("Pendulum-v1", 9)
-    assert other.settings.critic.v_min == -50.0
+    assert other.settings.critic.v_min is None  # the plane's support is not Pendulum's
+    words = ["train", "--config", str(plane / "config.json"), "dm_control/dog-run"]
+    assert parse(words).settings.critic.v_min == -200.0
+    assert parse([*words, "--critic.v-min", "-3"]).settings.critic.v_min == -3.0
 
 
 def test_words_for_the_environment():
@@ -330,9 +333,9 @@ def test_what_a_training_leaves(run):
     assert answer.err == ""
     (folder,) = Path("runs", "dime", "MultiGoal-v0", "dime").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
-    assert answer.out.splitlines()[-1] == f"run directory: {folder}"
+    assert f"run directory: {folder}" in answer.out.splitlines()
     assert "compiling" in answer.out
-    assert "env step      16 seed 3: return" in answer.out
+    assert "env step      16: return" in answer.out
     # The table: a line for each mode of the last evaluation, its mean as in the records.
     last = {r["mode"]: r for r in read_lines(folder / "evaluations.jsonl")}
     for mode, record in last.items():

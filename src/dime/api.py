@@ -144,7 +144,8 @@ def make_config(
     choose("algorithm", algorithm, ALGORITHMS)
     choose("preset", preset, PRESETS)
     described = _describe(env)
-    settings = preset_settings(preset, algorithm, described)
+    # A factory's name may be that of an environment that it does not make.
+    settings = preset_settings(preset, algorithm, described if isinstance(env, str) else "")
     of_loop = {field.name for field in dataclasses.fields(TrainingConfig)}
     of_algorithm = {field.name for field in dataclasses.fields(settings)}
     for name in options:

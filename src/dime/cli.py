@@ -5,6 +5,7 @@ stages: environment, algorithm and preset first, then the options of that algori
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -135,6 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def parse(arguments: list[str]) -> Any:
@@ -177,9 +183,11 @@ def _parse_train(arguments: list[str]) -> Any:
     first.add_argument("--config", type=Path)
     words = [word for word in arguments if word not in ("--help", "-h")]
     known, _ = first.parse_known_args(words)
+    if known.config is not None:
+        known.env = ""  # may be left out, and then an option's value was taken for it
     command = _parse_options(arguments, known)
-    if command.env != known.env and known.config is None:
-        # Where options come before ENV, their values were taken for it.
+    if command.env != known.env:
+        # Where options come before ENV, too, their values were taken for it.
         known.env = command.env
         command = _parse_options(arguments, known)
     return command
@@ -188,10 +196,14 @@ def _parse_train(arguments: list[str]) -> Any:
 def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
     """Reads the whole command line, whose options and defaults `known` decides."""
     from dime.api import make_config
+    from dime.experiments.presets import with_known_support
     from dime.training.config import RunConfig, TrainingConfig
 
     if known.config is not None:
         config = RunConfig.from_json(_read_config(known.config))
+        if known.env and known.env != config.env:
+            settings = with_known_support(config.settings, known.env, config.preset)
+            config = dataclasses.replace(config, env=known.env, settings=settings)
     else:
         config = make_config(known.env, known.algorithm, known.preset)
     default = Train(
@@ -289,10 +301,9 @@ def _after_training(result: Any, video: bool) -> int:
         return exit_code(result.signal)
     if result.state == "failed":
         print(f"error: the run failed: {result.reason}", file=sys.stderr)
-    else:
-        leave_pictures(result.run_dir, video)
     print(result_table(result.run_dir))
     print(f"run directory: {result.run_dir}")
+    leave_pictures(result.run_dir, video)
     return EXIT_FAILED if result.state == "failed" else 0
 
 

@@ -29,8 +29,8 @@ BAD = [
     (DiffusionPolicyConfig, {"learning_rate": NAN}),
     (DiffusionPolicyConfig, {"adam_b1": 1.0}),
     (DiffusionPolicyConfig, {"max_gradient": 0.0}),
-    (CriticConfig, {"v_min": 200.0}),
-    (CriticConfig, {"v_max": -300.0}),
+    (CriticConfig, {"v_min": 200.0, "v_max": 200.0}),
+    (CriticConfig, {"v_min": -200.0, "v_max": -300.0}),
     (CriticConfig, {"v_max": INF}),
     (CriticConfig, {"v_min": NAN}),
     (CriticConfig, {"num_atoms": 1}),
@@ -92,7 +92,7 @@ def test_defaults_are_the_papers():
     assert (policy.num_denoising_steps, policy.prior_std) == (16, 2.5)
     assert (policy.hidden_dim, policy.num_hidden_layers) == (256, 3)
     assert (critic.hidden_dim, critic.num_hidden_layers, critic.num_critics) == (2048, 2, 2)
-    assert (critic.num_atoms, critic.v_min, critic.v_max) == (101, -200.0, 200.0)
+    assert (critic.num_atoms, critic.v_min, critic.v_max) == (101, None, None)
     assert critic.entropy_weight == 0.005
     assert (policy.learning_rate, critic.learning_rate) == (3e-4, 3e-4)
     assert (policy.adam_b1, critic.adam_b1, policy.max_gradient) == (0.5, 0.5, 1.0)
@@ -101,15 +101,20 @@ def test_defaults_are_the_papers():
     assert (config.discount, config.policy_delay) == (0.99, 3)
 
 
+SUPPORTED = {"hidden_dim": 4, "v_min": -1.0, "v_max": 1.0}
+
+
 @pytest.mark.parametrize("limit", [
     {"policy": DiffusionPolicyConfig(num_denoising_steps=1, hidden_dim=1, num_hidden_layers=1)},
-    {"critic": CriticConfig(hidden_dim=1, num_hidden_layers=1, num_atoms=2, num_critics=1)},
+    {"critic": SUPPORTED | dict(hidden_dim=1, num_hidden_layers=1, num_atoms=2, num_critics=1)},
     {"discount": 0.0, "policy_delay": 1, "num_action_candidates": 1},
 ], ids=lambda fields: next(iter(fields)))  # fmt: skip
 def test_the_smallest_allowed_values_make_an_agent(limit):
     small = {
         "policy": DiffusionPolicyConfig(hidden_dim=4),
-        "critic": CriticConfig(hidden_dim=4),
+        "critic": SUPPORTED,
     }
-    agent = dime(DimeConfig(**(small | limit)), EnvSpec(1, 1))
+    fields = small | limit
+    config = DimeConfig(**fields | {"critic": CriticConfig(**fields["critic"])})
+    agent = dime(config, EnvSpec(1, 1))
     jax.eval_shape(agent.init, jax.random.key(0))

@@ -68,7 +68,7 @@ def test_resume_uses_the_newest_intact_one_and_says_so(run, place, capsys, strai
     assert (run / "checkpoints" / "damaged-step-000000032").is_dir()
 
 
-@pytest.mark.parametrize("place", range(5), ids=NAMES)
+@pytest.mark.parametrize("place", range(4), ids=NAMES[:4])
 def test_load_policy_and_evaluate_use_the_newest_intact_one_and_say_so(run, place):
     older = dime.load_policy(run, "deterministic", checkpoint=checkpoints(run)[0])
     newer = dime.load_policy(run, "deterministic")
@@ -86,6 +86,12 @@ def test_load_policy_and_evaluate_use_the_newest_intact_one_and_say_so(run, plac
     assert record["env_step"] == 30
     assert f"{file} is damaged" in record["warnings"][0]
     assert "env step 30 instead" in record["warnings"][1]
+
+
+def test_a_policy_needs_no_replay(run):
+    expected = dime.load_policy(run, "deterministic")(OBS)
+    flip(own_files(run)[4])
+    np.testing.assert_array_equal(dime.load_policy(run, "deterministic")(OBS), expected)
 
 
 def test_the_command_line_says_so_too(run, capsys):
@@ -121,7 +127,7 @@ def test_a_named_checkpoint_is_verified(run):
 
 
 def test_a_named_checkpoint_that_is_not_there(run):
-    with pytest.raises(DimeError, match="step-000000031/manifest.json"):
+    with pytest.raises(DimeError, match="step-000000031 is not .*: step-000000032, step-000000030"):
         dime.load_policy(run, checkpoint=run / "checkpoints" / "step-000000031")
 
 

@@ -118,8 +118,8 @@ class Brake:
         brake = self
 
         class Known(dime.training.loop.Interruption):
-            def __init__(self):
-                super().__init__()
+            def __init__(self, leave):
+                super().__init__(leave)
                 brake.interruption = self
 
         monkeypatch.setattr(dime.training.loop, "Interruption", Known)

@@ -158,7 +158,7 @@ def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):
 
 
 def test_wandbs_names_tell_the_seed(tmp_path, wandb):
-    listener = WeightsAndBiases("walks", tmp_path / "run", {})
+    listener = WeightsAndBiases("walks", tmp_path, {})
     listener.metrics(METRICS)
     assert wandb.runs[0].logged[0]["seed-7/train/critic_loss"] == 2.5
     assert wandb.runs[0].logged[0]["env_step"] == 500
@@ -168,7 +168,7 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("dime.training.progress.time.monotonic", lambda: clock[0])
-    progress = PlainProgress(500, 2000)
+    progress = PlainProgress(500, 2000, num_seeds=2)
     for env_step in range(501, 1001):
         clock[0] += 0.125
         progress.step(env_step)
@@ -182,7 +182,7 @@ def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys):
-    progress = make_progress(0, 10)
+    progress = make_progress(0, 10, num_seeds=1)
     progress.message("warning: so it is")
     progress.step(1)
     progress.close()

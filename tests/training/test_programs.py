@@ -17,6 +17,7 @@ from dime.training.programs import (
     advance,
     counters,
     evaluation_actions,
+    evaluation_turn,
     initialise,
     initialise_replay,
     over_seeds,
@@ -144,7 +145,7 @@ def test_a_seed_does_the_same_alone_and_in_company(programs):
     for _ in range(4):
         action, metrics, finite = together.advance()
         singles = [run.advance() for run in alone]
-        assert finite.tolist() == [True, True]
+        assert finite.shape == (2, len(metrics) + 1) and finite.all()
         np.testing.assert_allclose(action, np.concatenate([s[0] for s in singles]), rtol=1e-5)
         for name in metrics:
             apart = np.concatenate([single[1][name] for single in singles])
@@ -155,18 +156,31 @@ def test_the_flag_is_of_the_seed_that_has_a_nan(programs):
     run = Run(programs[2], [5, 9])
     run.store()
     run.state = {"weight": run.state["weight"].at[1, 0, 0].set(jnp.nan)}
-    assert run.advance()[2].tolist() == [True, False]
+    _, metrics, finite = run.advance()
+    assert finite.all(axis=1).tolist() == [True, False]
+    quantities = [*sorted(metrics), "action"]
+    bad = {name for name, value in metrics.items() if not np.isfinite(value[1]).all()}
+    assert {quantities[i] for i in np.flatnonzero(~finite[1])} == bad | {"action"}
 
 
-def test_evaluation_keys_depend_on_mode_env_step_and_step():
+def evaluated(mode, env_step, step, first_episode=0, count=2):
     keys = seed_keys((0,))
-    state, obs = initialise(AGENT, keys), jnp.zeros((1, 2, 2))
+    turn = evaluation_turn(
+        np.zeros((1, count, 2), np.float32), first_episode, step, keys, counters(env_step, 7)
+    )
+    return np.asarray(evaluation_actions(AGENT, mode, initialise(AGENT, keys), turn))
+
+
+def test_evaluation_keys_depend_on_mode_env_step_step_and_episode():
     places = list(itertools.product(("stochastic", "best_of_n"), (0, 500), (0, 1)))
-    actions = [
-        evaluation_actions(AGENT, mode, state, obs, keys, counters(env_step, step))
-        for mode, env_step, step in places
-    ]
+    actions = [evaluated(*place) for place in places]
     assert len(np.unique(np.stack(actions))) == 2 * len(places)  # two episodes each
+
+
+def test_an_episode_does_not_depend_on_how_many_are_played_beside_it():
+    together = evaluated("stochastic", 500, 3, count=4)
+    apart = [evaluated("stochastic", 500, 3, first, count=2) for first in (0, 2)]
+    np.testing.assert_allclose(together, np.concatenate(apart, axis=1), rtol=1e-6)
 
 
 def test_one_seed_goes_without_an_axis_and_comes_back_with_it():

@@ -25,44 +25,48 @@ def exits(monkeypatch):
     return statuses
 
 
+@pytest.fixture
+def told():
+    """The numbers of the signals that the process left with."""
+    return []
+
+
 def test_exit_statuses():
     assert [exit_code(number) for number in SIGNALS] == [130, 75, 75]
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_the_first_signal_asks(number, exits):
-    with Interruption() as interruption:
+def test_the_first_signal_asks(number, exits, told):
+    with Interruption(told.append) as interruption:
         assert interruption.requested is None
         os.kill(os.getpid(), number)
         wait_for(lambda: interruption.requested is not None)
     assert interruption.requested == number
-    assert exits == []
+    assert exits == told == []
 
 
-def test_the_second_signal_leaves(exits):
-    with Interruption() as interruption:
+def test_the_second_signal_leaves(exits, told):
+    with Interruption(told.append) as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: interruption.requested is not None)
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: exits)
-    assert exits == [130]
+    assert (told, exits) == ([signal.SIGINT], [130])
 
 
-def test_while_leaving_the_first_signal_leaves(exits):
-    told = []
-    with Interruption() as interruption:
-        with interruption.leaving(told.append):
+def test_while_leaving_the_first_signal_leaves(exits, told):
+    with Interruption(told.append) as interruption:
+        with interruption.leaving_at_once():
             os.kill(os.getpid(), signal.SIGUSR1)
             wait_for(lambda: exits)
         assert (told, exits) == ([signal.SIGUSR1], [75])
 
 
-def test_asked_before_a_long_phase_leaves_at_its_start(exits):
-    told = []
-    with Interruption() as interruption:
+def test_asked_before_a_long_phase_leaves_at_its_start(exits, told):
+    with Interruption(told.append) as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: interruption.requested is not None)
-        with interruption.leaving(told.append):
+        with interruption.leaving_at_once():
             pass
     assert (told, exits) == ([signal.SIGTERM], [75])
 
@@ -70,7 +74,7 @@ def test_asked_before_a_long_phase_leaves_at_its_start(exits):
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     threads = threading.active_count()
-    with Interruption():
+    with Interruption(print):
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert threading.active_count() == threads
@@ -79,11 +83,11 @@ def test_handlers_are_put_back():
         time.sleep(10)
 
 
-def test_other_signals_are_left_alone(exits):
+def test_other_signals_are_left_alone(exits, told):
     heard = []
     old = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     try:
-        with Interruption() as interruption:
+        with Interruption(told.append) as interruption:
             os.kill(os.getpid(), signal.SIGUSR2)
             wait_for(lambda: heard)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -93,12 +97,12 @@ def test_other_signals_are_left_alone(exits):
     assert (interruption.requested, exits) == (signal.SIGTERM, [])
 
 
-def test_in_another_thread_it_does_nothing():
+def test_in_another_thread_it_does_nothing(told):
     before = [signal.getsignal(number) for number in SIGNALS]
     inside = []
 
     def run():
-        with Interruption() as interruption:
+        with Interruption(told.append) as interruption:
             inside.append([signal.getsignal(number) for number in SIGNALS])
             inside.append(interruption.requested)
 

@@ -48,4 +48,4 @@ def toy(config, spec):
     return Agent(init=init, act=act, update=update)
 
 
-TOY = Algorithm(make=toy, config=ToyConfig, paper="", policy="", critic="")
+TOY = Algorithm(make=toy, config=ToyConfig, presets={}, paper="", policy="", critic="")

@@ -34,10 +34,10 @@ class CriticConfig:
 
     head: HeadName = "categorical"
     """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""
-    v_min: float | None = -200.0
+    v_min: float | None = None
     """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
-    Gym, -3600 on MyoSuite); None where it is still to be given."""
-    v_max: float | None = 200.0
+    Gym, -3600 on MyoSuite, which the presets fill in); None where it is still to be given."""
+    v_max: float | None = None
     """Highest return of the support (paper, appendix E: 200, 1600, 3600)."""
     num_atoms: int = 101
     """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""

@@ -1,5 +1,6 @@
 """Evaluating the policies of a run directory, and filming one."""
 
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,18 @@ import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
 from dime.deploy.video import write_video
-from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.config import choose
-from dime.training.evaluation import MAX_EPISODE_STEPS, evaluation_seeds, run_episodes, summary
-from dime.training.programs import counters, evaluation_actions, seed_keys
+from dime.training.evaluation import (
+    MAX_EPISODE_STEPS,
+    Actions,
+    EpisodeResult,
+    evaluation_seeds,
+    run_episodes,
+    summary,
+)
+from dime.training.programs import counters, evaluation_actions, evaluation_turn, seed_keys
 from dime.training.run import EnvLike
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
@@ -55,13 +62,7 @@ def evaluate(
     if count < 1:
         raise DimeError(f"episodes is {count}; it must be at least 1.")
     source = _environment(restored, env, Path(run_dir))
-    kwargs = restored.config.env_kwargs
-    environments = [make(source, kwargs) for _ in range(count * len(restored.seeds))]
-    try:
-        records = _play(restored, mode, count, environments)
-    finally:
-        for environment in environments:
-            environment.close()
+    records = _play(restored, mode, count, source)
     if video is not None:
         film(restored, mode, source, Path(video))
     return records
@@ -79,13 +80,23 @@ def _environment(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvL
     return restored.config.env
 
 
-def _play(
-    restored: Restored, mode: str, count: int, environments: list[Environment]
-) -> list[dict[str, Any]]:
+def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:
+    """Plays as many episodes at a time as the run's own evaluations."""
     env_step = restored.checkpoint.env_step
-    seeds = [evaluation_seeds(seed, env_step, count) for seed in restored.seeds]
-    results = run_episodes(environments, seeds, _actions(restored, mode))
-    assert results is not None  # nothing stops these episodes
+    at_a_time = min(count, restored.config.training.num_evaluation_episodes)
+    played: list[list[EpisodeResult]] = [[] for _ in restored.seeds]
+    with ExitStack() as stack:
+        environments = [
+            stack.enter_context(closing(make(env, restored.config.env_kwargs)))
+            for _ in range(at_a_time * len(restored.seeds))
+        ]
+        for first in range(0, count, at_a_time):
+            chosen = slice(first, min(first + at_a_time, count))
+            seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
+            results = run_episodes(environments, seeds, _actions(restored, mode, first))
+            assert results is not None  # nothing stops these episodes
+            for episodes, more in zip(played, results, strict=True):
+                episodes += more
     updates = restored.checkpoint.run["updates"]
     return [
         {
@@ -96,17 +107,18 @@ def _play(
             **summary(episodes),
             "warnings": restored.warnings,
         }
-        for seed, episodes in zip(restored.seeds, results, strict=True)
+        for seed, episodes in zip(restored.seeds, played, strict=True)
     ]
 
 
-def _actions(restored: Restored, mode: str):
+def _actions(restored: Restored, mode: str, first_episode: int = 0) -> Actions:
     program = jax.jit(partial(evaluation_actions, restored.agent, mode))
     keys = seed_keys(tuple(restored.seeds))
+    at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
 
     def act(obs: np.ndarray, step: int) -> np.ndarray:
-        at = counters(restored.checkpoint.env_step, step)
-        return np.asarray(program(restored.state, obs, keys, at))
+        turn = evaluation_turn(obs, first_episode, step, keys, at)
+        return np.asarray(program(restored.state, turn))
 
     return act
 

@@ -41,9 +41,9 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     config = RunConfig.from_json(directory.config())
     notes: list[str] = []
     if checkpoint is not None:
-        loaded = directory.checkpoints.load(checkpoint)
+        loaded = directory.checkpoints.load(checkpoint, replay=False)
     else:
-        loaded, notes = directory.checkpoints.load_newest()
+        loaded, notes = directory.checkpoints.load_newest(replay=False)
     if loaded is None:
         raise DimeError(f"{run_dir} has no checkpoint yet.")
     if notes:

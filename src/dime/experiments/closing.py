@@ -17,17 +17,23 @@ from dime.training.records import read_records
 
 def leave_pictures(run_dir: Path, video: bool) -> None:
     """Draws `learning_curve.png` and films `video.mp4`; says so where one cannot be made."""
-    plot([run_dir], run_dir / "learning_curve.png")
-    print(f"wrote {run_dir / 'learning_curve.png'}")
+    try:
+        plot([run_dir], run_dir / "learning_curve.png")
+        print(f"wrote {run_dir / 'learning_curve.png'}")
+    except Exception as error:  # no picture is worth the end of a good run
+        print(f"no learning curve: {_short(error)}")
     if not video:
         return
     try:
         restored = restore_agents(run_dir)
         film(restored, "deterministic", restored.config.env, run_dir / "video.mp4")
-    except DimeError as error:
-        print(f"no film: {error}")
-    else:
         print(f"wrote {run_dir / 'video.mp4'} (an episode, deterministic actions)")
+    except Exception as error:  # likewise; also whatever an encoder raises
+        print(f"no film: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    return str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}"
 
 
 def result_table(run_dir: Path) -> str:

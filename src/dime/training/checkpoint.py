@@ -15,6 +15,7 @@ safetensors, everything else JSON; nothing is ever unpickled.
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from dime.training.config import FORMAT_VERSION
 from dime.training.records import sync_folder, write_bytes
 
 Arrays = dict[str, np.ndarray]
+_NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 KEPT = 2  # newest checkpoints; the older one is for the day the newer one is damaged
 
 
@@ -88,11 +90,6 @@ def _encode(content: Any) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _write(path: Path, content: bytes) -> dict[str, Any]:
-    write_bytes(path, content)
-    return _digest(content)
-
-
 class CheckpointFolder:
     """The checkpoints of one run."""
 
@@ -102,7 +99,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[Path]:
         """Folders of complete checkpoints, newest first."""
-        return sorted(self.folder.glob("step-*"), reverse=True)
+        named = (path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name))
+        return sorted(named, key=_order, reverse=True)
 
     def save(
         self, state: Arrays, episodes: Arrays, run: dict[str, Any], segments: list[dict[str, Any]]
@@ -112,20 +110,22 @@ class CheckpointFolder:
         temporary = self.folder / f".{path.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        files = {
-            "state.safetensors": _write(
-                temporary / "state.safetensors", safetensors.numpy.save(state)
-            ),
-            "episodes.safetensors": _write(
-                temporary / "episodes.safetensors", safetensors.numpy.save(episodes)
-            ),
-            "run.json": _write(temporary / "run.json", _encode(run)),
+        contents = {
+            "state.safetensors": safetensors.numpy.save(state),
+            "episodes.safetensors": safetensors.numpy.save(episodes),
+            "run.json": _encode(run),
         }
-        content = {"format_version": FORMAT_VERSION, "files": files, "replay": segments}
-        manifest = {"content": content, **_digest(_encode(content))}
-        write_bytes(temporary / "manifest.json", _encode(manifest))
-        sync_folder(temporary)
-        temporary.rename(path)
+        files = {name: _digest(content) for name, content in contents.items()}
+        body = {"format_version": FORMAT_VERSION, "files": files, "replay": segments}
+        contents["manifest.json"] = _encode({"content": body, **_digest(_encode(body))})
+        try:
+            for name, content in contents.items():
+                write_bytes(temporary / name, content)
+            sync_folder(temporary)
+            temporary.rename(path)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # half of it would fill the disk further
+            raise
         sync_folder(self.folder)
         self._remove_old()
         return path
@@ -133,17 +133,17 @@ class CheckpointFolder:
     def _free_name(self, env_step: int) -> Path:
         """`step-000000500`, or `step-000000500-1` where that step was saved before."""
         name = f"step-{env_step:09d}"
-        taken = len(list(self.folder.glob(f"{name}*")))
-        return self.folder / (f"{name}-{taken}" if taken else name)
+        taken = [_order(path)[1] for path in self.steps() if _order(path)[0] == env_step]
+        return self.folder / (f"{name}-{max(taken) + 1}" if taken else name)
 
     def save_segment(self, rows: Arrays, start: int, stop: int, seeds: list[int]) -> dict[str, Any]:
         """Writes transitions [start, stop) of these seeds; returns the segment's description."""
         self.replay_folder.mkdir(parents=True, exist_ok=True)
         name = f"{start:09d}-{stop:09d}.safetensors"
         content = safetensors.numpy.save(rows, {"seeds": json.dumps(seeds)})
-        digest = _write(self.replay_folder / name, content)
+        write_bytes(self.replay_folder / name, content)
         sync_folder(self.replay_folder)
-        return {"file": name, "start": start, "stop": stop, **digest}
+        return {"file": name, "start": start, "stop": stop, **_digest(content)}
 
     def _remove_old(self) -> None:
         """Removes what no kept checkpoint needs, also what killed saves left."""
@@ -155,7 +155,7 @@ class CheckpointFolder:
             if path.name not in needed:
                 path.unlink()
 
-    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def load_newest(self, *, replay: bool = True) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, and a warning for each damaged one on the way.
 
         None where no checkpoint was ever completed. Raises `DamagedError` where none is intact.
@@ -163,21 +163,24 @@ class CheckpointFolder:
         warnings: list[str] = []
         for path in self.steps():
             try:
-                return self.load(path), warnings
+                return self.load(path, replay=replay), warnings
             except DamagedError as error:
                 warnings.append(str(error))
         if warnings:
             raise DamagedError("No checkpoint is intact. " + " ".join(warnings))
         return None, []
 
-    def load(self, path: Path) -> Checkpoint:
-        """Reads and verifies a checkpoint, its replay segments included."""
+    def load(self, path: Path, *, replay: bool = True) -> Checkpoint:
+        """Reads and verifies a checkpoint, its replay segments included if `replay`."""
+        if not path.is_dir():
+            there = ", ".join(step.name for step in self.steps()) or "none"
+            raise DimeError(f"{path} is not a checkpoint's folder. In {self.folder}: {there}.")
         manifest = _read_manifest(path)
         contents = {
             name: _read_verified(path / name, digest) for name, digest in manifest["files"].items()
         }
         replay_files = []
-        for segment in manifest["replay"]:
+        for segment in manifest["replay"] if replay else []:
             file = self.replay_folder / segment["file"]
             _read_verified(file, segment)
             replay_files.append((file, segment["start"]))
@@ -193,10 +196,17 @@ class CheckpointFolder:
     def set_aside(self, newest: Path) -> None:
         """Renames every checkpoint newer than `newest`, which were found damaged."""
         for path in self.steps():
-            if path > newest:
+            if _order(path) > _order(newest):
                 aside = path.with_name(f"damaged-{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
+
+
+def _order(path: Path) -> tuple[int, int]:
+    """Env step and count of `step-000000500` or `step-000000500-1`."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # `steps` gives no others
+    return int(match[1]), int(match[2] or 0)
 
 
 def _peek_segments(path: Path) -> list[dict[str, Any]]:

@@ -44,24 +44,29 @@ class EpisodeStream:
 
     def begin(self) -> None:
         """Resets the environment for the episode `self.number`."""
+        self.obs = self._first_obs(self.number)
         self.actions = []
         self.episode_return = 0.0
-        self.obs = self.env.reset(episode_seed(self.seed, TRAINING, self.number))
+
+    def _first_obs(self, number: int) -> np.ndarray:
+        return self.env.reset(episode_seed(self.seed, TRAINING, number))
 
     def step(self, action: np.ndarray) -> Observed:
         """Takes a step; begins the next episode where this one ends.
 
-        `next_obs` of the result is the true successor, also where the episode ended.
+        `next_obs` of the result is the true successor, also where the episode ended. Where the
+        environment raises, here or at the next reset, the stream stays as it was before the step.
         """
         obs = self.obs
         result = self.env.step(action)
+        ended = result.terminated or result.truncated
+        self.obs = self._first_obs(self.number + 1) if ended else result.obs
         self.actions.append(action)
         self.episode_return += result.reward
-        self.obs = result.obs
-        if result.terminated or result.truncated:
+        if ended:
             self.last_return, self.last_length = self.episode_return, len(self.actions)
             self.number += 1
-            self.begin()
+            self.actions, self.episode_return = [], 0.0
         reward = np.float32(result.reward)
         return Observed(obs, action, reward, result.obs, result.terminated, self.obs)
 

@@ -21,6 +21,7 @@ from dime.training.programs import (
     Programs,
     Turn,
     counters,
+    evaluation_turn,
     initialise,
     initialise_replay,
     seed_keys,
@@ -32,7 +33,8 @@ from dime.types import Agent, EnvSpec, Transition
 class Learners:
     """Agents and training environments of every seed that still runs, and how far they are.
 
-    `compiling` is entered whenever programs are compiled, which may take long.
+    `compiling` is entered while the programs are compiled before the first step, which may take
+    long.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Learners:
 
     def begin(self) -> dict[int, SeedFailure]:
         """Everything as it is before the first step; returns the seeds that fail already."""
-        self._compile()
+        with self._compiling():
+            self._compile()
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         self.replay = initialise_replay(self.config.effective_capacity, self.spec, len(self.seeds))
         failures = {}
@@ -73,15 +76,17 @@ class Learners:
     def restore(self, checkpoint: Checkpoint) -> list[str]:
         """Everything as it was at a checkpoint; returns warnings."""
         spaces = json.loads(json.dumps(self.streams[0].env.spaces.to_json()))
-        if spaces != checkpoint.run["spaces"]:
+        saved = checkpoint.run["spaces"]
+        if spaces | {"name": ""} != saved | {"name": ""}:
             raise DimeError(
                 f"The environment's spaces are no longer those of {checkpoint.path}: "
-                f"{spaces} now, {checkpoint.run['spaces']} then."
+                f"{spaces} now, {saved} then."
             )
         self.seeds = checkpoint.run["seeds"]
         self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
         self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
-        self._compile()
+        with self._compiling():
+            self._compile()
         state = from_arrays(checkpoint.state, self._programs.state_shape)
         self.state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
         self.replay = load_replay(
@@ -110,8 +115,7 @@ class Learners:
 
     def _compile(self) -> None:
         self._keys = seed_keys(tuple(self.seeds))
-        with self._compiling():
-            self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
+        self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
 
     def _choose_actions(self) -> None:
         at = counters(self.env_step, self.update)
@@ -160,18 +164,15 @@ class Learners:
         actions, finite = jax.device_get((advanced.action, advanced.finite))
         self._actions = actions
         failures = {}
-        for index in np.flatnonzero(~finite).tolist():
-            names = self._non_finite_metrics(index) or ["action"]
+        quantities = [*sorted(self.metrics), "action"]
+        for index in np.flatnonzero(~finite.all(axis=1)).tolist():
+            names = [quantities[i] for i in np.flatnonzero(~finite[index])]
             reason = f"{', '.join(names)} became NaN or infinite at env step {self.env_step}"
             failures[self.seeds[index]] = SeedFailure(
                 self.env_step, reason, "", poisoned=True, state=self.state_of(index)
             )
         self.remove(set(failures))
         return failures
-
-    def _non_finite_metrics(self, index: int) -> list[str]:
-        metrics = jax.device_get(self.metrics)
-        return [name for name, value in metrics.items() if not np.isfinite(value[index]).all()]
 
     def state_of(self, index: int) -> Arrays:
         """The state's arrays of the seed at this place."""
@@ -198,7 +199,8 @@ class Learners:
         program = self._programs.evaluate[mode]
 
         def act(obs: np.ndarray, step: int) -> np.ndarray:
-            return np.asarray(program(self.state, obs, self._keys, counters(self.env_step, step)))
+            at = counters(self.env_step, self.update)
+            return np.asarray(program(self.state, evaluation_turn(obs, 0, step, self._keys, at)))
 
         return act
 

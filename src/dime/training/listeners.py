@@ -1,10 +1,17 @@
 """Who is told of a run's records: TensorBoard, Weights & Biases, the progress display."""
 
 import importlib.util
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
 from dime.errors import DimeError
+from dime.training.records import write_bytes
 
 Record = dict[str, Any]
 
@@ -26,6 +33,9 @@ class Listener:
 
     def close(self) -> None:
         """The run ends."""
+
+    def leave(self) -> None:
+        """The process ends at once."""
 
 
 def _scalars(record: Record) -> dict[str, float]:
@@ -51,32 +61,47 @@ def _evaluation_scalars(record: Record) -> dict[str, float]:
 
 
 class TensorBoard(Listener):
-    """Event files, a folder per seed; events from `purge_step` on were cut off and are hidden."""
+    """Event files, a folder per seed; events from `purge_step` on were cut off and are hidden.
+
+    Written without tensorboardX's `SummaryWriter`, whose thread dies on a full disk and then
+    blocks whoever adds an event.
+    """
 
     def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
-        from tensorboardX import SummaryWriter
+        self._writers = {seed: _new_events_file(folder / f"seed-{seed}") for seed in seeds}
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            for seed in seeds:
+                self._write(seed, Event(step=purge_step, session_log=start))
 
-        self._writers = {
-            seed: SummaryWriter(str(folder / f"seed-{seed}"), purge_step=purge_step)
-            for seed in seeds
-        }
+    def _write(self, seed: int, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writers[seed].write_event(event)
+        self._writers[seed].flush()
 
-    def _write(self, record: Record, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            self._writers[record["seed"]].add_scalar(name, value, record["env_step"])
+    def _add(self, record: Record, scalars: dict[str, float]) -> None:
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items()]
+        event = Event(step=record["env_step"], summary=Summary(value=values))
+        self._write(record["seed"], event)
 
     def metrics(self, record: Record) -> None:
         """Adds the record's numbers."""
-        self._write(record, {f"train/{name}": v for name, v in _scalars(record).items()})
+        self._add(record, {f"train/{name}": v for name, v in _scalars(record).items()})
 
     def evaluation(self, record: Record) -> None:
         """Adds the evaluation's means."""
-        self._write(record, _evaluation_scalars(record))
+        self._add(record, _evaluation_scalars(record))
 
     def close(self) -> None:
-        """Flushes the files."""
+        """Closes the files."""
         for writer in self._writers.values():
             writer.close()
+
+
+def _new_events_file(folder: Path) -> EventsWriter:
+    folder.mkdir(parents=True, exist_ok=True)
+    # The name holds the time in seconds; the suffix keeps two starts in one second apart.
+    return EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
 
 
 class WeightsAndBiases(Listener):
@@ -93,10 +118,13 @@ class WeightsAndBiases(Listener):
     def __init__(self, project: str, run_dir: Path, config: dict[str, Any]):
         import wandb
 
+        id_file = run_dir / "wandb_id.txt"
+        if not id_file.exists():
+            write_bytes(id_file, uuid.uuid4().hex.encode())
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
-            id="-".join(run_dir.resolve().parts[-3:]),
+            id=id_file.read_text(),
             resume="allow",
             config=config,
             dir=str(run_dir),

@@ -47,11 +47,13 @@ class _AllFailed(Exception):
     """No seed is left."""
 
 
+_NOT_SAVED = "the last checkpoint could not be written"
+
 MakeLearners = Callable[[Callable[[], AbstractContextManager[None]]], Learners]
 
 
 class Loop:
-    """One process's part of a run. `interruption` must be entered around everything."""
+    """One process's part of a run. `interruption` must be entered around `run`."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Loop:
         self.config = config
         self.directory = directory
         self.recorder = recorder
-        self.interruption = Interruption()
+        self.interruption = Interruption(self._leave)
         self.learners = make_learners(self._compiling)
         self._make_environment = make_environment
         self._evaluation_environments: list[Environment] = []
@@ -72,7 +74,7 @@ class Loop:
         self._last_evaluation_step: int | None = None
         self._last_saved: tuple[int, int | None] | None = None
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint; newer records are set aside."""
         env_step, updates = checkpoint.env_step, checkpoint.run["updates"]
         num_cut = self.recorder.restore(checkpoint.run, env_step, updates)
@@ -86,30 +88,33 @@ class Loop:
         self._last_evaluation_step = checkpoint.run["last_evaluation_step"]
         self._last_saved = (self.learners.env_step, self._last_evaluation_step)
 
-    def run(self, new: bool) -> RunResult:
+    def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Runs until the end, a signal, the callback's wish, or the failure of every seed.
 
-        `new` begins at env step 0; otherwise `restore` came first.
+        From `checkpoint`, or from env step 0 where there is none.
         """
-        self._status("running")
         try:
-            if new:
+            if checkpoint is not None:
+                self._restore(checkpoint)
+                self._status("running")
+            else:
+                self._status("running")
                 self.recorder.restart()
                 self._note_failures(self.learners.begin())
             self.recorder.start()
             self._repeat()
-            return self._end("failed" if self.recorder.failed_seeds else "finished")
+            return self._finished()
         except _AllFailed:
-            return self._end("failed")
+            return self._result("failed", self._failures())
         except _Stop as stop:
-            self._save()
-            return self._end("interrupted", stop.reason, stop.number)
+            if not self._save():
+                return self._result("failed", f"{stop.reason}, and {_NOT_SAVED}")
+            return self._result("interrupted", stop.reason, stop.number)
         except BaseException as error:
             self._status("failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            for env in self._evaluation_environments:
-                env.close()
+            self._close_evaluation_environments()
 
     def _repeat(self) -> None:
         while True:
@@ -122,10 +127,20 @@ class Loop:
             self.recorder.step(self.learners.env_step)
             self._record_if_due()
 
-    def _end(self, state: str, reason: str | None = None, number: int | None = None) -> RunResult:
-        if state == "failed":
-            failed = self.recorder.failed_seeds.items()
-            reason = "; ".join(f"seed {seed}: {failure['reason']}" for seed, failure in failed)
+    def _finished(self) -> RunResult:
+        if not self._save():
+            return self._result("failed", _NOT_SAVED)
+        if self.recorder.failed_seeds:
+            return self._result("failed", self._failures())
+        return self._result("finished")
+
+    def _failures(self) -> str:
+        failed = self.recorder.failed_seeds.items()
+        return "; ".join(f"seed {seed}: {failure['reason']}" for seed, failure in failed)
+
+    def _result(
+        self, state: str, reason: str | None = None, number: int | None = None
+    ) -> RunResult:
         self._status(state, reason)
         return RunResult(self.directory.path, state, reason, self.learners.env_step, number)
 
@@ -136,11 +151,17 @@ class Loop:
     def _compiling(self) -> Iterator[None]:
         """Inside, a signal ends the process at once: the newest checkpoint has everything."""
         self.recorder.message("compiling")
-        with self.interruption.leaving(self._leave):
+        with self.interruption.leaving_at_once():
             yield
 
     def _leave(self, number: int) -> None:
-        self._status("interrupted", f"{signal.Signals(number).name} during compilation")
+        name = signal.Signals(number).name
+        if self.interruption.nothing_to_save:
+            self._status("interrupted", f"{name} during compilation")
+            text = f"Stopped by {name} during compilation; there was nothing to save."
+        else:
+            text = f"Left at the second signal ({name}), perhaps before all was saved."
+        self.recorder.leave(f"{text} Continue with: dime resume {self.directory.path}")
 
     def _stop_if_asked(self) -> None:
         number = self.interruption.requested
@@ -179,6 +200,7 @@ class Loop:
                 index, env = error.agent, self._evaluation_environments[0]
                 state = self.learners.state_of(index)
                 failure = failure_of(error.cause, env.name, env_step, state)
+                self._close_evaluation_environments()  # one of them may be broken
                 self.learners.remove({seeds[index]})
                 self._note_failures({seeds[index]: failure})
                 continue
@@ -196,6 +218,11 @@ class Loop:
         while len(self._evaluation_environments) < count:
             self._evaluation_environments.append(self._make_environment())
         return self._evaluation_environments[:count]
+
+    def _close_evaluation_environments(self) -> None:
+        for env in self._evaluation_environments:
+            env.close()
+        self._evaluation_environments = []
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
@@ -234,21 +261,22 @@ class Loop:
         if self._due(self.config.checkpoint_every):
             self._save()
 
-    def _save(self) -> None:
-        """Writes a checkpoint unless the newest one holds the same; a full disk stops nothing."""
+    def _save(self) -> bool:
+        """Writes a checkpoint unless the newest one holds the same.
+
+        False where the disk did not take it, which stops nothing: the next interval tries again.
+        """
         env_step = self.learners.env_step
         position = (env_step, self._last_evaluation_step)
         if position == self._last_saved:
-            return
+            return True
         state, episodes, run = self.learners.snapshot()
-        run |= {"last_evaluation_step": self._last_evaluation_step, **self.recorder.position()}
         try:
+            run |= {"last_evaluation_step": self._last_evaluation_step, **self.recorder.position()}
             segments = self._replay_saver.save(self.learners.replay, env_step, self.learners.seeds)
             self.directory.checkpoints.save(state, episodes, run, segments)
         except OSError as error:
-            self.recorder.message(
-                f"warning: no checkpoint at env step {env_step}: {error}. Training goes on; the "
-                "next interval tries again."
-            )
-            return
+            self.recorder.message(f"warning: no checkpoint at env step {env_step}: {error}")
+            return False
         self._last_saved = position
+        return True

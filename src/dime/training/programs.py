@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dime.training.config import TrainingConfig
 from dime.training.replay import Replay, empty_replay, sample_batch, store
@@ -15,13 +15,17 @@ from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transi
 
 
 class Advanced(NamedTuple):
-    """What one env step's updates leave behind. All leaves lead with the axis of seeds."""
+    """What one env step's updates leave behind. All leaves lead with the axis of seeds.
+
+    `metrics` are those of the last update; `finite` says of every metric (sorted by name) in all
+    of the step's updates, and last of the action, whether it is finite.
+    """
 
     state: AlgorithmState
     replay: Replay
     action: Float[Array, "seeds act"]
     metrics: Metrics
-    finite: Bool[Array, " seeds"]
+    finite: Bool[Array, "seeds quantities"]
 
 
 class Turn(NamedTuple):
@@ -31,6 +35,22 @@ class Turn(NamedTuple):
     next_obs: Float[Array, "seeds obs"]  # to act on: a reset's where the episode ended
     keys: Key[Array, " seeds"]
     at: Counters
+
+
+class EvaluationTurn(NamedTuple):
+    """What one step of all episodes of an evaluation brings to the program."""
+
+    obs: Float[Array, "seeds episodes obs"]
+    episodes: Int[Array, " episodes"]  # their numbers in the evaluation
+    step: Int[Array, ""]  # in the episodes
+    keys: Key[Array, " seeds"]
+    at: Counters
+
+
+def evaluation_turn(obs: Any, first_episode: int, step: int, keys: Any, at: Counters) -> Any:
+    """The turn of episodes `first_episode`, `first_episode + 1`, ..."""
+    episodes = np.arange(first_episode, first_episode + obs.shape[1], dtype=np.int32)
+    return EvaluationTurn(obs, episodes, np.int32(step), keys, at)  # pyright: ignore[reportArgumentType]
 
 
 def counters(env_step: int, update: int) -> Counters:
@@ -107,21 +127,23 @@ def explore(
 
 
 def evaluation_actions(
-    agent: Agent,
-    mode: str,
-    state: AlgorithmState,
-    obs: Float[Array, "seeds episodes obs"],
-    keys,
-    at,
+    agent: Agent, mode: str, state: AlgorithmState, turn: EvaluationTurn
 ) -> Float[Array, "seeds episodes act"]:
-    """Actions of an evaluation's episodes; `at` counts env steps, and steps of the episodes."""
-    mode_number = sorted(agent.act).index(mode)
+    """Actions in an evaluation's episodes, each with random numbers of its own.
 
-    def act(state, obs, key):
-        key = _derive(key, _EVALUATION, mode_number, at.env_step, at.update)
-        return agent.act[mode](state, obs, key, at)
+    An episode is the same however many are played beside it.
+    """
+    mode_number, at = sorted(agent.act).index(mode), turn.at
 
-    return over_seeds(act, state, obs, keys)
+    def act_in_all(state, obs, key):
+        key = _derive(key, _EVALUATION, mode_number, at.env_step, turn.step)
+
+        def act(obs, episode):
+            return agent.act[mode](state, obs, jax.random.fold_in(key, episode), at)
+
+        return jax.vmap(act)(obs, turn.episodes)
+
+    return over_seeds(act_in_all, state, turn.obs, turn.keys)
 
 
 def advance(
@@ -156,14 +178,14 @@ def advance(
     action = explore(agent, state, turn.next_obs, turn.keys, at)
     finite = [
         jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(-1)
-        for leaf in (*metrics.values(), action)
+        for leaf in (*(metrics[name] for name in sorted(metrics)), action)
     ]
     last = jax.tree.map(lambda leaf: leaf[:, -1], metrics)
-    return Advanced(state, replay, action, last, jnp.stack(finite).all(axis=0))
+    return Advanced(state, replay, action, last, jnp.stack(finite, axis=-1))
 
 
 class Programs:
-    """The above, compiled for a number of seeds: nothing is compiled inside the loop."""
+    """The above, compiled for a number of seeds before the loop begins."""
 
     def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
         self.agent, self.config, self.spec = agent, config, spec
@@ -173,8 +195,8 @@ class Programs:
             lambda: initialise_replay(config.effective_capacity, spec, num_seeds)
         )
         turn = jax.eval_shape(partial(_example_turn, spec, num_seeds))
-        episodes = jax.ShapeDtypeStruct(
-            (num_seeds, config.num_evaluation_episodes, spec.obs_dim), jnp.float32
+        evaluation = jax.eval_shape(
+            partial(_example_evaluation_turn, spec, num_seeds, config.num_evaluation_episodes)
         )
 
         def compiled(function, *arguments, donated=()):
@@ -187,7 +209,7 @@ class Programs:
         )
         self.explore = compiled(partial(explore, agent), state, obs, keys, at)
         self.evaluate = {
-            mode: compiled(partial(evaluation_actions, agent, mode), state, episodes, keys, at)
+            mode: compiled(partial(evaluation_actions, agent, mode), state, evaluation)
             for mode in config.evaluation_modes
         }
         self.advance = compiled(
@@ -201,3 +223,14 @@ def _example_turn(spec: EnvSpec, num_seeds: int) -> Turn:
     transition = Transition(obs, action, scalar, obs, scalar > 0.0)
     counter = jnp.zeros((), jnp.int32)
     return Turn(transition, obs, seed_keys(tuple(range(num_seeds))), Counters(counter, counter))
+
+
+def _example_evaluation_turn(spec: EnvSpec, num_seeds: int, num_episodes: int) -> EvaluationTurn:
+    counter = jnp.zeros((), jnp.int32)
+    return EvaluationTurn(
+        obs=jnp.zeros((num_seeds, num_episodes, spec.obs_dim)),
+        episodes=jnp.arange(num_episodes, dtype=jnp.int32),
+        step=counter,
+        keys=seed_keys(tuple(range(num_seeds))),
+        at=Counters(counter, counter),
+    )

@@ -28,7 +28,8 @@ class _Watch(Listener):
 
     interval = _REFRESH_EVERY_S
 
-    def __init__(self, env_step: int, num_env_steps: int):
+    def __init__(self, env_step: int, num_env_steps: int, num_seeds: int):
+        self._num_seeds = num_seeds
         self.env_step = self._first_step = env_step
         self.num_env_steps = num_env_steps
         self.rate = 0.0  # env steps per second since the last refresh, smoothed
@@ -60,7 +61,7 @@ class _Watch(Listener):
 
     def evaluation(self, record: Record) -> None:
         """Shows an evaluation."""
-        seed = f" seed {record['seed']}" if record["seed"] else ""
+        seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
         self.message(
             f"env step {record['env_step']:>7,}{seed}: return {fmean(record['returns']):.1f} "
             f"({record['mode']}, mean of {len(record['returns'])} episodes)"
@@ -101,8 +102,10 @@ class PlainProgress(_Watch):
 class TerminalProgress(_Watch):
     """A bar at the bottom of the terminal."""
 
-    def __init__(self, env_step: int, num_env_steps: int, console: rich.console.Console):
-        super().__init__(env_step, num_env_steps)
+    def __init__(
+        self, env_step: int, num_env_steps: int, num_seeds: int, console: rich.console.Console
+    ):
+        super().__init__(env_step, num_env_steps, num_seeds)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -129,10 +132,14 @@ class TerminalProgress(_Watch):
         """Takes the bar away."""
         self._bar.stop()
 
+    def leave(self) -> None:
+        """Gives the terminal its cursor back."""
+        self._bar.stop()
 
-def make_progress(env_step: int, num_env_steps: int) -> Listener:
+
+def make_progress(env_step: int, num_env_steps: int, num_seeds: int) -> Listener:
     """The display that fits where the output goes."""
     console = rich.console.Console()
     if console.is_terminal:
-        return TerminalProgress(env_step, num_env_steps, console)
-    return PlainProgress(env_step, num_env_steps)
+        return TerminalProgress(env_step, num_env_steps, num_seeds, console)
+    return PlainProgress(env_step, num_env_steps, num_seeds)

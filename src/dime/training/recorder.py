@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,20 +97,35 @@ class Recorder:
                 "env_steps_per_s": steps / seconds,
                 "updates_per_s": updated / seconds,
             }
-            self._metrics.append(line)
+            self._attempt(partial(self._metrics.append, line))
             self._tell("metrics", line)
 
     def evaluation(self, record: Record) -> None:
         """Adds a line to evaluations.jsonl."""
         line = {**record, "wall_time_s": self.wall_time_s}
-        self._evaluations.append(line)
+        self._attempt(partial(self._evaluations.append, line))
         by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
         by_mode[record["mode"]] = float(np.mean(record["returns"]))
         self._tell("evaluation", line)
 
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Writes to the run's folder; a full disk is told of, and stops nothing."""
+        try:
+            write()
+        except OSError as error:
+            self.message(f"warning: {error}. Training goes on; the next record tries again.")
+
     def _tell(self, kind: str, record: Record) -> None:
-        for listener in self._listeners:
-            getattr(listener, kind)(record)
+        for listener in list(self._listeners):
+            try:
+                getattr(listener, kind)(record)
+            except Exception as error:  # a logger's disk or service is no reason to stop training
+                self._listeners.remove(listener)
+                name = type(listener).__name__
+                self.message(
+                    f"warning: {name} failed ({type(error).__name__}: {error}) and hears no more "
+                    "records in this process. Training goes on."
+                )
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
@@ -130,7 +146,13 @@ class Recorder:
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
         }
-        write_json(self._directory.status_file, content)
+        self._attempt(partial(write_json, self._directory.status_file, content))
+
+    def leave(self, text: str) -> None:
+        """Says a last thing before the process ends at once."""
+        for listener in self._listeners:
+            listener.leave()
+        print(text, flush=True)
 
     def close(self) -> None:
         """Closes files and listeners."""

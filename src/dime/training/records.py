@@ -1,5 +1,6 @@
 """Files that a run leaves for people and programs: written whole, read back line by line."""
 
+import errno
 import json
 import math
 import os
@@ -16,11 +17,15 @@ def write_json(path: Path, content: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file beside `path`, waits until the disk has it, renames it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file would only fill the disk further
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -33,19 +38,37 @@ def sync_folder(folder: Path) -> None:
 
 
 class RecordFile:
-    """A file of one JSON object per line; each record is one write."""
+    """A file of one JSON object per line; each record is one write.
+
+    Records that the disk does not take are kept, and written before the next one.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._unwritten = b""
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds a line. A number that JSON does not have (NaN, infinity) becomes null."""
+        """Adds a line. A number that JSON does not have (NaN, infinity) becomes null.
+
+        Raises `OSError` where the disk does not take it.
+        """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        os.write(self._descriptor, line.encode())
+        self._unwritten += line.encode()
+        self._write()
+
+    def _write(self) -> None:
+        if not self._unwritten:
+            return
+        size = os.fstat(self._descriptor).st_size
+        if os.write(self._descriptor, self._unwritten) < len(self._unwritten):
+            os.ftruncate(self._descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self._unwritten = b""
 
     def sync(self) -> int:
         """Waits until the disk has every record; returns the file's size in bytes."""
+        self._write()
         os.fsync(self._descriptor)
         return os.fstat(self._descriptor).st_size
 

@@ -1,7 +1,7 @@
 """Starting and resuming a run: from a config, or from what a run directory holds."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,12 +37,12 @@ class Audience:
 
 def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience) -> RunResult:
     """A new run; what can be refused is refused before its folder is made."""
-    environments = _make_environments(config, env)
-    RunDirectory(run_dir).refuse_if_taken()
-    _import_loggers(config)
-    directory = RunDirectory.create(run_dir, config.to_json())
-    with directory.locked():
-        return _run(config, directory, env, environments, None, audience)
+    with _environments(config, env) as environments:
+        RunDirectory(run_dir).refuse_if_taken()
+        _require_loggers(config)
+        directory = RunDirectory.create(run_dir, config.to_json())
+        with directory.locked():
+            return _run(config, directory, env, environments, None, audience)
 
 
 def resume_run(
@@ -58,9 +58,8 @@ def resume_run(
             f'dime.resume("{run_dir}", env={config.env})'
         )
     env = env if env is not None else config.env
-    environments = _make_environments(config, env)
-    _import_loggers(config)
-    with directory.locked():
+    _require_loggers(config)
+    with _environments(config, env) as environments, directory.locked():
         checkpoint, warnings = directory.checkpoints.load_newest()
         env_step = checkpoint.env_step if checkpoint else 0
         config = _extended(config, num_env_steps, env_step, directory)
@@ -72,11 +71,17 @@ def resume_run(
         return _run(config, directory, env, environments, checkpoint, audience)
 
 
-def _make_environments(config: RunConfig, env: EnvLike) -> list[Environment]:
-    return [make(env, config.env_kwargs) for _ in config.training.seeds]
+@contextmanager
+def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]]:
+    """A training environment for each seed, closed at the end."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(closing(make(env, config.env_kwargs)))
+            for _ in config.training.seeds
+        ]
 
 
-def _import_loggers(config: RunConfig) -> None:
+def _require_loggers(config: RunConfig) -> None:
     if config.training.wandb_project is not None:
         WeightsAndBiases.require_installed()
 
@@ -85,13 +90,15 @@ def _extended(
     config: RunConfig, num_env_steps: int | None, env_step: int, directory: RunDirectory
 ) -> RunConfig:
     """The config with a larger number of env steps, also in the run's file."""
-    wanted = config.training.num_env_steps if num_env_steps is None else num_env_steps
-    if wanted < env_step or (wanted == env_step and directory.status().get("state") == "finished"):
+    planned = config.training.num_env_steps
+    wanted = planned if num_env_steps is None else num_env_steps
+    complete = wanted == env_step and directory.status().get("state") == "finished"
+    if wanted < planned or complete:
         raise DimeError(
-            f"{directory.path} is at env step {env_step} of {config.training.num_env_steps}; to "
-            "extend it, give a larger number: --num-env-steps N"
+            f"{directory.path} is at env step {env_step} of {planned}; to extend it, give a larger "
+            f"number than {planned}: --num-env-steps N"
         )
-    if wanted != config.training.num_env_steps:
+    if wanted != planned:
         config = replace_nested(config, {"training": {"num_env_steps": wanted}})
         write_json(directory.config_file, config.to_json())
     return config
@@ -107,28 +114,18 @@ def _run(
 ) -> RunResult:
     env_step = checkpoint.env_step if checkpoint else 0
     directory.add_provenance(env_step)
-    recorder = Recorder(
-        directory,
-        config.training.num_env_steps,
-        _listeners(config, directory, env_step, audience),
-        audience.callback,
-    )
 
     def make_learners(compiling: Callable[[], AbstractContextManager[None]]) -> Learners:
         make_agent = partial(ALGORITHMS[config.algorithm].make, config.settings)
         return Learners(config.training, make_agent, environments, compiling)
 
-    make_environment = partial(make, env, config.env_kwargs)
-    loop = Loop(config.training, directory, make_learners, make_environment, recorder)
-    try:
+    listeners = _listeners(config, directory, env_step, audience)
+    recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
+    with closing(recorder):
+        make_environment = partial(make, env, config.env_kwargs)
+        loop = Loop(config.training, directory, make_learners, make_environment, recorder)
         with loop.interruption:
-            if checkpoint is not None:
-                loop.restore(checkpoint)
-            return loop.run(new=checkpoint is None)
-    finally:
-        recorder.close()
-        for environment in environments:
-            environment.close()
+            return loop.run(checkpoint)
 
 
 def _listeners(
@@ -137,7 +134,8 @@ def _listeners(
     training = config.training
     listeners: list[Listener] = []
     if audience.progress:
-        listeners.append(make_progress(env_step, training.num_env_steps))
+        num_seeds = len(training.seeds)
+        listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     if training.tensorboard:
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))

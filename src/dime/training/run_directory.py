@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,17 +61,19 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
-        """Makes the folder and its config."""
-        directory = cls(path)
-        directory.refuse_if_taken()
+        """Makes the folder with its config in it, whole or not at all."""
+        cls(path).refuse_if_taken()
+        unfinished = cls(path.with_name(f".{path.name}.{os.getpid()}"))
         try:
-            directory.checkpoints.folder.mkdir(parents=True)
+            unfinished.checkpoints.folder.mkdir(parents=True)
+            write_json(unfinished.config_file, config)
+            unfinished.path.rename(path)
         except OSError as error:
+            shutil.rmtree(unfinished.path, ignore_errors=True)
             raise DimeError(
                 f"{path} cannot be made ({error.strerror}). Choose another place (--run-dir)."
             ) from error
-        write_json(directory.config_file, config)
-        return directory
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":

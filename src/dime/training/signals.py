@@ -22,14 +22,16 @@ class Interruption:
 
     `requested` is the first signal's number, which the loop looks at between its steps. A second
     signal leaves the process at once. During a phase that holds the interpreter for long
-    (compilation), nothing new is to be saved: there the first signal calls `leave` and ends the
-    process. A thread does so, woken by the C-level handler, because Python's own handlers wait
-    for the main thread; raising from a handler in mid-compilation ends in a segmentation fault.
+    (compilation), nothing new is to be saved: there the first signal does so. Before, `leave` is
+    called with the signal's number. A thread does all this, woken by the C-level handler, because
+    Python's own handlers wait for the main thread; raising from a handler in mid-compilation ends
+    in a segmentation fault.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[int], None]) -> None:
         self.requested: int | None = None
-        self._leave: Callable[[int], None] | None = None
+        self.nothing_to_save = False
+        self._leave = leave
         self._old_handlers: dict[int, object] = {}
         self._pipe: tuple[int, int] | None = None
 
@@ -62,26 +64,27 @@ class Interruption:
         self._pipe = None
 
     @contextmanager
-    def leaving(self, leave: Callable[[int], None]) -> Iterator[None]:
-        """While entered, a signal calls `leave(number)` and ends the process at once."""
-        self._leave = leave
+    def leaving_at_once(self) -> Iterator[None]:
+        """While entered, there is nothing to save, and a signal ends the process at once."""
+        self.nothing_to_save = True
         if self.requested is not None:
             self._end(self.requested)
         try:
             yield
         finally:
-            self._leave = None
+            self.nothing_to_save = False
 
     def _end(self, number: int) -> None:
-        if self._leave is not None:
+        try:
             self._leave(number)
-        os._exit(exit_code(number))
+        finally:
+            os._exit(exit_code(number))
 
     def _watch(self, descriptor: int) -> None:
         while received := os.read(descriptor, 1):
             number = received[0]
             if number not in SIGNALS:
                 continue
-            if self._leave is not None or self.requested is not None:
+            if self.nothing_to_save or self.requested is not None:
                 self._end(number)
             self.requested = number
