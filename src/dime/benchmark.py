@@ -218,6 +218,10 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
         "first_update_s": first_update_s(names[0]),
     }
     console.print(_table(figures))
+    console.print(
+        f"Loop: {figures['loop_overhead_ms']:.2f} ms per env step beside environment, update and "
+        f"action. First update of {names[0]}: after {figures['first_update_s']:.1f} s."
+    )
     if file is not None:
         write_json(file, figures)
         console.print(f"wrote {file}")
@@ -225,15 +229,10 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
 
 
 def _table(figures: dict[str, Any]) -> rich.table.Table:
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD,
-        caption=(
-            f"loop {figures['loop_overhead_ms']:.2f} ms per env step beside environment, update "
-            f"and action; first update after {figures['first_update_s']:.1f} s"
-        ),
-    )
-    for title in ("case", "ms per env step", "GFLOP/s", "of the matrix product", "ms per action"):
-        table.add_column(title, justify="left" if title == "case" else "right")
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("case", no_wrap=True)
+    for title in ("ms per env step", "GFLOP/s", "of the matrix product", "ms per action"):
+        table.add_column(title, justify="right")
     for case in figures["cases"]:
         table.add_row(
             case["name"],
