@@ -26,7 +26,7 @@ from dime.types import Batch, EnvSpec, Transition
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 POLICY = DiffusionPolicyConfig(num_denoising_steps=4, hidden_dim=8)
-CRITIC = CriticConfig(hidden_dim=16, num_atoms=7)
+CRITIC = CriticConfig(v_min=-1.0, v_max=1.0, hidden_dim=16, num_atoms=7)
 PURE_LAYERS = ["networks", "diffusion", "policies", "critics", "updates", "algorithms", "types"]
 DATA = {RunningStats, Transition, Batch}  # arrays that go in and come out, none of them trained
 

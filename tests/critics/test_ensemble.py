@@ -1,5 +1,7 @@
 """The critics: layer by layer, side by side, and over the joint batch."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +115,7 @@ def test_head_is_the_configured_one():
 
 
 def test_warmup_is_configured():
-    config = CriticConfig(hidden_dim=4, renorm_warmup_updates=1, num_atoms=3)
+    config = replace(CONFIG, renorm_warmup_updates=1)
     critics, stats = init_critics(config, SPEC, jax.random.key(2))
     cold, _, stats = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
     warm, _, _ = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
