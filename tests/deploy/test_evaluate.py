@@ -11,7 +11,7 @@ import dime.deploy.video
 from dime.deploy.video import write_video
 from dime.errors import DimeError
 from tests.training.runs import checkpoints, read_lines, start
-from tests.training.walk import walks
+from tests.training.walk import Walk, walks
 
 MODES = ["stochastic", "deterministic", "best_of_n"]
 
@@ -59,12 +59,29 @@ def test_of_two_seeds_too(two, mode):
     assert records[0]["returns"] != records[1]["returns"]
 
 
-def test_more_episodes_begin_with_the_same(straight):
-    (record,) = dime.evaluate(straight, "deterministic", env=walks(), episodes=5)
-    (own,) = evaluations(straight, 48, "deterministic")
-    assert record["episode_seeds"][:2] == own["episode_seeds"]
-    assert len(set(record["episode_seeds"])) == len(record["returns"]) == 5
-    np.testing.assert_allclose(record["returns"][:2], own["returns"], rtol=1e-4)
+def test_more_episodes_begin_with_the_same(two):
+    env = walks()
+    records = dime.evaluate(two, "stochastic", env=env, episodes=5)
+    for record, own in zip(records, evaluations(two, 48, "stochastic"), strict=True):
+        for name in ("returns", "lengths", "episode_seeds"):
+            assert len(record[name]) == 5
+            assert record[name][:2] == own[name]
+        assert len(set(record["episode_seeds"])) == 5
+    # As many at a time as in the run: two of each seed, and the last one alone.
+    assert [len(walk.reset_seeds) for walk in env.made] == [3, 3, 2, 2]
+    assert all(walk.closed for walk in env.made)
+
+
+class Alike(Walk):
+    """All episodes are the same, but for the actions."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=0)
+
+
+def test_every_episode_has_random_numbers_of_its_own(straight):
+    (record,) = dime.evaluate(straight, env=Alike, episodes=4)
+    assert len(set(record["returns"])) == 4
 
 
 def test_of_an_older_checkpoint(straight):

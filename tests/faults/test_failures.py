@@ -1,17 +1,23 @@
 """What fails is named, kept, and never hidden; other seeds go on."""
 
+import dataclasses
+import itertools
 import json
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import dime
 import dime.training.learners
-from dime.training.run import Audience, resume_run
+from dime.algorithms.registry import ALGORITHMS
+from dime.training.config import RunConfig, TrainingConfig
+from dime.training.run import Audience, resume_run, start_run
 from tests.training.runs import (
     OPTIONS,
+    SCHEDULE,
     arrays_of,
     assert_finite,
     assert_no_record_twice,
@@ -24,6 +30,7 @@ from tests.training.runs import (
     start,
     status_of,
 )
+from tests.training.toy import TOY, ToyConfig, toy
 from tests.training.walk import Walk, at, walks
 
 NAN, INF = float("nan"), float("inf")
@@ -143,6 +150,37 @@ def test_the_others_do_as_they_would_have(tmp_path):
     assert seeds[0] == seeds[1]
 
 
+def test_after_a_failed_evaluation_the_others_have_new_environments(tmp_path):
+    closed = []
+
+    def before_step(walk):
+        if (walk.number, walk.total_steps) == (6, 1):
+            closed.extend(one.closed for one in env.made)
+        return at(5, 12, broken)(walk)
+
+    env = walks(before_step)  # 0 and 1 train; 2 and 3 evaluate the first seed, 4 and 5 the other
+    result = start(tmp_path / "run", env, seeds=[0, 7])
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert only_failure(tmp_path / "run")[0] == 7
+    assert closed == [False] * 2 + [True] * 4 + [False] * 2
+    assert [one.closed for one in env.made] == [True] * 8
+    evaluations = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert [(r["env_step"], r["mode"]) for r in evaluations if r["seed"] == 0] == list(
+        itertools.product((0, 16, 32, 48), OPTIONS["evaluation_modes"])
+    )
+
+
+def test_an_environment_that_cannot_even_be_closed(tmp_path, monkeypatch, caplog):
+    def cannot(walk):
+        raise RuntimeError("cannot be closed")
+
+    monkeypatch.setattr(Walk, "close", cannot)
+    result = start(tmp_path / "run", walks(at(5, 12, broken)), seeds=[0, 7])
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert only_failure(tmp_path / "run")[0] == 7
+    assert "close() raised RuntimeError: cannot be closed" in caplog.text
+
+
 def test_a_run_that_lost_a_seed_is_resumed(tmp_path, brake):
     def disturbed(walk):
         return at(1, 8, broken)(walk) or at(0, 27, brake)(walk)
@@ -250,9 +288,11 @@ def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypat
     poison(26, 0)
     result = start(tmp_path / "run")
     assert (result.state, result.env_step) == ("failed", 26)
-    for quantity in ("critic_loss", "policy_loss", "temperature"):
-        assert quantity in result.reason
-    assert "became NaN or infinite at env step 26" in result.reason
+    metrics = read_lines(straight / "metrics.jsonl")[-1]
+    not_metrics = {"env_step", "updates", "wall_time_s", "seed", "episodes", "episode_return"}
+    not_metrics |= {"episode_length", "env_steps_per_s", "updates_per_s"}
+    names = ", ".join([*sorted(set(metrics) - not_metrics), "action"])  # it spreads to all
+    assert result.reason == f"seed 0: {names} became NaN or infinite at env step 26"
     # The poisoned state is kept apart; the checkpoint is from before.
     kept = safetensors.numpy.load_file(
         tmp_path / "run" / "failures" / "seed-0" / "state.safetensors"
@@ -265,6 +305,26 @@ def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypat
     monkeypatch.undo()
     assert resume(tmp_path / "run").state == "finished"
     assert_same_run(tmp_path / "run", straight)
+
+
+def test_the_reason_names_what_is_not_finite_and_nothing_else(tmp_path, monkeypatch):
+    """Also what only the first of an env step's two updates has."""
+
+    def make(config, spec):
+        agent = toy(config, spec)
+
+        def update(state, batch, key, counters):
+            state, metrics = agent.update(state, batch, key, counters)
+            nan, inf = (jnp.where(counters.update == 20, bad, 0.0) for bad in (NAN, INF))
+            return state, metrics | {"loss": nan, "norms": jnp.array([0.0, 1.0]) + inf}
+
+        return agent._replace(update=update)
+
+    monkeypatch.setitem(ALGORITHMS, "toy", dataclasses.replace(TOY, make=make))
+    training = TrainingConfig(**(SCHEDULE | {"batch_size": 8, "evaluation_modes": ()}))
+    config = RunConfig(env="walk", algorithm="toy", training=training, settings=ToyConfig())
+    result = start_run(config, walks(), tmp_path / "run", Audience(progress=False))
+    assert result.reason == "seed 0: loss, norms became NaN or infinite at env step 23"
 
 
 def test_a_poisoned_seed_leaves_the_others_alone(tmp_path, poison):

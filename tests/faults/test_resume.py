@@ -194,6 +194,19 @@ def test_a_finished_run_is_not_resumed_without_more_steps(num_env_steps, straigh
     assert sorted(path.stat().st_mtime_ns for path in straight.rglob("*.json*")) == before
 
 
+@pytest.mark.parametrize("num_env_steps", [10, 30])
+def test_a_run_is_not_resumed_to_fewer_steps_than_planned(num_env_steps, tmp_path):
+    start(tmp_path / "run", callback=lambda record: record["env_step"] == 20)
+    before = contents(tmp_path)
+    with pytest.raises(DimeError, match=r"env step 20 of 48; .* larger number than 48: --num-env"):
+        resume(tmp_path / "run", num_env_steps=num_env_steps)
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class Crash(BaseException):
     """Ends a run as a kill does: nothing is saved."""
 

@@ -103,6 +103,10 @@ def resume(run_dir):
         return main(["resume", str(run_dir), "--no-video"])
 
 
+def last_line(printed):
+    return printed.splitlines()[-1]
+
+
 def steps_before(run_dir, env_step):
     """How many steps the first evaluating environment takes before this evaluation."""
     records = read_lines(run_dir / "evaluations.jsonl")
@@ -152,6 +156,10 @@ def test_a_signal_during_compilation_leaves_at_once(number, training, straight):
     assert code == (130 if number == signal.SIGINT else 75)
     assert time.monotonic() - sent < 4.0  # compiling takes longer, even when nothing else runs
     assert "Fatal" not in printed and "Traceback" not in printed
+    assert last_line(printed) == (
+        f"Stopped by {number.name} during compilation; there was nothing to save. "
+        f"Continue with: dime resume {process.run_dir}"
+    )
     found = status_of(process.run_dir)
     assert found["state"] == "interrupted"
     assert found["reason"] == f"{number.name} during compilation"
@@ -169,8 +177,11 @@ def test_a_second_signal_leaves_at_once(training, straight, capsys):
     assert (process.run_dir / "status.json").read_text() == before
     process.send(signal.SIGTERM)
     assert process.process.poll() is None  # it waits for the end of the env step
-    process.send(signal.SIGTERM)
-    assert process.end()[0] == 75
+    process.send(signal.SIGINT)
+    code, printed = process.end()
+    assert code == 130
+    assert "Left at the second signal (SIGINT)" in last_line(printed)
+    assert last_line(printed).endswith(f"Continue with: dime resume {process.run_dir}")
     assert checkpoints(process.run_dir)[-1].name == "step-000000015"
     assert resume(process.run_dir) == 0
     assert_same_run(process.run_dir, straight)

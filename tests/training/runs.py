@@ -97,12 +97,12 @@ def shared_programs():
         yield
 
 
-def start(folder, env=None, callback=None, **options):
+def start(folder, env=None, callback=None, progress=False, **options):
     """Trains in `folder`, on walks if nothing else is given."""
     env = env or walks()
     config = make_config(env, **(OPTIONS | options))
     with shared_programs():
-        return start_run(config, env, folder, Audience(callback, progress=False))
+        return start_run(config, env, folder, Audience(callback, progress))
 
 
 def resume(folder, env=None, num_env_steps=None, callback=None):

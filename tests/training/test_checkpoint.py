@@ -177,7 +177,7 @@ class Killed(BaseException):
     """The process dies here."""
 
 
-def save_killed_at(folder, count, env_step):
+def save_killed_at(folder, count, env_step, killed=Killed):
     """Saves, and dies before the count-th sync or rename; returns whether it came to that."""
     calls = 0
 
@@ -186,7 +186,7 @@ def save_killed_at(folder, count, env_step):
             nonlocal calls
             calls += 1
             if calls == count:
-                raise Killed
+                raise killed
             return function(*arguments, **keywords)
 
         return called
@@ -198,7 +198,7 @@ def save_killed_at(folder, count, env_step):
         patch.setattr(os, "fsync", deadly(os.fsync))
         try:
             save(folder, env_step)
-        except Killed:
+        except killed:
             return True
     return False
 
@@ -221,6 +221,19 @@ def test_killed_anywhere_in_a_save_a_whole_checkpoint_is_loaded(tmp_path):
     assert len(found) == 20
 
 
+def test_a_save_that_fails_anywhere_leaves_nothing_half(tmp_path):
+    for count in range(1, 100):
+        folder = CheckpointFolder(tmp_path / str(count))
+        save(folder, 5)
+        if not save_killed_at(folder, count, 10, OSError):
+            break
+        assert not list(folder.folder.rglob("*.tmp"))
+        assert folder.load_newest()[1] == []
+        save(folder, 10)
+        assert folder.load_newest()[0].env_step == 10
+    assert count > 10
+
+
 def test_the_two_newest_are_kept(folder):
     for env_step in (15, 20, 25):
         save(folder, env_step)
@@ -234,6 +247,23 @@ def test_a_step_that_is_saved_again_comes_after_the_first(folder):
     loaded, _ = folder.load_newest()
     assert loaded.run["again"] and loaded.path == again
     assert save(folder, 15) == folder.steps()[0]
+
+
+def test_a_step_that_is_saved_often_is_counted(folder):
+    names = [save(folder, 10).name for _ in range(11)]
+    assert names == [f"step-000000010-{count}" for count in range(1, 12)]
+    assert [path.name for path in folder.steps()] == names[:-3:-1]
+    assert save(folder, 15) == folder.steps()[0]
+
+
+def test_folders_of_other_names_are_left_alone(folder):
+    others = {folder.folder / name for name in ("step-old", "step-000000010-old", "step-")}
+    for other in others:
+        other.mkdir()
+    assert [path.name for path in folder.steps()] == ["step-000000010", "step-000000005"]
+    assert folder.load_newest()[0].env_step == 10
+    assert save(folder, 10).name == "step-000000010-1"
+    assert others < set(folder.folder.iterdir())
 
 
 def test_damaged_ones_are_set_aside(folder):

@@ -144,6 +144,30 @@ def test_an_episode_that_ends_too_early_does_not_follow():
     assert not EpisodeStream(Environment(Walk()), 3).restore(position, too_many, obs)
 
 
+class Jammed(Walk):
+    """Can be reset only once."""
+
+    def reset(self, *, seed=None, options=None):
+        if self.reset_seeds:
+            raise RuntimeError("jammed")
+        return super().reset(seed=seed)
+
+
+def test_where_the_next_reset_fails_the_stream_is_as_before_the_step():
+    stream = stream_of(Jammed())
+    with pytest.raises(RuntimeError, match="jammed"):
+        while True:
+            before = saved(stream)
+            stream.step(np.zeros(2, np.float32))
+    for mine, theirs in zip(saved(stream), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert stream.number == 0 and len(stream.actions) > 0
+    mended = EpisodeStream(Environment(Walk()), 3)
+    assert mended.restore(*saved(stream))
+    mended.step(np.zeros(2, np.float32))
+    assert (mended.number, mended.last_length) == (1, len(stream.actions) + 1)
+
+
 def test_streams_of_two_seeds_differ():
     make = walks()
     one, other = stream_of(make(), seed=0), stream_of(make(), seed=1)

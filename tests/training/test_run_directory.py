@@ -1,7 +1,9 @@
 """The folder of a run: where things are, what is refused, who may write."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -95,8 +97,35 @@ def test_a_place_that_is_taken_is_refused(tmp_path, straight):
             taken.write_text("")
         with pytest.raises(DimeError, match=r"exists already\. Resume it .*--run-dir"):
             start(taken)
+
+
+@pytest.mark.parametrize("stands", [False, True])
+def test_a_folder_is_made_with_its_config_or_not_at_all(tmp_path, monkeypatch, stands):
+    place = tmp_path / "run"
+    if stands:
+        place.mkdir()  # an empty folder is free
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DimeError, match=r"run cannot be made \(No space .*--run-dir"):
+            RunDirectory.create(place, {"seeds": 1})
+    assert list(tmp_path.rglob("*")) == [place] * stands
+    directory = RunDirectory.create(place, {"seeds": 1})
+    assert json.loads(directory.config_file.read_text()) == {"seeds": 1}
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("place", [".", "link"])
+def test_the_current_folder_and_a_link_to_an_empty_one_are_places(place, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(tmp_path / "empty")
     (tmp_path / "empty").mkdir()
-    RunDirectory(tmp_path / "empty").refuse_if_taken()  # an empty folder is free
+    monkeypatch.chdir(tmp_path / ("empty" if place == "." else "elsewhere"))
+    RunDirectory.create(Path(place), {"seeds": 1})
+    assert (tmp_path / "empty" / "config.json").exists()
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):

@@ -24,7 +24,8 @@ class Walk(gymnasium.Env):
     As with a physics engine, what is observed (the position) is less than what it is in: it has a
     velocity too. It terminates outside of [-1, 1], and is truncated after 7 steps. `before_step` is
     called with the environment; a dict that it returns replaces parts of the answer ("obs",
-    "reward"). `total_steps` counts over all episodes; `log` holds what was answered.
+    "reward"). `total_steps` counts over all episodes; `log` holds what was answered; `closed` says
+    whether it was.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -36,6 +37,7 @@ class Walk(gymnasium.Env):
         self.action_space = box(-1.0, 1.0, (2,), np.float32)
         self.number, self.before_step, self.render_mode = number, before_step, render_mode
         self.total_steps = 0
+        self.closed = False
         self.log = []
         self.reset_seeds = []
         self.position = self.velocity = np.zeros(2)
@@ -68,6 +70,9 @@ class Walk(gymnasium.Env):
         row, column = np.clip((self.position * 12 + 16).astype(int), 0, 31)
         picture[row, column] = 0
         return picture
+
+    def close(self):
+        self.closed = True
 
 
 def walks(before_step=None):

@@ -33,6 +33,7 @@ _LAPTOP_DIME = {
     },
     "critic": {"hidden_dim": 256, "learning_rate": 1e-3},
     "temperature": {"initial": 0.1},
+    "policy_delay": 2,
 }
 
 

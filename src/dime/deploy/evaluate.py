@@ -1,5 +1,6 @@
 """Evaluating the policies of a run directory, and filming one."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from dime.errors import DimeError
 from dime.training.config import choose
 from dime.training.evaluation import (
     MAX_EPISODE_STEPS,
-    Actions,
     EpisodeResult,
     evaluation_seeds,
     run_episodes,
@@ -85,6 +85,7 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
     env_step = restored.checkpoint.env_step
     at_a_time = min(count, restored.config.training.num_evaluation_episodes)
     played: list[list[EpisodeResult]] = [[] for _ in restored.seeds]
+    act = _actions(restored, mode)
     with ExitStack() as stack:
         environments = [
             stack.enter_context(closing(make(env, restored.config.env_kwargs)))
@@ -93,7 +94,7 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
         for first in range(0, count, at_a_time):
             chosen = slice(first, min(first + at_a_time, count))
             seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
-            results = run_episodes(environments, seeds, _actions(restored, mode, first))
+            results = run_episodes(environments, seeds, partial(act, first))
             assert results is not None  # nothing stops these episodes
             for episodes, more in zip(played, results, strict=True):
                 episodes += more
@@ -111,12 +112,13 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
     ]
 
 
-def _actions(restored: Restored, mode: str, first_episode: int = 0) -> Actions:
+def _actions(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int], np.ndarray]:
+    """Actions in episodes from a first one on, for their observations and the step in them."""
     program = jax.jit(partial(evaluation_actions, restored.agent, mode))
     keys = seed_keys(tuple(restored.seeds))
     at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
 
-    def act(obs: np.ndarray, step: int) -> np.ndarray:
+    def act(first_episode: int, obs: np.ndarray, step: int) -> np.ndarray:
         turn = evaluation_turn(obs, first_episode, step, keys, at)
         return np.asarray(program(restored.state, turn))
 
@@ -136,7 +138,7 @@ def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
         yield environment.render()
         for step in range(MAX_EPISODE_STEPS):
             everyone = np.broadcast_to(obs, (len(restored.seeds), 1, len(obs)))
-            result = environment.step(act(everyone, step)[0, 0])
+            result = environment.step(act(0, everyone, step)[0, 0])
             obs, ended = result.obs, result.terminated or result.truncated
             if ended or step % stride == stride - 1:
                 yield environment.render()

@@ -28,14 +28,19 @@ def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: flo
         raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
     # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    unfinished = file.with_name(f".{file.stem}.tmp.mp4")
     writer = imageio.get_writer(
-        file,
+        unfinished,
         fps=frames_per_second,
         codec="libx264",
         pixelformat="yuv420p",
         macro_block_size=2,
         output_params=["-movflags", "+faststart"],
     )
-    with writer:
-        for frame in frames:
-            writer.append_data(frame)
+    try:
+        with writer:
+            for frame in frames:
+                writer.append_data(frame)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)

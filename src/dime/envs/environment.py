@@ -1,6 +1,7 @@
 """One environment as the training loop sees it: flat float32 observations, actions in [-1, 1]."""
 
 import atexit
+import logging
 import weakref
 from math import isfinite
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from dime.envs.rendering import RENDER_PACKAGES
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError
 
+_logger = logging.getLogger("dime.envs")
 _SUCCESS_KEYS = ("solved", "success", "is_success")
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
 _MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
@@ -149,8 +151,14 @@ class Environment:
         return frame.astype(np.uint8)
 
     def close(self) -> None:
-        """Gives back what the environment holds (windows, OpenGL contexts)."""
-        self.env.close()
+        """Gives back what the environment holds (windows, OpenGL contexts).
+
+        An error there is logged, not raised: nothing more is asked of the environment.
+        """
+        try:
+            self.env.close()
+        except Exception as error:
+            _logger.warning("%s: close() raised %s: %s", self.name, type(error).__name__, error)
 
     def _env_action(self, action: Any, step: int) -> np.ndarray:
         action = np.asarray(action)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ class CheckpointFolder:
             shutil.rmtree(temporary, ignore_errors=True)  # half of it would fill the disk further
             raise
         sync_folder(self.folder)
-        self._remove_old()
+        with suppress(OSError):  # the checkpoint stands; the next one tries again
+            self._remove_old()
         return path
 
     def _free_name(self, env_step: int) -> Path:

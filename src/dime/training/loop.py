@@ -220,9 +220,9 @@ class Loop:
         return self._evaluation_environments[:count]
 
     def _close_evaluation_environments(self) -> None:
-        for env in self._evaluation_environments:
+        closing, self._evaluation_environments = self._evaluation_environments, []
+        for env in closing:
             env.close()
-        self._evaluation_environments = []
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
@@ -249,11 +249,14 @@ class Loop:
         if all_failed and self.learners.env_step > 0 and not poisoned:
             self._save()  # before they are noted: resumed with a mended environment, they go on
         for seed, failure in failures.items():
-            place = save_failure(self.directory.failures_folder, seed, failure)
             noted = {"env_step": failure.env_step, "reason": failure.reason}
             self.recorder.failed_seeds[str(seed)] = noted
             self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
-            self.recorder.message(f"Its state is kept in {place}.")
+            try:
+                place = save_failure(self.directory.failures_folder, seed, failure)
+                self.recorder.message(f"Its state is kept in {place}.")
+            except OSError as error:
+                self.recorder.message(f"warning: its state could not be kept: {error}")
         if all_failed:
             raise _AllFailed
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -79,8 +80,7 @@ class Recorder:
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
-        for listener in self._listeners:
-            listener.step(env_step)
+        self._each(lambda listener: listener.step(env_step))
 
     def metrics(self, env_step: int, updates: int, per_seed: list[Record]) -> None:
         """Adds a line per seed to metrics.jsonl, with the rates since the last ones."""
@@ -116,23 +116,31 @@ class Recorder:
             self.message(f"warning: {error}. Training goes on; the next record tries again.")
 
     def _tell(self, kind: str, record: Record) -> None:
-        for listener in list(self._listeners):
-            try:
-                getattr(listener, kind)(record)
-            except Exception as error:  # a logger's disk or service is no reason to stop training
-                self._listeners.remove(listener)
-                name = type(listener).__name__
-                self.message(
-                    f"warning: {name} failed ({type(error).__name__}: {error}) and hears no more "
-                    "records in this process. Training goes on."
-                )
+        self._each(lambda listener: getattr(listener, kind)(record))
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
     def message(self, text: str) -> None:
         """Something that the user should read."""
-        for listener in self._listeners:
-            listener.message(text)
+        self._each(lambda listener: listener.message(text))
+
+    def _each(self, tell: Callable[[Listener], None]) -> None:
+        """Tells every listener; one that fails is left out from then on.
+
+        A logger's service, its disk, or a terminal that has gone is no reason to stop training.
+        """
+        for listener in list(self._listeners):
+            try:
+                tell(listener)
+            except Exception as error:
+                self._listeners.remove(listener)
+                with suppress(Exception):
+                    listener.close()
+                name = type(listener).__name__
+                self.message(
+                    f"warning: {name} failed ({type(error).__name__}: {error}) and hears no more "
+                    "in this process. Training goes on."
+                )
 
     def status(self, state: str, env_step: int, updates: int, reason: str | None = None) -> None:
         """Replaces status.json."""
@@ -158,5 +166,4 @@ class Recorder:
         """Closes files and listeners."""
         self._metrics.close()
         self._evaluations.close()
-        for listener in self._listeners:
-            listener.close()
+        self._each(lambda listener: listener.close())

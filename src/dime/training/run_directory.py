@@ -61,19 +61,23 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunDirectory":
-        """Makes the folder with its config in it, whole or not at all."""
-        cls(path).refuse_if_taken()
-        unfinished = cls(path.with_name(f".{path.name}.{os.getpid()}"))
+        """Makes the folder with its config in it, whole or not at all; or fills an empty one."""
+        directory = cls(path)
+        directory.refuse_if_taken()
+        # An empty folder may be a mount point or the current one: it is not replaced.
+        exists = path.exists()
+        place = directory if exists else cls(path.with_name(f".{path.name}.{os.getpid()}"))
         try:
-            unfinished.checkpoints.folder.mkdir(parents=True)
-            write_json(unfinished.config_file, config)
-            unfinished.path.rename(path)
+            place.checkpoints.folder.mkdir(parents=True)
+            write_json(place.config_file, config)
+            if not exists:
+                place.path.rename(path)
         except OSError as error:
-            shutil.rmtree(unfinished.path, ignore_errors=True)
+            shutil.rmtree(place.checkpoints.folder if exists else place.path, ignore_errors=True)
             raise DimeError(
                 f"{path} cannot be made ({error.strerror}). Choose another place (--run-dir)."
             ) from error
-        return cls(path)
+        return directory
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
