@@ -19,6 +19,7 @@ import tyro
 
 import dime
 from dime.errors import DimeError
+from dime.training.signals import EXIT_CTRL_C
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -136,6 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_CTRL_C
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -176,7 +180,7 @@ def _overview() -> str:
 
 def _parse_train(arguments: list[str]) -> Any:
     """Reads environment, algorithm, preset and config first: they decide the other options."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     first.add_argument("env", nargs="?", default="")
     first.add_argument("--algorithm", default="dime")
     first.add_argument("--preset", default="paper")

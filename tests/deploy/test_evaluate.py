@@ -152,3 +152,18 @@ def test_the_config_of_a_run_says_how_it_is_evaluated(straight):
     training = json.loads((straight / "config.json").read_text())["training"]
     (record,) = dime.evaluate(straight, env=walks())
     assert len(record["returns"]) == training["num_evaluation_episodes"]
+
+
+def test_what_stands_in_the_way_of_a_film_costs_no_episodes(plane, tmp_path, monkeypatch):
+    def play(*arguments):
+        raise AssertionError("played")
+
+    monkeypatch.setattr("dime.deploy.evaluate._play", play)
+    for file, reason in (("film.avi", "must end in .mp4"), ("no/film.mp4", "no folder to write")):
+        with pytest.raises(DimeError, match=reason):
+            dime.evaluate(plane, video=tmp_path / file)
+
+
+def test_an_environment_of_other_spaces_is_refused(straight):
+    with pytest.raises(DimeError, match="spaces are no longer those of"):
+        dime.evaluate(straight, env="dime/TwoModeBandit-v0")

@@ -195,3 +195,11 @@ def test_observations_that_do_not_fit_are_refused(straight):
     policy = dime.load_policy(straight)
     with pytest.raises(DimeError, match=r"expected shape \(2,\)"):
         policy(np.zeros(3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_an_observation_that_is_not_finite_is_refused(straight, bad):
+    policy = dime.load_policy(straight, "deterministic")
+    obs = np.full(policy.spaces.obs_dim, bad)
+    with pytest.raises(DimeError, match="NaN or infinite"), np.errstate(over="ignore"):
+        policy(obs)

@@ -43,6 +43,7 @@ def test_what_was_handed_out_is_not_overwritten():
         ("observation", 3, {"obs": np.array([0.0, 1e300])}),  # more than float32 can hold
         ("reward", 1, {"reward": NAN}),
         ("reward", 2, {"reward": np.float64(-INF)}),
+        ("reward", 1, {"reward": 1e39}),  # infinite where it is stored, as float32
     ],
 )
 def test_a_non_finite_number_stops_and_is_named(quantity, step, answer):

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -290,3 +293,75 @@ def test_an_environment_of_other_spaces_is_refused(tmp_path, brake):
     start(tmp_path / "run", stopping(brake, TRAINING, 20))
     with pytest.raises(DimeError, match="spaces are no longer those"):
         resume(tmp_path / "run", "dime/TwoModeBandit-v0")
+
+
+def bytes_of(run_dir):
+    return {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
+def test_a_refused_resume_changes_nothing(tmp_path, brake):
+    class Larger(Walk):
+        def __init__(self):
+            super().__init__(0, None)
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    before = bytes_of(tmp_path / "run")
+    with pytest.raises(DimeError, match="spaces are no longer those of"):
+        resume(tmp_path / "run", Larger, num_env_steps=60)
+    assert bytes_of(tmp_path / "run") == before
+
+
+def test_checkpoints_that_are_gone_are_not_trained_anew(tmp_path, brake):
+    start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    for path in checkpoints(tmp_path / "run"):
+        shutil.rmtree(path)
+    before = bytes_of(tmp_path / "run")
+    with pytest.raises(DimeError, match="saved at env step 20, but its checkpoints are gone"):
+        resume(tmp_path / "run")
+    assert bytes_of(tmp_path / "run") == before
+
+
+def test_shortened_records_are_noticed_and_not_damaged_further(tmp_path, brake, capsys):
+    start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    file = tmp_path / "run" / "evaluations.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines)[:-40])
+    (tmp_path / "run" / "provenance.json").write_text("{")
+    with shared_programs():
+        result = resume_run(tmp_path / "run", walks(), None, Audience())
+    assert result.state == "finished"
+    assert f"warning: {file} is damaged" in capsys.readouterr().out
+    kept = read_lines(file)
+    assert kept[: len(lines) - 1] == [json.loads(line) for line in lines[:-1]]
+    assert kept[-1]["env_step"] == 48
+    assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]) == 1
+
+
+@pytest.mark.parametrize("end", ["removed", "moved"])
+def test_a_run_whose_folder_is_taken_away_fails_and_does_not_revive_it(end, tmp_path):
+    def take_away():
+        if end == "removed":
+            shutil.rmtree(tmp_path / "run")
+        else:
+            (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    result = start(tmp_path / "run", walks(at(TRAINING, 20, take_away)))
+    assert (result.state, result.reason) == ("failed", "the last checkpoint could not be written")
+    assert not (tmp_path / "run").exists()
+    if end == "moved":
+        assert resume(tmp_path / "elsewhere").state == "finished"
+
+
+def test_a_process_may_change_its_folder(tmp_path, monkeypatch, straight):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    elsewhere = walks(at(TRAINING, 20, lambda: monkeypatch.chdir(tmp_path / "other")))
+    assert start(Path("run"), elsewhere).state == "finished"
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_a_factory_that_returns_one_environment_twice_is_refused(tmp_path):
+    one = Walk(0, None)
+    with pytest.raises(DimeError, match="returned twice .* return a new one at each call"):
+        start(tmp_path / "run", lambda: one)

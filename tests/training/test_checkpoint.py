@@ -37,10 +37,15 @@ def save(folder, env_step, **extra):
     return folder.save(STATE, EPISODES, run, segments)
 
 
+def new_folder(path):
+    path.mkdir()
+    return CheckpointFolder(path)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two checkpoints, at 5 and 10."""
-    made = CheckpointFolder(tmp_path / "checkpoints")
+    made = new_folder(tmp_path / "checkpoints")
     save(made, 5)
     save(made, 10)
     return made
@@ -206,7 +211,7 @@ def save_killed_at(folder, count, env_step, killed=Killed):
 def test_killed_anywhere_in_a_save_a_whole_checkpoint_is_loaded(tmp_path):
     found = []
     for count in range(1, 100):
-        folder = CheckpointFolder(tmp_path / str(count))
+        folder = new_folder(tmp_path / str(count))
         save(folder, 5)
         save(folder, 10)
         if not save_killed_at(folder, count, 15):
@@ -223,7 +228,7 @@ def test_killed_anywhere_in_a_save_a_whole_checkpoint_is_loaded(tmp_path):
 
 def test_a_save_that_fails_anywhere_leaves_nothing_half(tmp_path):
     for count in range(1, 100):
-        folder = CheckpointFolder(tmp_path / str(count))
+        folder = new_folder(tmp_path / str(count))
         save(folder, 5)
         if not save_killed_at(folder, count, 10, OSError):
             break

@@ -7,6 +7,7 @@ import json
 import pkgutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dime
@@ -243,3 +244,14 @@ def test_every_field_of_every_config_is_documented():
                     following.value, ast.Constant
                 )
                 assert is_text, f"{config.__name__}.{node.target.id} has no docstring"
+
+
+@pytest.mark.parametrize("value", [np.int64(3), NAN, object()])
+def test_arguments_of_the_environment_that_json_cannot_hold_are_refused(value):
+    with pytest.raises(DimeError, match="env_kwargs are .*JSON cannot hold"):
+        RunConfig(env="x", env_kwargs={"size": value})
+
+
+def test_updates_beyond_the_counter_are_refused():
+    with pytest.raises(DimeError, match="num_env_steps is 2000000000 with 2 updates each"):
+        TrainingConfig(num_env_steps=2_000_000_000)

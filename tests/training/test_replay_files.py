@@ -19,6 +19,7 @@ class Ring:
     """A replay of two seeds, grown and saved as a run does."""
 
     def __init__(self, folder, capacity=CAPACITY):
+        folder.mkdir(exist_ok=True)
         self.checkpoints = CheckpointFolder(folder)
         self.replay = initialise_replay(capacity, SPEC, len(SEEDS))
         self.saver = ReplaySaver(self.checkpoints)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
-from dime.deploy.video import write_video
+from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.config import choose
@@ -62,10 +62,9 @@ def evaluate(
     if count < 1:
         raise DimeError(f"episodes is {count}; it must be at least 1.")
     source = _environment(restored, env, Path(run_dir))
-    records = _play(restored, mode, count, source)
-    if video is not None:
+    if video is not None:  # first: what stands in its way costs no episodes then
         film(restored, mode, source, Path(video))
-    return records
+    return _play(restored, mode, count, source)
 
 
 def _environment(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
@@ -91,6 +90,7 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
             stack.enter_context(closing(make(env, restored.config.env_kwargs)))
             for _ in range(at_a_time * len(restored.seeds))
         ]
+        environments[0].spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
         for first in range(0, count, at_a_time):
             chosen = slice(first, min(first + at_a_time, count))
             seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
@@ -127,7 +127,9 @@ def _actions(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int], 
 
 def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
     """Films the first evaluation episode of the first seed."""
+    refuse_unless_writable(file)
     environment = make(env, restored.config.env_kwargs, render=True)
+    environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = _actions(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
 

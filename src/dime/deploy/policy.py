@@ -92,8 +92,13 @@ class Policy:
 
         Returns:
             Actions in the environment's own units, shape and dtype, with those leading axes.
+
+        Raises:
+            DimeError: not an observation of that space, or one that is not finite.
         """
         flat = self.spaces.flatten(obs)
+        if not np.isfinite(flat).all():
+            raise DimeError("The observation has entries that are NaN or infinite (in float32).")
         action = self._act(self._state, flat, self._key, np.uint32(self._calls), self._at)
         self._calls += 1
         return self.spaces.to_env_action(np.asarray(action))

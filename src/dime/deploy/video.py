@@ -11,6 +11,16 @@ import numpy as np
 from dime.errors import DimeError
 
 
+def refuse_unless_writable(file: Path) -> None:
+    """Raises `DimeError` where `write_video` would: another suffix, no folder, no encoder."""
+    if file.suffix != ".mp4":
+        raise DimeError(f"A film's name must end in .mp4, got {file}.")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
+
+
 def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: float) -> None:
     """Writes an H.264 film that browsers play.
 
@@ -20,12 +30,9 @@ def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: flo
         frames_per_second: how fast it plays.
 
     Raises:
-        DimeError: another suffix, or no encoder (extra `video`).
+        DimeError: another suffix, no such folder, or no encoder (extra `video`).
     """
-    if file.suffix != ".mp4":
-        raise DimeError(f"A film's name must end in .mp4, got {file}.")
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
+    refuse_unless_writable(file)
     # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     unfinished = file.with_name(f".{file.stem}.tmp.mp4")

@@ -3,7 +3,6 @@
 import atexit
 import logging
 import weakref
-from math import isfinite
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -16,6 +15,7 @@ from dime.errors import DimeError
 _logger = logging.getLogger("dime.envs")
 _SUCCESS_KEYS = ("solved", "success", "is_success")
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
+_MAX_REWARD = float(np.finfo(np.float32).max)  # stored as float32
 _MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
 
 
@@ -124,7 +124,7 @@ class Environment:
             expected = "(obs, reward, terminated, truncated, info)"
             raise self._wrong_answer("step", expected, answer) from None
         reward = float(reward.item() if isinstance(reward, np.ndarray) else reward)
-        if not isfinite(reward):
+        if not abs(reward) <= _MAX_REWARD:  # false for NaN as well
             raise NonFiniteError("reward", self.name, step, str(reward))
         obs = self._flat(obs, step)
         if not (terminated or truncated):

@@ -32,7 +32,7 @@ _LISTS = {
 }
 
 
-def make_env(id: str, **kwargs: Any) -> gymnasium.Env:
+def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     """Makes an environment from its id, in its own units, shapes and dtypes.
 
     Ids: `dm_control/<domain>-<task>`, any Gymnasium id, `module:Id`, MyoSuite's ids,

@@ -6,7 +6,7 @@ data, so that a run can record it and a loaded policy can use it without the env
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -97,6 +97,17 @@ class Spaces:
     def to_json(self) -> dict[str, Any]:
         """Everything, as dicts, lists, strings and numbers."""
         return asdict(self)
+
+    def refuse_if_other(self, expected: "Spaces", where: str) -> None:
+        """Raises `DimeError` where these are not the `expected` ones, which are those of `where`.
+
+        The environment's name may differ.
+        """
+        if replace(self, name="") != replace(expected, name=""):
+            raise DimeError(
+                f"The environment's spaces are no longer those of {where}: {self.to_json()} now, "
+                f"{expected.to_json()} then."
+            )
 
     @cached_property
     def obs_dim(self) -> int:

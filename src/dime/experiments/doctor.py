@@ -70,9 +70,13 @@ def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
 def examine() -> int:
     """Prints the findings; returns 1 where something would not work, else 0."""
     versions = installed_versions((*_PACKAGES, *(name for name, _ in _SUITES.values())))
-    device = jax.devices()[0]
+    problems = known_bad(versions)
     print(f"python    {platform.python_version()} ({sys.executable})")
-    print(f"device    {device.device_kind} ({jax.default_backend()}, {jax.device_count()} of them)")
+    try:
+        kind = jax.devices()[0].device_kind
+        print(f"device    {kind} ({jax.default_backend()}, {jax.device_count()} of them)")
+    except Exception as error:  # JAX's own are of several kinds
+        problems.append(f"JAX finds no device ({type(error).__name__}: {error}): JAX_PLATFORMS?")
     for name, version in versions.items():
         print(f"{name:9} {version}")
     for suite, (package, remedy) in _SUITES.items():
@@ -82,7 +86,6 @@ def examine() -> int:
             print(f"optional  {module} is missing ({remedy})")
     renderer, message = renderer_status()
     print(f"renderer  {renderer or 'none'}: {message}")
-    problems = known_bad(versions)
     for problem in problems:
         print(f"PROBLEM   {problem}")
     if not problems:

@@ -100,7 +100,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[Path]:
         """Folders of complete checkpoints, newest first."""
-        named = (path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name))
+        found = self.folder.glob("step-*")
+        named = (path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
         return sorted(named, key=_order, reverse=True)
 
     def save(
@@ -110,7 +111,7 @@ class CheckpointFolder:
         path = self._free_name(run["env_step"])
         temporary = self.folder / f".{path.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir()  # without parents: a run whose folder was removed is not half revived
         contents = {
             "state.safetensors": safetensors.numpy.save(state),
             "episodes.safetensors": safetensors.numpy.save(episodes),
@@ -140,7 +141,7 @@ class CheckpointFolder:
 
     def save_segment(self, rows: Arrays, start: int, stop: int, seeds: list[int]) -> dict[str, Any]:
         """Writes transitions [start, stop) of these seeds; returns the segment's description."""
-        self.replay_folder.mkdir(parents=True, exist_ok=True)
+        self.replay_folder.mkdir(exist_ok=True)
         name = f"{start:09d}-{stop:09d}.safetensors"
         content = safetensors.numpy.save(rows, {"seeds": json.dumps(seeds)})
         write_bytes(self.replay_folder / name, content)
@@ -153,7 +154,7 @@ class CheckpointFolder:
         for path in (*self.steps()[KEPT:], *self.folder.glob(".step-*.tmp")):
             shutil.rmtree(path)
         needed = {segment["file"] for path in kept for segment in _peek_segments(path)}
-        for path in self.replay_folder.glob("*"):
+        for path in self.replay_folder.glob("*.safetensors*"):
             if path.name not in needed:
                 path.unlink()
 

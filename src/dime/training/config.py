@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class TrainingConfig:
             len(set(self.evaluation_modes)) == len(self.evaluation_modes),
             f"A mode stands twice in evaluation_modes {self.evaluation_modes}.",
         )
+        require(
+            self.num_env_steps * self.updates_per_env_step < 2**31,
+            f"num_env_steps is {self.num_env_steps} with {self.updates_per_env_step} updates each; "
+            "updates are counted up to 2147483647.",
+        )
 
     @property
     def effective_capacity(self) -> int:
@@ -95,6 +101,15 @@ class RunConfig:
     """The loop."""
     settings: Any = None
     """The algorithm's own config."""
+
+    def __post_init__(self):
+        try:
+            json.dumps(self.env_kwargs, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DimeError(
+                f"env_kwargs are {self.env_kwargs}, which JSON cannot hold ({error}). Bind such "
+                "values in a function that makes the environment."
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """The whole config as JSON values."""

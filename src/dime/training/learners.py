@@ -1,6 +1,5 @@
 """All seeds of a run side by side: agents in one program, one environment each."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.errors import DimeError
+from dime.envs.spaces import Spaces
 from dime.training.checkpoint import Arrays, Checkpoint, from_arrays, to_arrays
 from dime.training.config import TrainingConfig
 from dime.training.episodes import EpisodeStream, Observed
@@ -74,14 +73,10 @@ class Learners:
         return failures
 
     def restore(self, checkpoint: Checkpoint) -> list[str]:
-        """Everything as it was at a checkpoint; returns warnings."""
-        spaces = json.loads(json.dumps(self.streams[0].env.spaces.to_json()))
-        saved = checkpoint.run["spaces"]
-        if spaces | {"name": ""} != saved | {"name": ""}:
-            raise DimeError(
-                f"The environment's spaces are no longer those of {checkpoint.path}: "
-                f"{spaces} now, {saved} then."
-            )
+        """Everything as it was at a checkpoint that `refuse_if_other` has let pass.
+
+        Returns warnings.
+        """
         self.seeds = checkpoint.run["seeds"]
         self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
         self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
@@ -220,6 +215,16 @@ class Learners:
             "episodes": [stream.to_json() for stream in self.streams],
         }
         return to_arrays(self.state), episodes, run
+
+
+def refuse_if_other(
+    checkpoint: Checkpoint, make_agent: Callable[[EnvSpec], Agent], spaces: Spaces
+) -> None:
+    """Raises `DimeError` where a checkpoint is not of this environment or algorithm."""
+    spaces.refuse_if_other(Spaces.from_json(checkpoint.run["spaces"]), str(checkpoint.path))
+    agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim))
+    keys = seed_keys(tuple(checkpoint.run["seeds"]))
+    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
 
 
 def _stacked(observed: list[Observed]) -> Transition:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import TrainingConfig
 from dime.training.evaluation import EpisodeError, evaluation_seeds, run_episodes, summary
@@ -77,11 +78,8 @@ class Loop:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint; newer records are set aside."""
         env_step, updates = checkpoint.env_step, checkpoint.run["updates"]
-        num_cut = self.recorder.restore(checkpoint.run, env_step, updates)
-        if num_cut:
-            self.recorder.message(
-                f"{num_cut} records newer than env step {env_step} went to discarded.jsonl."
-            )
+        for note in self.recorder.restore(checkpoint.run, env_step, updates):
+            self.recorder.message(note)
         for warning in self.learners.restore(checkpoint):
             self.recorder.message(f"warning: {warning}")
         self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
@@ -145,7 +143,8 @@ class Loop:
         return RunResult(self.directory.path, state, reason, self.learners.env_step, number)
 
     def _status(self, state: str, reason: str | None = None) -> None:
-        self.recorder.status(state, self.learners.env_step, self.learners.update, reason)
+        saved = self._last_saved[0] if self._last_saved else None
+        self.recorder.status(state, self.learners.env_step, self.learners.update, saved, reason)
 
     @contextmanager
     def _compiling(self) -> Iterator[None]:
@@ -215,8 +214,16 @@ class Loop:
 
     def _environments(self, count: int) -> list[Environment]:
         """`count` environments for evaluations, made when first needed."""
+        others = [stream.env for stream in self.learners.streams] + self._evaluation_environments
         while len(self._evaluation_environments) < count:
-            self._evaluation_environments.append(self._make_environment())
+            env = self._make_environment()
+            if any(env.env.unwrapped is other.env.unwrapped for other in others):
+                raise DimeError(
+                    f"{env.name} was returned twice by what makes environments. A run needs "
+                    "several, for training and for evaluation: return a new one at each call."
+                )
+            others.append(env)
+            self._evaluation_environments.append(env)
         return self._evaluation_environments[:count]
 
     def _close_evaluation_environments(self) -> None:

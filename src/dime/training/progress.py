@@ -47,7 +47,7 @@ class _Watch(Listener):
         elapsed = now - self._refreshed_at
         if elapsed >= self.interval:
             newest = (env_step - self._refreshed_step) / elapsed
-            self.rate = newest if self.rate == 0.0 else 0.8 * self.rate + 0.2 * newest
+            self.rate = newest if self.rate == 0.0 else 0.5 * self.rate + 0.5 * newest
             self._refreshed_at, self._refreshed_step = now, env_step
             self.refresh()
 

@@ -56,13 +56,24 @@ class Recorder:
             "failed_seeds": self.failed_seeds,
         }
 
-    def restore(self, position: dict[str, Any], env_step: int, updates: int) -> int:
-        """Cuts the records at a checkpoint's position; returns how many lines were set aside."""
+    def restore(self, position: dict[str, Any], env_step: int, updates: int) -> list[str]:
+        """Cuts the records at a checkpoint's position; returns what there is to say of it."""
         self._wall_time_before = position["wall_time_s"]
         self.last_evaluation = position["last_evaluation"]
         self.failed_seeds = position["failed_seeds"]
         self._window_start = (env_step, updates)
-        return self._cut(position["record_bytes"])
+        sizes = position["record_bytes"]
+        notes = [
+            f"warning: {path} is damaged: records of before env step {env_step} are missing."
+            for name, size in sizes.items()
+            if (path := self._directory.metrics_file.with_name(name)).stat().st_size < size
+        ]
+        num_cut = self._cut(sizes)
+        if num_cut:
+            notes.append(
+                f"{num_cut} records newer than env step {env_step} went to discarded.jsonl."
+            )
+        return notes
 
     def restart(self) -> None:
         """Sets aside the records of a start that never came to a checkpoint."""
@@ -70,7 +81,9 @@ class Recorder:
 
     def _cut(self, sizes: dict[str, int]) -> int:
         return sum(
-            cut_records(self._directory.path / name, size, self._directory.discarded_file)
+            cut_records(
+                self._directory.metrics_file.with_name(name), size, self._directory.discarded_file
+            )
             for name, size in sizes.items()
         )
 
@@ -142,14 +155,22 @@ class Recorder:
                     "in this process. Training goes on."
                 )
 
-    def status(self, state: str, env_step: int, updates: int, reason: str | None = None) -> None:
-        """Replaces status.json."""
+    def status(
+        self,
+        state: str,
+        env_step: int,
+        updates: int,
+        checkpoint: int | None,
+        reason: str | None = None,
+    ) -> None:
+        """Replaces status.json; `checkpoint` is the env step of the newest one."""
         content = {
             "state": state,
             "reason": reason,
             "env_step": env_step,
             "updates": updates,
             "num_env_steps": self._num_env_steps,
+            "checkpoint_env_step": checkpoint,
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
@@ -158,9 +179,9 @@ class Recorder:
 
     def leave(self, text: str) -> None:
         """Says a last thing before the process ends at once."""
-        for listener in self._listeners:
-            listener.leave()
-        print(text, flush=True)
+        self._each(lambda listener: listener.leave())
+        with suppress(OSError, ValueError):
+            print(text, flush=True)
 
     def close(self) -> None:
         """Closes files and listeners."""

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dime.errors import DimeError
+
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file beside `path` and renames it: a reader meets the old or the new one."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Writes a JSON file beside `path` and renames it: a reader meets the old or the new one.
+
+    A number that JSON does not have (NaN, infinity) becomes null.
+    """
+    write_bytes(path, (json.dumps(_finite(content), indent=2) + "\n").encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -92,17 +97,24 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open() as lines:
-        for line in lines:
-            if line.endswith("\n"):
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                continue
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                raise DimeError(f"{path} is damaged: line {number} is no record.") from error
 
 
 def cut_records(path: Path, size: int, discarded: Path) -> int:
     """Moves what stands behind the first `size` bytes to the end of `discarded`.
 
     Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
+    In a file that is shorter, only a last line that is not whole is moved.
     """
     content = path.read_bytes() if path.exists() else b""
+    if len(content) < size:
+        size = content.rfind(b"\n") + 1
     tail = content[size:]
     if not tail:
         return 0

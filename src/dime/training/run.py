@@ -1,5 +1,6 @@
 """Starting and resuming a run: from a config, or from what a run directory holds."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -7,19 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig, replace_nested
-from dime.training.learners import Learners
+from dime.training.learners import Learners, refuse_if_other
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.records import write_json
 from dime.training.run_directory import RunDirectory
+from dime.types import Agent, EnvSpec
 
 EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
@@ -37,6 +41,7 @@ class Audience:
 
 def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience) -> RunResult:
     """A new run; what can be refused is refused before its folder is made."""
+    _require_device()
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
@@ -58,17 +63,48 @@ def resume_run(
             f'dime.resume("{run_dir}", env={config.env})'
         )
     env = env if env is not None else config.env
+    _require_device()
     _require_loggers(config)
     with _environments(config, env) as environments, directory.locked():
         checkpoint, warnings = directory.checkpoints.load_newest()
         env_step = checkpoint.env_step if checkpoint else 0
-        config = _extended(config, num_env_steps, env_step, directory)
+        extended = _extended(config, num_env_steps, env_step, directory)
+        if checkpoint is None:
+            _refuse_if_checkpoints_are_gone(directory)
+        else:
+            refuse_if_other(checkpoint, _make_agent(config), environments[0].spaces)
+        # From here on nothing refuses, and the run may be changed.
+        if extended != config:
+            write_json(directory.config_file, extended.to_json())
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        return _run(config, directory, env, environments, checkpoint, audience)
+        return _run(extended, directory, env, environments, checkpoint, audience)
+
+
+def _require_device() -> None:
+    try:
+        jax.devices()
+    except Exception as error:  # JAX's own are of several kinds
+        raise DimeError(
+            f"JAX finds no device to compute on ({type(error).__name__}: {error}). JAX_PLATFORMS "
+            f"is {os.environ.get('JAX_PLATFORMS', '')!r}; `dime doctor` shows what there is."
+        ) from error
+
+
+def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
+    saved = directory.status().get("checkpoint_env_step")
+    if saved is not None:
+        raise DimeError(
+            f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
+            f"them back, or train anew: dime train --config {directory.path / 'config.json'}"
+        )
+
+
+def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
+    return partial(ALGORITHMS[config.algorithm].make, config.settings)
 
 
 @contextmanager
@@ -89,7 +125,7 @@ def _require_loggers(config: RunConfig) -> None:
 def _extended(
     config: RunConfig, num_env_steps: int | None, env_step: int, directory: RunDirectory
 ) -> RunConfig:
-    """The config with a larger number of env steps, also in the run's file."""
+    """The config with a larger number of env steps."""
     planned = config.training.num_env_steps
     wanted = planned if num_env_steps is None else num_env_steps
     complete = wanted == env_step and directory.status().get("state") == "finished"
@@ -98,10 +134,7 @@ def _extended(
             f"{directory.path} is at env step {env_step} of {planned}; to extend it, give a larger "
             f"number than {planned}: --num-env-steps N"
         )
-    if wanted != planned:
-        config = replace_nested(config, {"training": {"num_env_steps": wanted}})
-        write_json(directory.config_file, config.to_json())
-    return config
+    return replace_nested(config, {"training": {"num_env_steps": wanted}})
 
 
 def _run(
@@ -116,8 +149,7 @@ def _run(
     directory.add_provenance(env_step)
 
     def make_learners(compiling: Callable[[], AbstractContextManager[None]]) -> Learners:
-        make_agent = partial(ALGORITHMS[config.algorithm].make, config.settings)
-        return Learners(config.training, make_agent, environments, compiling)
+        return Learners(config.training, _make_agent(config), environments, compiling)
 
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)

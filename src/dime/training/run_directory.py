@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,16 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config_file = path / "config.json"
-        self.status_file = path / "status.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.evaluations_file = path / "evaluations.jsonl"
-        self.discarded_file = path / "discarded.jsonl"
-        self.provenance_file = path / "provenance.json"
-        self.tensorboard_folder = path / "tensorboard"
-        self.failures_folder = path / "failures"
-        self.checkpoints = CheckpointFolder(path / "checkpoints")
+        place = path.absolute()  # the process may change its folder
+        self.config_file = place / "config.json"
+        self.status_file = place / "status.json"
+        self.metrics_file = place / "metrics.jsonl"
+        self.evaluations_file = place / "evaluations.jsonl"
+        self.discarded_file = place / "discarded.jsonl"
+        self.provenance_file = place / "provenance.json"
+        self.tensorboard_folder = place / "tensorboard"
+        self.failures_folder = place / "failures"
+        self.checkpoints = CheckpointFolder(place / "checkpoints")
 
     def refuse_if_taken(self) -> None:
         """Raises `DimeError` where something stands already."""
@@ -125,8 +126,8 @@ class RunDirectory:
     def add_provenance(self, env_step: int) -> None:
         """Notes what this process runs on and where in the run it begins."""
         starts = []
-        if self.provenance_file.exists():
-            starts = json.loads(self.provenance_file.read_text())["starts"]
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
+            starts = list(json.loads(self.provenance_file.read_text())["starts"])
         starts.append({"env_step": env_step, **provenance()})
         write_json(self.provenance_file, {"starts": starts})
 
