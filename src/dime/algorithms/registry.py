@@ -29,9 +29,9 @@ _LAPTOP_DIME = {
         "num_denoising_steps": 8,
         "hidden_dim": 128,
         "num_hidden_layers": 2,
-        "learning_rate": 1e-3,
+        "learning_rate": 7e-4,
     },
-    "critic": {"hidden_dim": 256, "learning_rate": 1e-3},
+    "critic": {"hidden_dim": 256, "learning_rate": 7e-4},
     "temperature": {"initial": 0.1},
     "policy_delay": 2,
 }
