@@ -20,7 +20,7 @@ LAYERS = [
     {"envs"},
     {"training"},
     {"experiments", "deploy"},
-    {"api", "benchmark", "cli", "__main__"},
+    {"api", "benchmark", "commands", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])

@@ -1,0 +1,107 @@
+"""The commands of `dime` and their options, from which the command line and its help are made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import tyro
+
+Settings = TypeVar("Settings")
+Training = TypeVar("Training")
+
+
+@dataclass(frozen=True)
+class Train(Generic[Training, Settings]):
+    """Train agents; leave a run directory with records, checkpoints, a curve and a film."""
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
+    """Id of the environment, as `dm_control/cartpole-swingup`, `Humanoid-v4`,
+    `myoHandReachRandom-v0`, `module:Id` (`dime list environments`)."""
+    training: Annotated[Training, tyro.conf.arg(name="")]
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    algorithm: str = "dime"
+    """One of `dime list algorithms`; the options below are those of the one chosen."""
+    preset: str = "paper"
+    """What the options start from: `paper` or `laptop` (`dime list presets`)."""
+    config: Path | None = None
+    """Start from this config.json of a run instead of a preset."""
+    run_dir: Path | None = None
+    """Where the run goes; by default runs/ENV/ALGORITHM/<date-time>."""
+    env_kwargs: tuple[str, ...] = ()
+    """Passed to the environment, as name=value: use_contact_forces=true."""
+    video: bool = True
+    """Film an episode of the trained policy at the end."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run from its newest intact checkpoint, as if it had never stopped."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run's folder."""
+    num_env_steps: int | None = None
+    """A larger number extends the run."""
+    video: bool = True
+    """Film an episode of the trained policy at the end."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with the policies of a run."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run's folder."""
+    mode: Literal["stochastic", "deterministic", "best_of_n", "best-of-n"] = "stochastic"
+    """How actions are chosen; the paper's is stochastic."""
+    episodes: int | None = None
+    """Episodes per seed; by default as many as during training."""
+    checkpoint: Path | None = None
+    """Another checkpoint's folder than the newest intact one."""
+    video: Path | None = None
+    """Also film an episode of the first seed into this file (.mp4)."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of runs; of a multi-goal run also its paths."""
+
+    run_dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN_DIR...")]
+    """Folders of runs; those on one environment share a panel."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Picture to write: .png, .svg or .pdf."""
+    reference: str | None = None
+    """CSV of curves to draw beside them; `shipped` for the authors' published ones."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Show what there is."""
+
+    what: tyro.conf.Positional[Literal["algorithms", "environments", "presets"]]
+    """What to show."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this machine: device, versions, suites, renderer, combinations known to fail."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time updates, acting and the loop on this machine, as a share of its matrix products."""
+
+    json: Path | None = None
+    """Also write the figures to this file."""
+    cases: tuple[str, ...] = ("paper/dog-run", "paper/humanoid-run", "small/cheetah-run")
+    """Which sizes to time."""
+
+
+COMMANDS = {
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "list": List,
+    "doctor": Doctor,
+    "benchmark": Benchmark,
+}
