@@ -158,6 +158,6 @@ def make_config(
         env_is_object=not isinstance(env, str),
         algorithm=algorithm,
         preset=preset,
-        training=replace_nested(preset_training(preset), for_loop),
+        training=replace_nested(preset_training(preset, algorithm), for_loop),
         settings=replace_nested(settings, for_algorithm),
     )

@@ -14,8 +14,8 @@ from dime.critics.heads import SoftBackup
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import joint_critic_loss, max_entropy_policy_loss, mean_value
-from dime.updates.temperature import TemperatureConfig, temperature_loss
+from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
 
 SPEC, ROWS = EnvSpec(obs_dim=3, action_dim=2), 8
 CONFIG = DimeConfig(
@@ -108,7 +108,7 @@ def composition(state, batch, key):
     critic_key, policy_key = jax.random.split(key)
 
     next_sample = state.policy.sample(transition.next_obs, critic_key)
-    old_temperature = jnp.exp(state.log_temperature)
+    old_temperature = state.temperature.value
     backup = SoftBackup(
         transition.reward,
         config.discount * jnp.where(transition.terminated, 0.0, 1.0),
@@ -127,7 +127,7 @@ def composition(state, batch, key):
     def loss(policy):
         sample = policy.sample(transition.obs, policy_key)
         # The critics and statistics of this very update, the temperature of before.
-        value = mean_value(critics, stats, transition.obs, sample.action, head)
+        value = combined_value(critics, stats, transition.obs, sample.action, head)
         return max_entropy_policy_loss(sample.log_prob, value, old_temperature), sample
 
     (policy_loss, sample), gradient = jax.value_and_grad(loss, has_aux=True)(state.policy)
@@ -135,18 +135,17 @@ def composition(state, batch, key):
         config.policy.make_optimizer(), gradient, state.policy_optimizer, state.policy
     )
     target = config.temperature.target_running_cost_per_dim * SPEC.action_dim
-    gradient = jax.grad(temperature_loss)(state.log_temperature, sample.running_cost, target)
+    gradient = jax.grad(temperature_loss)(state.temperature.log_value, sample.running_cost, target)
     log_temperature, temperature_optimizer, _ = gradient_step(
         config.temperature.make_optimizer(),
         gradient,
-        state.temperature_optimizer,
-        state.log_temperature,
+        state.temperature.optimizer,
+        state.temperature.log_value,
     )
     return critics_updated, critics_updated._replace(
         policy=policy,
         policy_optimizer=policy_optimizer,
-        log_temperature=log_temperature,
-        temperature_optimizer=temperature_optimizer,
+        temperature=Temperature(log_temperature, temperature_optimizer),
         policy_metrics={
             "policy_loss": policy_loss,
             "policy_gradient_norm": norm,
@@ -167,7 +166,7 @@ def test_update_is_the_composition_of_its_pieces(update):
     for name, value in expected.policy_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5)
     for name, value in [
-        ("temperature", jnp.exp(ours.log_temperature)),
+        ("temperature", ours.temperature.value),
         ("step_sizes", ours.policy.step_sizes().mean(axis=-1)),
         ("diffusion_scale", ours.policy.diffusion_scale()),
     ]:
@@ -183,9 +182,9 @@ def test_policy_and_temperature_wait_for_every_third_critic_update():
         new, _ = update(state, batch(count), key, counters(count))
         assert differs(state.critics, new.critics)
         assert differs(state.critic_stats, new.critic_stats)
-        late = ("policy", "policy_optimizer", "log_temperature", "temperature_optimizer")
+        late = ("policy", "policy_optimizer", "temperature")
         moved = [differs(getattr(state, name), getattr(new, name)) for name in late]
-        assert moved == [(count + 1) % 3 == 0] * 4
+        assert moved == [(count + 1) % 3 == 0] * 3
         state = new
 
 
@@ -193,15 +192,14 @@ def test_policy_delay_of_one_and_a_fixed_temperature():
     state = trained_state()
     new, metrics = agent(FIXED_EVERY_UPDATE)[2](state, batch(), jax.random.key(1), counters(0))
     assert differs(state.policy, new.policy)
-    assert not differs(state.log_temperature, new.log_temperature)
-    assert not differs(state.temperature_optimizer, new.temperature_optimizer)
-    np.testing.assert_allclose(metrics["temperature"], jnp.exp(state.log_temperature), rtol=1e-6)
+    assert not differs(state.temperature, new.temperature)
+    np.testing.assert_allclose(metrics["temperature"], state.temperature.value, rtol=1e-6)
 
 
 def test_temperature_starts_as_configured_and_moves_towards_its_target():
     _, init, update = agent()
     state = init(jax.random.key(0))
-    assert float(jnp.exp(state.log_temperature)) == pytest.approx(0.5, rel=1e-6)
+    assert float(state.temperature.value) == pytest.approx(0.5, rel=1e-6)
     state, metrics = update(state, batch(), jax.random.key(1), counters(DUE))
     short_of_entropy = float(metrics["running_cost"]) > 4.0 * SPEC.action_dim
     assert short_of_entropy == (float(metrics["temperature"]) > 0.5)
@@ -212,7 +210,9 @@ def test_termination_cuts_the_future_off():
     _, _, update = agent()
     state, transition = trained_state(), batch().transition
     ended = dataclasses.replace(transition, terminated=jnp.ones(ROWS, bool))
-    cheaper = state._replace(log_temperature=state.log_temperature - 5.0)
+    cheaper = state._replace(
+        temperature=state.temperature._replace(log_value=state.temperature.log_value - 5.0)
+    )
     results = []
     for start in (state, cheaper):
         _, metrics = update(start, Batch(ended, jnp.arange(ROWS)), jax.random.key(3), counters(0))
@@ -323,7 +323,7 @@ def test_only_the_deterministic_mode_ignores_the_key(mode):
     if mode == "deterministic":
         np.testing.assert_array_equal(first, other)
         np.testing.assert_allclose(
-            first, trained_state().policy.mean_path(some_obs(4)), rtol=1e-5, atol=1e-6
+            first, trained_state().policy.deterministic(some_obs(4)), rtol=1e-5, atol=1e-6
         )
     else:
         assert jnp.abs(first - other).min() > 0.0
@@ -345,7 +345,7 @@ def test_best_of_n_takes_the_candidate_with_the_highest_mean_q():
 
     @jax.jit
     def value(obs, action):
-        return mean_value(state.critics, state.critic_stats, obs, action, head)
+        return combined_value(state.critics, state.critic_stats, obs, action, head)
 
     values = np.asarray(value(repeated, candidates))
     assert np.unique(values.argmax(axis=0)).size > 1  # not the same candidate for every row

@@ -17,7 +17,7 @@ CONFIG = CriticConfig(hidden_dim=8, num_atoms=7, v_min=-1.0, v_max=1.0)
 ROWS = 16
 
 
-init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1))
+init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1, 2))
 joint_outputs = jax.jit(ensemble.joint_outputs)
 evaluate_critics = jax.jit(ensemble.evaluate_critics)
 
@@ -47,7 +47,7 @@ def forward(critic, x, statistics):
 
 @pytest.fixture(scope="module")
 def made():
-    return init_critics(CONFIG, SPEC, jax.random.key(0))
+    return init_critics(CONFIG, CONFIG.make_head().output_dim, SPEC, jax.random.key(0))
 
 
 def test_shapes_and_two_different_critics(made):
@@ -103,7 +103,7 @@ def test_joint_pass_differs_from_two_separate_passes(made):
 
 def test_number_and_depth_of_the_critics_are_configured():
     config = CriticConfig(hidden_dim=4, num_hidden_layers=3, num_critics=5, head="scalar")
-    critics, stats = init_critics(config, SPEC, jax.random.key(1))
+    critics, stats = init_critics(config, config.make_head().output_dim, SPEC, jax.random.key(1))
     assert evaluate_critics(critics, stats, pairs()).shape == (5, ROWS, 1)
     assert len(critics.hidden) == 3
     assert len(critics.norms) == len(stats) == 4
@@ -116,7 +116,7 @@ def test_head_is_the_configured_one():
 
 def test_warmup_is_configured():
     config = replace(CONFIG, renorm_warmup_updates=1)
-    critics, stats = init_critics(config, SPEC, jax.random.key(2))
+    critics, stats = init_critics(config, config.make_head().output_dim, SPEC, jax.random.key(2))
     cold, _, stats = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
     warm, _, _ = joint_outputs(critics, stats, pairs(1) + 3.0, pairs(2))
     assert jnp.abs(cold - warm).max() > 0.1

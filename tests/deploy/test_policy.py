@@ -9,7 +9,7 @@ import pytest
 import dime
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
-from dime.updates.max_entropy import mean_value
+from dime.updates.max_entropy import combined_value
 from tests.training.runs import checkpoints, start
 from tests.training.walk import Walk, at, walks
 
@@ -124,7 +124,7 @@ def test_best_of_n_takes_better_ones(straight):
     for mode in ("stochastic", "best_of_n"):
         action = dime.load_policy(straight, mode)(obs)
         pairs = jnp.asarray(obs), jnp.asarray(action)
-        value = mean_value(state.critics, state.critic_stats, *pairs, head)
+        value = combined_value(state.critics, state.critic_stats, *pairs, head)
         values[mode] = float(np.mean(value))
     assert values["best_of_n"] > values["stochastic"]
 

@@ -104,7 +104,9 @@ def test_kernels_undo_each_other_to_first_order():
     there = denoising_mean(latent, jnp.zeros(2), eta, PRIOR_STD)
     np.testing.assert_allclose(there, latent * (1.0 - 1e-3 / PRIOR_STD**2), rtol=1e-6)
     # Both pull towards 0: the process without control is reversible (the prior is its law).
-    np.testing.assert_allclose(noising_mean(latent, eta, PRIOR_STD), there, rtol=1e-6)
+    np.testing.assert_allclose(
+        noising_mean(latent, jnp.zeros(()), eta, PRIOR_STD), there, rtol=1e-6
+    )
     steered = denoising_mean(latent, jnp.array([2.0, -4.0]), eta, PRIOR_STD)
     np.testing.assert_allclose(steered - there, [2e-3, -4e-3], rtol=1e-3)
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.ensemble import Critic, CriticConfig, init_critics
+from dime.critics.ensemble import CriticConfig, init_critics
 from dime.networks.batch_renorm import RunningStats
+from dime.networks.batch_renorm_mlp import BatchRenormMlp
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec
 from dime.updates.temperature import TemperatureConfig
@@ -103,11 +104,16 @@ class Golden:
         leaves = [phase, *(leaf for layer in layers for leaf in layer), *scales]
         return self._fill(template, leaves)
 
-    def critics(self, prefix) -> Critic:
+    def critics(self, prefix) -> BatchRenormMlp:
         """The two critics' parameters (or gradients, or moments) under `prefix`."""
         names = [f"BatchRenorm_{i}/{leaf}" for i in range(3) for leaf in ("scale", "bias")]
         names += [f"Dense_{i}/{leaf}" for i in range(3) for leaf in ("kernel", "bias")]
-        template, _ = init_critics(self.critic_config, self.spec, jax.random.key(0))
+        template, _ = init_critics(
+            self.critic_config,
+            self.critic_config.make_head().output_dim,
+            self.spec,
+            jax.random.key(0),
+        )
         return self._fill(template, [self[f"{prefix}{_CRITIC}{name}"] for name in names])
 
     def critic_stats(self, prefix):

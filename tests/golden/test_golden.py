@@ -12,7 +12,7 @@ from dime.networks.batch_renorm import BatchRenorm, RunningStats
 from dime.policies.squash import tanh_log_det
 from dime.types import Transition
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import joint_critic_loss, max_entropy_policy_loss, mean_value
+from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
 from dime.updates.temperature import temperature_loss
 
 from .conftest import FILES, FOLDER, assert_close, assert_trees_close
@@ -54,7 +54,7 @@ def test_kernels_of_each_step(golden, which, observed):
     for n, step_size in enumerate(step_sizes):
         drift = control(latents[n], jnp.asarray(n))
         mean = denoising_mean(latents[n], drift, step_size, policy.prior_std)
-        undone = noising_mean(latents[n + 1], step_size, policy.prior_std)
+        undone = noising_mean(latents[n + 1], jnp.zeros(()), step_size, policy.prior_std)
         assert_close(drift, golden[f"{which}/f"][n], 5e-5)
         assert_close(mean, golden[f"{which}/mean_fwd"][n], 5e-5)
         assert_close(undone, golden[f"{which}/mean_bwd"][n], 5e-5)
@@ -142,7 +142,7 @@ def _policy_loss(policy, golden):
     sample = policy.weigh(policy.chain(golden["obs"], golden["pi/chain"][0], golden["pi/eps"]))
     stats = golden.critic_stats("warm/bn_before/")
     head = golden.critic_config.make_head()
-    value = mean_value(golden.critics("critic/"), stats, golden["obs"], sample.action, head)
+    value = combined_value(golden.critics("critic/"), stats, golden["obs"], sample.action, head)
     return max_entropy_policy_loss(sample.log_prob, value, jnp.exp(golden["log_ent_coef"]))
 
 

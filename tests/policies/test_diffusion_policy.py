@@ -30,7 +30,7 @@ def some_obs(*shape):
 
 
 sample = jax.jit(DiffusionPolicy.sample)
-mean_path = jax.jit(DiffusionPolicy.mean_path)
+mean_path = jax.jit(DiffusionPolicy.deterministic)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)], ids=str)

@@ -71,7 +71,15 @@ def test_asked_before_a_long_phase_leaves_at_its_start(exits, told):
     assert (told, exits) == ([signal.SIGTERM], [75])
 
 
-def test_handlers_are_put_back():
+@pytest.fixture
+def heeded():
+    """SIGINT as Python has it, also where this process was started in the background."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_handlers_are_put_back(heeded):
     before = [signal.getsignal(number) for number in SIGNALS]
     threads = threading.active_count()
     with Interruption(print):

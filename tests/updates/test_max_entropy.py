@@ -9,7 +9,7 @@ from dime.critics import ensemble
 from dime.critics.ensemble import CriticConfig, evaluate_critics, joint_outputs
 from dime.critics.heads import SoftBackup
 from dime.types import EnvSpec, Transition
-from dime.updates.max_entropy import joint_critic_loss, max_entropy_policy_loss, mean_value
+from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
 
 SPEC, ROWS = EnvSpec(obs_dim=3, action_dim=2), 12
 CONFIGS = {
@@ -18,7 +18,7 @@ CONFIGS = {
 }
 
 
-init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1))
+init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1, 2))
 
 
 def batch():
@@ -47,7 +47,7 @@ def pairs_of(transition, next_action):
 def test_critic_loss_is_the_heads_loss_of_the_joint_pass(head_name):
     config = CONFIGS[head_name]
     head = config.make_head()
-    critics, stats = init_critics(config, SPEC, jax.random.key(1))
+    critics, stats = init_critics(config, config.make_head().output_dim, SPEC, jax.random.key(1))
     transition, next_action, backup = batch()
     loss, (new_stats, metrics) = jax.jit(joint_critic_loss, static_argnums=5)(
         critics, stats, transition, next_action, backup, head
@@ -68,7 +68,7 @@ def test_critic_loss_is_the_heads_loss_of_the_joint_pass(head_name):
 def gradients(config, variant):
     """Value and gradient of the critic loss: the package's, or cut elsewhere."""
     head = config.make_head()
-    critics, stats = init_critics(config, SPEC, jax.random.key(1))
+    critics, stats = init_critics(config, config.make_head().output_dim, SPEC, jax.random.key(1))
     transition, next_action, backup = batch()
     pairs, next_pairs = pairs_of(transition, next_action)
     _, following, _ = jax.jit(joint_outputs)(critics, stats, pairs, next_pairs)
@@ -129,19 +129,19 @@ def test_only_the_target_is_held_fixed(head_name):
         assert difference(gradient, other) > 0.05
 
 
-def test_mean_value_is_the_mean_over_the_critics_in_evaluation_mode():
+def test_combined_value_is_the_mean_over_the_critics_in_evaluation_mode():
     config = CONFIGS["categorical"]
     head = config.make_head()
-    critics, stats = init_critics(config, SPEC, jax.random.key(1))
+    critics, stats = init_critics(config, config.make_head().output_dim, SPEC, jax.random.key(1))
     transition, _, _ = batch()
-    value = mean_value(critics, stats, transition.obs, transition.action, head)
+    value = combined_value(critics, stats, transition.obs, transition.action, head)
     pairs = jnp.concatenate([transition.obs, transition.action], axis=-1)
     outputs = evaluate_critics(critics, stats, pairs)
     expected = 0.5 * (head.value(outputs[0]) + head.value(outputs[1]))
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
     # Not the minimum, and one row's value does not depend on the others.
     assert jnp.abs(value - head.value(outputs).min(axis=0)).max() > 0.01
-    alone = mean_value(critics, stats, transition.obs[3], transition.action[3], head)
+    alone = combined_value(critics, stats, transition.obs[3], transition.action[3], head)
     np.testing.assert_allclose(alone, value[3], rtol=1e-4, atol=1e-5)
 
 

@@ -6,29 +6,37 @@ is CrossQ's with a categorical head; the mean of two is used instead of the mini
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from dime.critics.ensemble import Critic, CriticConfig, CriticStats, init_critics
+from dime.critics.ensemble import CriticConfig, init_critics
 from dime.critics.heads import SoftBackup
-from dime.errors import require_at_least, require_unit_interval
-from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
+from dime.errors import require, require_at_least, require_unit_interval
+from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
+from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicy, DiffusionPolicyConfig
+from dime.policies.tanh_gaussian import GaussianPolicy, GaussianPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
+from dime.updates.candidates import best_of
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import joint_critic_loss, max_entropy_policy_loss, mean_value
-from dime.updates.temperature import TemperatureConfig, temperature_loss
+from dime.updates.max_entropy import (
+    combined_value,
+    joint_critic_loss,
+    log_variance_policy_loss,
+    max_entropy_policy_loss,
+)
+from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
+
+Objective: TypeAlias = Literal["reverse-kl", "log-variance"]
 
 
 @dataclass(frozen=True)
-class DimeConfig:
-    """Everything that DIME's mathematics depends on; the defaults are the paper's."""
+class _SharedConfig:
+    """What does not depend on the policy; the defaults are the paper's."""
 
-    policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
-    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
     discount: float = 0.99
     """Weight of the next step's value, in [0, 1) (paper, table 2)."""
     policy_delay: int = 3
@@ -41,45 +49,87 @@ class DimeConfig:
         require_unit_interval(self, "discount")
 
 
+@dataclass(frozen=True)
+class DimeConfig(_SharedConfig):
+    """Everything that DIME's mathematics depends on; the defaults are the paper's."""
+
+    policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    objective: Objective = "reverse-kl"
+    """What makes the policy's chain end in exp(Q / temperature): `reverse-kl` through the chain
+    (paper, eq. 27), or `log-variance` over several chains of each state (paper, section 6)."""
+    num_chains: int = 4
+    """Chains of each state for the log-variance objective, at least 2 (our choice)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, 2, "num_chains")
+        require(
+            self.objective in get_args(Objective),
+            f"objective is {self.objective!r}; it must be one of: "
+            f"{', '.join(get_args(Objective))}.",
+        )
+
+
+@dataclass(frozen=True)
+class DimeGbConfig(DimeConfig):
+    """DIME with general bridges (appendix F, figure 6): a second network in the noising kernel.
+
+    Both are trained on the same loss. With the second one at exactly 0 this is DIME.
+    """
+
+    policy: BridgePolicyConfig = field(default_factory=BridgePolicyConfig)
+
+
+@dataclass(frozen=True)
+class DimeGaussianConfig(_SharedConfig):
+    """DIME with the policy exchanged for a tanh-Gaussian, nothing else (section 5.1, figure 2c-d).
+
+    Its log density is exact and has no prior's share: the default target, 1 nat per dimension, is
+    SAC's target entropy (our choice, like the network).
+    """
+
+    policy: GaussianPolicyConfig = field(default_factory=GaussianPolicyConfig)
+    temperature: TemperatureConfig = field(
+        default_factory=lambda: TemperatureConfig(target_running_cost_per_dim=1.0)
+    )
+
+
 _POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "running_cost", "entropy_bound_per_dim")
 
 
 class DimeState(NamedTuple):
     """What training changes."""
 
-    policy: DiffusionPolicy
+    policy: DiffusionPolicy | GaussianPolicy
     policy_optimizer: Any
-    critics: Critic
-    critic_stats: CriticStats
+    critics: BatchRenormMlp
+    critic_stats: Stats
     critic_optimizer: Any
-    log_temperature: Float[Array, ""]
-    temperature_optimizer: Any
+    temperature: Temperature
     # Of the last policy update (zeros before the first): both branches of a `lax.cond` must give
     # the same leaves, and every record is to have them.
     policy_metrics: Metrics
 
 
-def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
+def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
     head = config.critic.make_head()
     target_running_cost = config.temperature.target_running_cost_per_dim * spec.action_dim
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
-    temperature_optimizer = config.temperature.make_optimizer()
 
     def init(key) -> DimeState:
         policy_key, critic_key = jax.random.split(key)
-        policy = DiffusionPolicy(config.policy, spec, policy_key)
-        critics, critic_stats = init_critics(config.critic, spec, critic_key)
-        log_temperature = jnp.log(jnp.float32(config.temperature.initial))
+        policy = config.policy.make(spec, policy_key)
+        critics, critic_stats = init_critics(config.critic, head.output_dim, spec, critic_key)
         return DimeState(
             policy=policy,
             policy_optimizer=policy_optimizer.init(policy),  # pyright: ignore[reportArgumentType]
             critics=critics,
             critic_stats=critic_stats,
             critic_optimizer=critic_optimizer.init(critics),  # pyright: ignore[reportArgumentType]
-            log_temperature=log_temperature,
-            temperature_optimizer=temperature_optimizer.init(log_temperature),
+            temperature=Temperature.start(config.temperature),
             policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
 
@@ -89,18 +139,22 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
 
         def update_policy_and_temperature(state: DimeState) -> DimeState:
             state, running_cost = update_policy(state, batch.transition.obs, policy_key)
-            return update_temperature(state, running_cost)
+            temperature = state.temperature.step(
+                config.temperature,
+                lambda log: temperature_loss(log, running_cost, target_running_cost),
+            )
+            return state._replace(temperature=temperature)
 
         due = (counters.update + 1) % config.policy_delay == 0
         state = jax.lax.cond(due, update_policy_and_temperature, lambda state: state, state)
-        return state, critic_metrics | state.policy_metrics | _diffusion_metrics(state)
+        return state, critic_metrics | state.policy_metrics | _present_metrics(state)
 
     def update_critics(state: DimeState, transition, key) -> tuple[DimeState, Metrics]:
         next_sample = state.policy.sample(transition.next_obs, key)
         backup = SoftBackup(
             reward=transition.reward,
             discount=config.discount * (1.0 - transition.terminated),
-            entropy_cost=jnp.exp(state.log_temperature) * next_sample.log_prob,
+            entropy_cost=state.temperature.value * next_sample.log_prob,
         )
         gradient, (critic_stats, metrics) = jax.grad(joint_critic_loss, has_aux=True)(
             state.critics, state.critic_stats, transition, next_sample.action, backup, head
@@ -114,11 +168,12 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         return state, metrics | {"critic_gradient_norm": norm}
 
     def update_policy(state: DimeState, obs, key) -> tuple[DimeState, Array]:
-        def policy_loss(policy: DiffusionPolicy):
-            sample = policy.sample(obs, key)
-            value = mean_value(state.critics, state.critic_stats, obs, sample.action, head)
-            temperature = jnp.exp(state.log_temperature)
-            return max_entropy_policy_loss(sample.log_prob, value, temperature), sample
+        def policy_loss(policy: DiffusionPolicy | GaussianPolicy):
+            drawn_obs, sample, loss_of = _drawn(config, policy, obs, key)
+            value = combined_value(
+                state.critics, state.critic_stats, drawn_obs, sample.action, head
+            )
+            return loss_of(sample.log_prob, value, state.temperature.value), sample
 
         (loss, sample), gradient = jax.value_and_grad(policy_loss, has_aux=True)(state.policy)
         policy, optimizer, norm = gradient_step(
@@ -133,43 +188,37 @@ def dime(config: DimeConfig, spec: EnvSpec) -> Agent:
         state = state._replace(policy=policy, policy_optimizer=optimizer, policy_metrics=metrics)
         return state, sample.running_cost
 
-    def update_temperature(state: DimeState, running_cost) -> DimeState:
-        if not config.temperature.learn:
-            return state
-        gradient = jax.grad(temperature_loss)(
-            state.log_temperature, running_cost, target_running_cost
-        )
-        log_temperature, optimizer, _ = gradient_step(
-            temperature_optimizer, gradient, state.temperature_optimizer, state.log_temperature
-        )
-        return state._replace(log_temperature=log_temperature, temperature_optimizer=optimizer)
-
     def best_of_n(state: DimeState, obs, key, counters):
+        def value(obs, actions):
+            return combined_value(state.critics, state.critic_stats, obs, actions, head)
+
         candidates = jnp.broadcast_to(obs, (config.num_action_candidates, *obs.shape))
-        actions = state.policy.sample(candidates, key).action
-        values = mean_value(state.critics, state.critic_stats, candidates, actions, head)
-        return jnp.take_along_axis(actions, values.argmax(axis=0)[None, ..., None], axis=0)[0]
+        return best_of(candidates, state.policy.sample(candidates, key).action, value)
 
     act = {
         "explore": _sample,
         "stochastic": _sample,
-        "deterministic": _mean_path,
+        "deterministic": _deterministic,
         "best_of_n": best_of_n,
     }
     return Agent(init=init, act=act, update=update)
+
+
+def _drawn(config: DimeConfig | DimeGaussianConfig, policy: Any, obs, key):
+    """The observations and samples of a policy update, and what makes the loss of them."""
+    if isinstance(config, DimeConfig) and config.objective == "log-variance":
+        repeated = jnp.broadcast_to(obs, (config.num_chains, *obs.shape))
+        return repeated, policy.sample_detached(repeated, key), log_variance_policy_loss
+    return obs, policy.sample(obs, key), max_entropy_policy_loss
 
 
 def _sample(state: DimeState, obs, key, counters):
     return state.policy.sample(obs, key).action
 
 
-def _mean_path(state: DimeState, obs, key, counters):
-    return state.policy.mean_path(obs)
+def _deterministic(state: DimeState, obs, key, counters):
+    return state.policy.deterministic(obs)
 
 
-def _diffusion_metrics(state: DimeState) -> Metrics:
-    return {
-        "temperature": jnp.exp(state.log_temperature),
-        "step_sizes": state.policy.step_sizes().mean(axis=-1),
-        "diffusion_scale": state.policy.diffusion_scale(),
-    }
+def _present_metrics(state: DimeState) -> Metrics:
+    return state.policy.metrics() | {"temperature": state.temperature.value}

@@ -1,10 +1,12 @@
 """The algorithms by name: the one place that an algorithm is listed in."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dime.algorithms.dime import DimeConfig, dime
+from dime.algorithms.crossq import CrossQConfig, crossq
+from dime.algorithms.dime import DimeConfig, DimeGaussianConfig, DimeGbConfig, dime
+from dime.algorithms.sac import SacConfig, sac
 from dime.types import Agent, EnvSpec
 
 
@@ -22,6 +24,8 @@ class Algorithm:
     paper: str
     policy: str
     critic: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What the algorithm changes in the loop's settings, in every preset."""
 
 
 _LAPTOP_DIME = {
@@ -37,6 +41,10 @@ _LAPTOP_DIME = {
 }
 
 
+_LAPTOP_GAUSSIAN = _LAPTOP_DIME | {
+    "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 1e-3},
+}
+
 ALGORITHMS = {
     "dime": Algorithm(
         make=dime,
@@ -45,5 +53,38 @@ ALGORITHMS = {
         paper="Celik et al., ICML 2025",
         policy="denoising chain with a bound on its entropy",
         critic="categorical x2, joint pass, batch renormalisation",
+    ),
+    "dime-gaussian": Algorithm(
+        make=dime,
+        config=DimeGaussianConfig,
+        presets={"laptop": _LAPTOP_GAUSSIAN},
+        paper="Celik et al., ICML 2025, section 5.1",
+        policy="tanh-Gaussian",
+        critic="categorical x2, joint pass, batch renormalisation",
+    ),
+    "dime-gb": Algorithm(
+        make=dime,
+        config=DimeGbConfig,
+        presets={"laptop": _LAPTOP_DIME},
+        paper="Celik et al., ICML 2025, appendix F",
+        policy="general bridge: denoising and noising chain both learnt",
+        critic="categorical x2, joint pass, batch renormalisation",
+    ),
+    "sac": Algorithm(
+        make=sac,
+        config=SacConfig,
+        presets={"laptop": {}},
+        paper="Haarnoja et al., 2018",
+        policy="tanh-Gaussian",
+        critic="scalar x2, target networks",
+        training={"updates_per_env_step": 1},
+    ),
+    "crossq": Algorithm(
+        make=crossq,
+        config=CrossQConfig,
+        presets={"laptop": {"critic": {"hidden_dim": 256}}},
+        paper="Bhatt et al., ICLR 2024",
+        policy="tanh-Gaussian, batch renormalisation",
+        critic="scalar x2, joint pass, batch renormalisation",
     ),
 }

@@ -1,4 +1,4 @@
-"""The CrossQ critic: an MLP with batch renormalisation, two of them side by side.
+"""CrossQ's critics: perceptrons with batch renormalisation, two of them side by side.
 
 No target network: current and next pairs pass through one batch in training mode and share its
 statistics (Bhatt et al. 2024; DIME section 4.4).
@@ -7,7 +7,6 @@ statistics (Bhatt et al. 2024; DIME section 4.4).
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,15 +20,43 @@ from dime.errors import (
     require_positive,
     require_unit_interval,
 )
-from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenorm, RunningStats
-from dime.networks.dense import Dense, dense_stack
+from dime.networks.batch_renorm import WARMUP_CALLS
+from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.types import EnvSpec
 
 HeadName: TypeAlias = Literal["categorical", "scalar"]
 
 
 @dataclass(frozen=True)
-class CriticConfig:
+class CrossQCriticConfig:
+    """The two critics, whatever their head."""
+
+    hidden_dim: int = 2048
+    """Width of the hidden layers (paper, table 2)."""
+    num_hidden_layers: int = 2
+    """Hidden layers (paper, table 2)."""
+    num_critics: int = 2
+    """Critics, combined into one wherever one number is needed."""
+    learning_rate: float = 3e-4
+    """Of Adam (paper, table 2)."""
+    adam_b1: float = 0.5
+    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    renorm_warmup_updates: int = WARMUP_CALLS
+    """Critic updates with plain batch normalisation before renormalisation (released code)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "hidden_dim", "num_hidden_layers", "num_critics")
+        require_at_least(self, 0, "renorm_warmup_updates")
+        require_positive(self, "learning_rate")
+        require_unit_interval(self, "adam_b1")
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Adam."""
+        return optax.adam(self.learning_rate, b1=self.adam_b1)
+
+
+@dataclass(frozen=True)
+class CriticConfig(CrossQCriticConfig):
     """The two critics and their head."""
 
     head: HeadName = "categorical"
@@ -43,26 +70,11 @@ class CriticConfig:
     """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""
     entropy_weight: float = 0.005
     """Weight of the distribution's entropy in the loss, at least 0 (paper, appendix D)."""
-    hidden_dim: int = 2048
-    """Width of the hidden layers (paper, table 2)."""
-    num_hidden_layers: int = 2
-    """Hidden layers (paper, table 2)."""
-    num_critics: int = 2
-    """Critics, whose mean is used wherever one number is needed (paper, appendix D)."""
-    learning_rate: float = 3e-4
-    """Of Adam (paper, table 2)."""
-    adam_b1: float = 0.5
-    """Adam's decay of the first moment, in [0, 1) (released code)."""
-    renorm_warmup_updates: int = WARMUP_CALLS
-    """Critic updates with plain batch normalisation before renormalisation (released code)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "hidden_dim", "num_hidden_layers", "num_critics")
+        super().__post_init__()
         require_at_least(self, 2, "num_atoms")
-        require_at_least(self, 0, "renorm_warmup_updates")
         require_at_least(self, 0.0, "entropy_weight")
-        require_positive(self, "learning_rate")
-        require_unit_interval(self, "adam_b1")
         require(
             self.head in get_args(HeadName),
             f"head is {self.head!r}; it must be one of: {', '.join(get_args(HeadName))}.",
@@ -84,74 +96,27 @@ class CriticConfig:
             raise DimeError("The categorical critic needs a support: give v_min and v_max.")
         return CategoricalHead(self.num_atoms, self.v_min, self.v_max, self.entropy_weight)
 
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Adam."""
-        return optax.adam(self.learning_rate, b1=self.adam_b1)
-
-
-CriticStats: TypeAlias = tuple[RunningStats, ...]
-"""Running statistics of each normalisation layer, from input to output."""
-
-
-class Critic(eqx.Module):
-    """BatchRenorm of `[obs, action]`; Dense, ReLU, BatchRenorm per hidden layer; Dense."""
-
-    norms: tuple[BatchRenorm, ...]
-    hidden: tuple[Dense, ...]
-    output: Dense
-
-    def __init__(self, config: CriticConfig, spec: EnvSpec, output_dim: int, key: Key[Array, ""]):
-        input_dim = spec.obs_dim + spec.action_dim
-        widths = (input_dim, *[config.hidden_dim] * config.num_hidden_layers)
-        hidden_key, output_key = jax.random.split(key)
-        self.norms = tuple(BatchRenorm(width, config.renorm_warmup_updates) for width in widths)
-        self.hidden = dense_stack(widths, hidden_key)
-        self.output = Dense(widths[-1], output_dim, output_key)
-
-    def initial_stats(self) -> CriticStats:
-        """Running statistics before any training call."""
-        return tuple(RunningStats.start(norm.scale.shape[-1]) for norm in self.norms)
-
-    def __call__(
-        self, x: Float[Array, "*batch in_dim"], stats: CriticStats
-    ) -> Float[Array, "*batch out"]:
-        """Evaluation mode: the running statistics normalise."""
-        x = self.norms[0](x, stats[0])
-        for layer, norm, running in zip(self.hidden, self.norms[1:], stats[1:], strict=True):
-            x = norm(jax.nn.relu(layer(x)), running)
-        return self.output(x)
-
-    def train(
-        self, x: Float[Array, "batch in_dim"], stats: CriticStats
-    ) -> tuple[Float[Array, "batch out"], CriticStats]:
-        """Training mode: the batch's statistics normalise, and move the running ones."""
-        x, updated = self.norms[0].train(x, stats[0])
-        updated_stats = [updated]
-        for layer, norm, running in zip(self.hidden, self.norms[1:], stats[1:], strict=True):
-            x, updated = norm.train(jax.nn.relu(layer(x)), running)
-            updated_stats.append(updated)
-        return self.output(x), tuple(updated_stats)
-
 
 def init_critics(
-    config: CriticConfig, spec: EnvSpec, key: Key[Array, ""]
-) -> tuple[Critic, CriticStats]:
+    config: CrossQCriticConfig, output_dim: int, spec: EnvSpec, key: Key[Array, ""]
+) -> tuple[BatchRenormMlp, Stats]:
     """`config.num_critics` critics and their statistics, stacked along a leading axis."""
-    output_dim = config.make_head().output_dim
+    hidden = [config.hidden_dim] * config.num_hidden_layers
+    sizes = (spec.obs_dim + spec.action_dim, *hidden, output_dim)
 
     def init(critic_key):
-        critic = Critic(config, spec, output_dim, critic_key)
+        critic = BatchRenormMlp(sizes, config.renorm_warmup_updates, critic_key)
         return critic, critic.initial_stats()
 
     return jax.vmap(init)(jax.random.split(key, config.num_critics))
 
 
 def joint_outputs(
-    critics: Critic,
-    stats: CriticStats,
+    critics: BatchRenormMlp,
+    stats: Stats,
     pairs: Float[Array, "batch in_dim"],
     next_pairs: Float[Array, "batch in_dim"],
-) -> tuple[Float[Array, "critics batch out"], Float[Array, "critics batch out"], CriticStats]:
+) -> tuple[Float[Array, "critics batch out"], Float[Array, "critics batch out"], Stats]:
     """One training pass over current and next pairs together: their outputs, the new statistics."""
     batch = jnp.concatenate([pairs, next_pairs])
     outputs, stats = jax.vmap(lambda c, s: c.train(batch, s))(critics, stats)
@@ -160,7 +125,7 @@ def joint_outputs(
 
 
 def evaluate_critics(
-    critics: Critic, stats: CriticStats, pairs: Float[Array, "*batch in_dim"]
+    critics: BatchRenormMlp, stats: Stats, pairs: Float[Array, "*batch in_dim"]
 ) -> Float[Array, "critics *batch out"]:
     """Every critic's output in evaluation mode."""
     return jax.vmap(lambda c, s: c(pairs, s))(critics, stats)

@@ -4,6 +4,7 @@ Two heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4) and scalar
 without distributional Q, appendix G). Outputs carry a leading axis of critics.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -41,8 +42,12 @@ class Head(Protocol):
         """Q, in units of return."""
         ...
 
+    def combined_value(self, output: Float[Array, "critics *batch out"]) -> Float[Array, "*batch"]:
+        """Q as policies see it, one number from all critics."""
+        ...
+
     def target(self, next_output: Float[Array, "critics batch out"], backup: SoftBackup) -> Array:
-        """The regression target that all critics share, made from the mean of them."""
+        """The regression target that all critics share, made from all of them."""
         ...
 
     def loss(
@@ -74,6 +79,12 @@ class CategoricalHead:
     def value(self, output: Float[Array, "*batch atoms"]) -> Float[Array, "*batch"]:
         """The distribution's mean."""
         return jax.nn.softmax(output) @ self.atoms
+
+    def combined_value(
+        self, output: Float[Array, "critics *batch atoms"]
+    ) -> Float[Array, "*batch"]:
+        """The mean over the critics (DIME appendix D)."""
+        return self.value(output).mean(axis=0)
 
     def target(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
@@ -118,7 +129,13 @@ class CategoricalHead:
 
 @dataclass(frozen=True)
 class ScalarHead:
-    """A plain Q value, half the squared Bellman residual (DIME eq. 24)."""
+    """A plain Q value, half the squared Bellman residual (DIME eq. 24).
+
+    `combine` makes one number of the critics' values, along the first axis: `jnp.min` in SAC and
+    CrossQ; `jnp.mean` is our reading of DIME's ablation, for which the paper does not say.
+    """
+
+    combine: Callable[..., Array] = jnp.mean
 
     @property
     def output_dim(self) -> int:
@@ -129,11 +146,15 @@ class ScalarHead:
         """The number itself."""
         return output[..., 0]
 
+    def combined_value(self, output: Float[Array, "critics *batch 1"]) -> Float[Array, "*batch"]:
+        """The critics' values, combined."""
+        return self.combine(self.value(output), axis=0)
+
     def target(
         self, next_output: Float[Array, "critics batch 1"], backup: SoftBackup
     ) -> Float[Array, " batch"]:
-        """The soft backup of the critics' mean: our reading, the paper does not say which."""
-        next_value = self.value(next_output).mean(axis=0)
+        """The soft backup of the combined value."""
+        next_value = self.combined_value(next_output)
         return backup.reward + backup.discount * (next_value - backup.entropy_cost)
 
     def loss(

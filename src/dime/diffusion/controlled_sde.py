@@ -18,6 +18,11 @@ Control: TypeAlias = Callable[
 """Drift at a latent and a step index; whatever else it depends on (a state) is already in it."""
 
 
+def no_control(latent: Float[Array, "*batch act"], step: Int[Array, ""]) -> Float[Array, ""]:
+    """The noising kernel of DIME has no network."""
+    return jnp.zeros(())
+
+
 class Chain(NamedTuple):
     """A sampled chain; `log_ratio` is log(noising / denoising), summed over the steps, in nats."""
 
@@ -36,10 +41,16 @@ def denoising_mean(
 
 
 def noising_mean(
-    next_latent: Float[Array, "*batch act"], step_size: Float[Array, " act"], prior_std: float
+    next_latent: Float[Array, "*batch act"],
+    drift: Float[Array, "*#batch act"] | Float[Array, ""],
+    step_size: Float[Array, " act"],
+    prior_std: float,
 ) -> Float[Array, "*batch act"]:
-    """Mean of the kernel that undoes a step (eq. 11). A general bridge adds a control here."""
-    return next_latent - step_size * next_latent / prior_std**2
+    """Mean of the kernel that undoes a step (eq. 11); `drift` is a general bridge's second control.
+
+    Where there is none, it is 0.
+    """
+    return next_latent + step_size * (drift - next_latent / prior_std**2)
 
 
 def gaussian_log_prob(
@@ -57,11 +68,12 @@ def sample_chain(
     prior_std: float,
     prior_draw: Float[Array, "*batch act"],
     noise: Float[Array, "steps *batch act"],
+    noising_control: Control = no_control,
 ) -> Chain:
     """Runs the denoising chain from `prior_draw` with the given standard normal noise.
 
     Each step's two kernels share the variance `2 * step_size`, so their normalisers cancel in the
-    ratio (eq. 15). Differentiable in the control and in the step sizes.
+    ratio (eq. 15). Differentiable in the controls and in the step sizes.
     """
 
     def step(carry, inputs):
@@ -70,7 +82,10 @@ def sample_chain(
         variance = 2.0 * step_size
         mean = denoising_mean(latent, control(latent, index), step_size, prior_std)
         next_latent = mean + jnp.sqrt(variance) * step_noise
-        undo_error = (latent - noising_mean(next_latent, step_size, prior_std)) ** 2 / variance
+        undone = noising_mean(
+            next_latent, noising_control(next_latent, index + 1), step_size, prior_std
+        )
+        undo_error = (latent - undone) ** 2 / variance
         log_ratio = log_ratio + 0.5 * (step_noise**2 - undo_error).sum(axis=-1)
         return (next_latent, log_ratio), next_latent
 
@@ -78,3 +93,26 @@ def sample_chain(
     start = (prior_draw, jnp.zeros_like(prior_draw[..., 0]))
     (_, log_ratio), latents = jax.lax.scan(step, start, (indices, step_sizes, noise))
     return Chain(jnp.concatenate([prior_draw[None], latents]), log_ratio)
+
+
+def log_ratio_of(
+    control: Control,
+    step_sizes: Float[Array, "steps act"],
+    prior_std: float,
+    latents: Float[Array, "steps+1 *batch act"],
+    noising_control: Control = no_control,
+) -> Float[Array, "*batch"]:
+    """log(noising / denoising) of given latents, summed over the steps, in nats.
+
+    What `sample_chain` returns as `log_ratio`, as a function of the controls with the path fixed.
+    """
+
+    def of_step(index, step_size, latent, next_latent):
+        mean = denoising_mean(latent, control(latent, index), step_size, prior_std)
+        drift = noising_control(next_latent, index + 1)
+        undone = noising_mean(next_latent, drift, step_size, prior_std)
+        errors = (next_latent - mean) ** 2 - (latent - undone) ** 2
+        return (errors / (4.0 * step_size)).sum(axis=-1)
+
+    indices = jnp.arange(step_sizes.shape[0])
+    return jax.vmap(of_step)(indices, step_sizes, latents[:-1], latents[1:]).sum(axis=0)

@@ -9,7 +9,7 @@ def listing(what: str) -> str:
     """Algorithms, environments or presets, a line each."""
     if what == "algorithms":
         rows = [
-            f"{name:12}  {a.paper}; policy: {a.policy}; critic: {a.critic}"
+            f"{name:13}  {a.paper}; policy: {a.policy}; critic: {a.critic}"
             for name, a in ALGORITHMS.items()
         ]
     elif what == "presets":

@@ -43,10 +43,10 @@ _LAPTOP_TRAINING = {
 _LAPTOP_MULTI_GOAL = {"temperature": {"initial": 2.0, "learn": False}, "discount": 0.9}
 
 
-def preset_training(preset: str) -> TrainingConfig:
+def preset_training(preset: str, algorithm: str) -> TrainingConfig:
     """The loop's settings."""
     overrides = _LAPTOP_TRAINING if preset == "laptop" else {}
-    return replace_nested(TrainingConfig(), overrides)
+    return replace_nested(TrainingConfig(), {**overrides, **ALGORITHMS[algorithm].training})
 
 
 def preset_settings(preset: str, algorithm: str, env: str) -> Any:

@@ -31,8 +31,12 @@ class Dense(eqx.Module):
         return x @ self.kernel + self.bias
 
 
-def dense_stack(sizes: tuple[int, ...], key: Key[Array, ""]) -> tuple[Dense, ...]:
+def dense_stack(
+    sizes: tuple[int, ...],
+    key: Key[Array, ""],
+    kernel_init: Initializer = lecun_normal(),  # noqa: B008  a pure function
+) -> tuple[Dense, ...]:
     """Dense layers of widths `sizes[0] -> sizes[1] -> ...`, one key each."""
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return tuple(Dense(i, o, k) for (i, o), k in zip(pairs, keys, strict=True))
+    return tuple(Dense(i, o, k, kernel_init) for (i, o), k in zip(pairs, keys, strict=True))

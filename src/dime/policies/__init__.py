@@ -1,4 +1,4 @@
 """Policies: an observation and a key give an action and its log density, or a bound on it.
 
-The tanh-Gaussian, DDPM and consistency policies of the compared algorithms will stand here too.
+The DDPM and consistency policies of the compared algorithms will stand here too.
 """

@@ -1,7 +1,7 @@
 """DIME's policy: a denoising chain, and a bound on its entropy.
 
-Equation numbers: Celik et al. 2025. The general-bridge policy of its appendix F will stand beside
-this one, with a second control in the noising kernel.
+Equation numbers: Celik et al. 2025. A general bridge (its appendix F) has a second control, in the
+noising kernel.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from dime.diffusion.controlled_sde import Chain, gaussian_log_prob, sample_chain
+from dime.diffusion.controlled_sde import (
+    Chain,
+    Control,
+    gaussian_log_prob,
+    log_ratio_of,
+    no_control,
+    sample_chain,
+)
 from dime.diffusion.schedules import inverse_softplus, learnt_step_sizes
 from dime.errors import require_at_least, require_positive, require_unit_interval
 from dime.networks.control import ControlNetwork
 from dime.policies.squash import tanh_log_det
-from dime.types import EnvSpec, Sample
+from dime.types import EnvSpec, Metrics, Sample
 
 
 @dataclass(frozen=True)
@@ -47,21 +54,41 @@ class DiffusionPolicyConfig:
         require_positive(self, "prior_std", "initial_step_scale", "learning_rate", "max_gradient")
         require_unit_interval(self, "adam_b1")
 
+    def make(self, spec: EnvSpec, key: Key[Array, ""]) -> "DiffusionPolicy":
+        """The policy at the start of training."""
+        return DiffusionPolicy(self, spec, key)
+
     def make_optimizer(self) -> optax.GradientTransformation:
         """Adam after clipping the gradient entry by entry (released code)."""
         adam = optax.adam(self.learning_rate, b1=self.adam_b1)
         return optax.chain(optax.clip(self.max_gradient), adam)
 
 
+@dataclass(frozen=True)
+class BridgePolicyConfig(DiffusionPolicyConfig):
+    """The same, with a second network of the same sizes in the noising kernel (appendix F)."""
+
+    def make(self, spec: EnvSpec, key: Key[Array, ""]) -> "DiffusionPolicy":
+        """The policy at the start of training."""
+        policy_key, noising_key = jax.random.split(key)
+        policy = DiffusionPolicy(self, spec, policy_key)
+        sizes = (spec.obs_dim, spec.action_dim, self.hidden_dim, self.num_hidden_layers)
+        noising = ControlNetwork(*sizes, noising_key)
+        return eqx.tree_at(
+            lambda p: p.noising_control, policy, noising, is_leaf=lambda leaf: leaf is None
+        )
+
+
 class DiffusionPolicy(eqx.Module):
     """`action = tanh(u_N)`, u_N the end of a denoising chain that starts at N(0, prior_std^2).
 
-    The control network, one scale of the chain's step sizes and one divisor per action dimension
-    are trained; an untrained policy is close to tanh(N(0, prior_std^2)), nearly bang-bang, which
-    is DIME's exploration at the start.
+    The control network (of a general bridge also the one in the noising kernel), one scale of the
+    chain's step sizes and one divisor per action dimension are trained. An untrained policy is
+    close to tanh(N(0, prior_std^2)), nearly bang-bang: DIME's exploration at the start.
     """
 
     control: ControlNetwork
+    noising_control: ControlNetwork | None
     raw_step_scale: Float[Array, ""]
     raw_dim_divisor: Float[Array, " act"]
     num_denoising_steps: int = eqx.field(static=True)
@@ -71,6 +98,7 @@ class DiffusionPolicy(eqx.Module):
         self.control = ControlNetwork(
             spec.obs_dim, spec.action_dim, config.hidden_dim, config.num_hidden_layers, key
         )
+        self.noising_control = None
         self.raw_step_scale = inverse_softplus(config.initial_step_scale)
         self.raw_dim_divisor = jnp.full(spec.action_dim, inverse_softplus(1.0), jnp.float32)
         self.num_denoising_steps = config.num_denoising_steps
@@ -93,8 +121,24 @@ class DiffusionPolicy(eqx.Module):
         noise: Float[Array, "steps *batch act"],
     ) -> Chain:
         """The denoising chain of these observations for a given prior draw and given noise."""
+        control, noising_control = self._controls(obs)
+        return sample_chain(
+            control, self.step_sizes(), self.prior_std, prior_draw, noise, noising_control
+        )
+
+    def _controls(self, obs: Float[Array, "*batch obs"]) -> tuple[Control, Control]:
         control = self.control.bind(obs, self.num_denoising_steps)
-        return sample_chain(control, self.step_sizes(), self.prior_std, prior_draw, noise)
+        if self.noising_control is None:
+            return control, no_control
+        return control, self.noising_control.bind(obs, self.num_denoising_steps + 1)
+
+    def draw(self, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Chain:
+        """A chain for each observation."""
+        prior_key, noise_key = jax.random.split(key)
+        shape = (*obs.shape[:-1], self.raw_dim_divisor.shape[-1])
+        prior_draw = self.prior_std * jax.random.normal(prior_key, shape)
+        noise = jax.random.normal(noise_key, (self.num_denoising_steps, *shape))
+        return self.chain(obs, prior_draw, noise)
 
     def sample(self, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Sample:
         """One action per observation, and the one-sample value of the bound on its log density.
@@ -103,11 +147,18 @@ class DiffusionPolicy(eqx.Module):
         least E[log pi(a|s)], so minus its mean is a lower bound of the entropy, in nats.
         Gradients run through the whole chain.
         """
-        prior_key, noise_key = jax.random.split(key)
-        shape = (*obs.shape[:-1], self.raw_dim_divisor.shape[-1])
-        prior_draw = self.prior_std * jax.random.normal(prior_key, shape)
-        noise = jax.random.normal(noise_key, (self.num_denoising_steps, *shape))
-        return self.weigh(self.chain(obs, prior_draw, noise))
+        return self.weigh(self.draw(obs, key))
+
+    def sample_detached(self, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Sample:
+        """As `sample`, but gradients run through the controls' densities of a fixed path only.
+
+        The path and the step sizes carry none: what a log-variance loss needs.
+        """
+        latents = jax.lax.stop_gradient(self.draw(obs, key).latents)
+        step_sizes = jax.lax.stop_gradient(self.step_sizes())
+        control, noising_control = self._controls(obs)
+        log_ratio = log_ratio_of(control, step_sizes, self.prior_std, latents, noising_control)
+        return self.weigh(Chain(latents, log_ratio))
 
     def weigh(self, chain: Chain) -> Sample:
         """The action at the end of a chain and the bound's one-sample value."""
@@ -116,8 +167,15 @@ class DiffusionPolicy(eqx.Module):
         running_cost = -(chain.log_ratio + tanh_log_det(latent))
         return Sample(jnp.tanh(latent), running_cost + log_prior, log_prior)
 
-    def mean_path(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
+    def deterministic(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action of the noiseless chain from the prior's mean: the deterministic mode."""
         shape = (*obs.shape[:-1], self.raw_dim_divisor.shape[-1])
         noise = jnp.zeros((self.num_denoising_steps, *shape))
         return jnp.tanh(self.chain(obs, jnp.zeros(shape), noise).latents[-1])
+
+    def metrics(self) -> Metrics:
+        """What is worth recording: step sizes (mean over the dimensions), scales (figure 7)."""
+        return {
+            "step_sizes": self.step_sizes().mean(axis=-1),
+            "diffusion_scale": self.diffusion_scale(),
+        }

@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.critics.ensemble import Critic, CriticStats, evaluate_critics, joint_outputs
+from dime.critics.ensemble import evaluate_critics, joint_outputs
 from dime.critics.heads import Head, SoftBackup
+from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.types import Metrics, Transition
 
 
 def joint_critic_loss(
-    critics: Critic,
-    stats: CriticStats,
+    critics: BatchRenormMlp,
+    stats: Stats,
     transition: Transition,
     next_action: Float[Array, "batch act"],
     backup: SoftBackup,
     head: Head,
-) -> tuple[Float[Array, ""], tuple[CriticStats, Metrics]]:
+) -> tuple[Float[Array, ""], tuple[Stats, Metrics]]:
     """Critic loss without a target network; and the statistics after the pass (DIME eqs. 21, 24).
 
     Current and next pairs share one training pass. Only the finished target is held fixed:
@@ -31,22 +32,37 @@ def joint_critic_loss(
     return loss, (stats, metrics | {"critic_loss": loss, "q_mean": q_mean})
 
 
-def mean_value(
-    critics: Critic,
-    stats: CriticStats,
+def combined_value(
+    critics: BatchRenormMlp,
+    stats: Stats,
     obs: Float[Array, "*batch obs"],
     action: Float[Array, "*batch act"],
     head: Head,
 ) -> Float[Array, "*batch"]:
-    """Q(s, a) in evaluation mode, the mean over the critics, in units of return."""
+    """Q(s, a) in evaluation mode, one number from all critics, in units of return."""
     pairs = jnp.concatenate([obs, action], axis=-1)
-    return head.value(evaluate_critics(critics, stats, pairs)).mean(axis=0)
+    return head.combined_value(evaluate_critics(critics, stats, pairs))
 
 
 def max_entropy_policy_loss(
-    log_prob: Float[Array, " batch"],
-    value: Float[Array, " batch"],
+    log_prob: Float[Array, "*batch"],
+    value: Float[Array, "*batch"],
     temperature: Float[Array, ""],
 ) -> Float[Array, ""]:
     """`mean[temperature * log_prob - Q]` (SAC; DIME eq. 27)."""
     return (temperature * log_prob - value).mean()
+
+
+def log_variance_policy_loss(
+    log_prob: Float[Array, "chains batch"],
+    value: Float[Array, "chains batch"],
+    temperature: Float[Array, ""],
+) -> Float[Array, ""]:
+    """Half the variance of `log_prob - Q / temperature` over the chains of each state.
+
+    0 where the policy is exp(Q / temperature) up to a factor per state (Richter et al. 2020; DIME
+    section 6). Over the chains of one state and not over states, which have factors of their own.
+    The paths must carry no gradient; the value and the temperature are held fixed here.
+    """
+    log_target = jax.lax.stop_gradient(value / temperature)
+    return 0.5 * (log_prob - log_target).var(axis=0).mean()

@@ -1,40 +1,97 @@
 """The temperature: the weight of the entropy against the return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from dime.errors import require, require_positive
+from dime.updates.gradient_step import gradient_step
 
 
 @dataclass(frozen=True)
-class TemperatureConfig:
-    """The temperature and what it is driven to."""
+class LearntTemperatureConfig:
+    """The temperature, and how it is learnt."""
 
     initial: float = 1.0
     """At the start, in units of reward per nat (released code)."""
     learn: bool = True
     """Off: the temperature stays as it started (paper, figure 2a-b)."""
-    target_running_cost_per_dim: float = 4.0
-    """Where the mean running cost is driven, in nats per action dimension (paper, table 2: 4).
-    The prior's share of the log density is left out of it; with prior_std 2.5 that share is -2.335,
-    so 4 aims at an entropy bound of -1.665 nats per dimension (SAC's habit: -1)."""
     learning_rate: float = 1e-3
     """Of Adam on the log temperature (paper, table 2)."""
 
     def __post_init__(self):
         require_positive(self, "initial", "learning_rate")
-        require(
-            abs(self.target_running_cost_per_dim) < float("inf"),
-            f"target_running_cost_per_dim is {self.target_running_cost_per_dim}; "
-            "it must be finite.",
-        )
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Adam on the log temperature."""
         return optax.adam(self.learning_rate)
+
+
+@dataclass(frozen=True)
+class TemperatureConfig(LearntTemperatureConfig):
+    """DIME's temperature: driven by the running cost."""
+
+    target_running_cost_per_dim: float = 4.0
+    """Where the mean running cost is driven, in nats per action dimension (paper, table 2: 4).
+    The prior's share of the log density is left out of it; with prior_std 2.5 that share is -2.335,
+    so 4 aims at an entropy bound of -1.665 nats per dimension (SAC's habit: -1)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_finite(self, "target_running_cost_per_dim")
+
+
+@dataclass(frozen=True)
+class EntropyTemperatureConfig(LearntTemperatureConfig):
+    """SAC's temperature: driven by the entropy."""
+
+    learning_rate: float = 3e-4
+    """Of Adam on the log temperature."""
+    target_entropy_per_dim: float = -1.0
+    """Where the policy's entropy is driven, in nats per action dimension (SAC: -1)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_finite(self, "target_entropy_per_dim")
+
+
+def _require_finite(config: object, name: str) -> None:
+    value = getattr(config, name)
+    require(abs(value) < float("inf"), f"{name} is {value}; it must be finite.")
+
+
+class Temperature(NamedTuple):
+    """The temperature's logarithm and its optimiser's state."""
+
+    log_value: Float[Array, ""]
+    optimizer: Any
+
+    @classmethod
+    def start(cls, config: LearntTemperatureConfig) -> "Temperature":
+        """As it is before training."""
+        log_value = jnp.log(jnp.float32(config.initial))
+        return cls(log_value, config.make_optimizer().init(log_value))
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """In units of reward per nat."""
+        return jnp.exp(self.log_value)
+
+    def step(
+        self, config: LearntTemperatureConfig, loss: Callable[[Array], Array]
+    ) -> "Temperature":
+        """After one optimiser step on `loss(log_value)`; unchanged where it is not learnt."""
+        if not config.learn:
+            return self
+        gradient = jax.grad(loss)(self.log_value)
+        optimizer = config.make_optimizer()
+        log_value, state, _ = gradient_step(optimizer, gradient, self.optimizer, self.log_value)
+        return Temperature(log_value, state)
 
 
 def temperature_loss(
@@ -48,3 +105,12 @@ def temperature_loss(
     leaves out the prior draw's constant share of the log density.
     """
     return -jnp.exp(log_temperature) * (running_cost.mean() - target)
+
+
+def log_temperature_loss(
+    log_temperature: Float[Array, ""],
+    log_prob: Float[Array, " batch"],
+    target_entropy: float,
+) -> Float[Array, ""]:
+    """The same with the log temperature itself as the factor, as SAC's later codes have it."""
+    return -log_temperature * (log_prob.mean() + target_entropy)

@@ -1,0 +1,184 @@
+"""CrossQ (Bhatt et al., ICLR 2024): SAC without target networks, with batch renormalisation.
+
+Policy and critics are normalised networks; current and next pairs share one pass of the critics.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dime.critics.ensemble import CrossQCriticConfig, init_critics
+from dime.critics.heads import ScalarHead, SoftBackup
+from dime.errors import require_at_least, require_positive, require_unit_interval
+from dime.networks.batch_renorm import WARMUP_CALLS
+from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
+from dime.policies.tanh_gaussian import TanhGaussian
+from dime.types import Agent, EnvSpec, Metrics
+from dime.updates.candidates import best_of
+from dime.updates.gradient_step import gradient_step
+from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
+
+
+@dataclass(frozen=True)
+class CrossQPolicyConfig:
+    """The normalised network that gives mean and standard deviation."""
+
+    hidden_dim: int = 256
+    """Width of the hidden layers (CrossQ; DIME table 3)."""
+    num_hidden_layers: int = 3
+    """Hidden layers (DIME table 3; CrossQ on Gym: 2)."""
+    learning_rate: float = 7e-4
+    """Of Adam (DIME table 3; CrossQ on Gym: 1e-3)."""
+    adam_b1: float = 0.5
+    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    renorm_warmup_updates: int = WARMUP_CALLS
+    """Policy updates with plain batch normalisation before renormalisation (released code)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "hidden_dim", "num_hidden_layers")
+        require_at_least(self, 0, "renorm_warmup_updates")
+        require_positive(self, "learning_rate")
+        require_unit_interval(self, "adam_b1")
+
+
+@dataclass(frozen=True)
+class CrossQConfig:
+    """Everything that CrossQ's mathematics depends on; the defaults are DIME's table 3."""
+
+    policy: CrossQPolicyConfig = field(default_factory=CrossQPolicyConfig)
+    critic: CrossQCriticConfig = field(
+        default_factory=lambda: CrossQCriticConfig(learning_rate=7e-4)
+    )
+    temperature: EntropyTemperatureConfig = field(default_factory=EntropyTemperatureConfig)
+    discount: float = 0.99
+    """Weight of the next step's value, in [0, 1)."""
+    policy_delay: int = 3
+    """Critic updates per update of policy and temperature, counted over the run."""
+    num_action_candidates: int = 16
+    """Candidates of the evaluation mode best_of_n (our choice)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "policy_delay", "num_action_candidates")
+        require_unit_interval(self, "discount")
+
+
+_POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "entropy_per_dim")
+
+
+class CrossQState(NamedTuple):
+    """What training changes."""
+
+    policy: BatchRenormMlp
+    policy_stats: Stats
+    policy_optimizer: Any
+    critics: BatchRenormMlp
+    critic_stats: Stats
+    critic_optimizer: Any
+    temperature: Temperature
+    policy_metrics: Metrics  # of the last policy update, zeros before the first
+
+
+def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
+    """The algorithm for an environment of the given sizes."""
+    head = ScalarHead(combine=jnp.min)
+    policy_optimizer = optax.adam(config.policy.learning_rate, b1=config.policy.adam_b1)
+    critic_optimizer = config.critic.make_optimizer()
+    target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim
+
+    def init(key) -> CrossQState:
+        policy_key, critic_key = jax.random.split(key)
+        hidden = [config.policy.hidden_dim] * config.policy.num_hidden_layers
+        sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
+        policy = BatchRenormMlp(sizes, config.policy.renorm_warmup_updates, policy_key)
+        critics, critic_stats = init_critics(config.critic, head.output_dim, spec, critic_key)
+        return CrossQState(
+            policy=policy,
+            policy_stats=policy.initial_stats(),
+            policy_optimizer=policy_optimizer.init(policy),  # pyright: ignore[reportArgumentType]
+            critics=critics,
+            critic_stats=critic_stats,
+            critic_optimizer=critic_optimizer.init(critics),  # pyright: ignore[reportArgumentType]
+            temperature=Temperature.start(config.temperature),
+            policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
+        )
+
+    def update(state: CrossQState, batch, key, counters) -> tuple[CrossQState, Metrics]:
+        critic_key, policy_key = jax.random.split(key)
+        state, metrics = update_critics(state, batch.transition, critic_key)
+        due = (counters.update + 1) % config.policy_delay == 0
+        state = jax.lax.cond(
+            due,
+            lambda state: update_policy(state, batch.transition.obs, policy_key),
+            lambda state: state,
+            state,
+        )
+        temperature = {"temperature": state.temperature.value}
+        return state, metrics | state.policy_metrics | temperature
+
+    def update_critics(state: CrossQState, transition, key) -> tuple[CrossQState, Metrics]:
+        following = _law(state, transition.next_obs).sample(key)  # running statistics
+        backup = SoftBackup(
+            reward=transition.reward,
+            discount=config.discount * (1.0 - transition.terminated),
+            entropy_cost=state.temperature.value * following.log_prob,
+        )
+        gradient, (stats, metrics) = jax.grad(joint_critic_loss, has_aux=True)(
+            state.critics, state.critic_stats, transition, following.action, backup, head
+        )
+        critics, optimizer, norm = gradient_step(
+            critic_optimizer, gradient, state.critic_optimizer, state.critics
+        )
+        state = state._replace(critics=critics, critic_stats=stats, critic_optimizer=optimizer)
+        return state, metrics | {"critic_gradient_norm": norm}
+
+    def update_policy(state: CrossQState, obs, key) -> CrossQState:
+        def policy_loss(policy: BatchRenormMlp):
+            output, stats = policy.train(obs, state.policy_stats)
+            sample = TanhGaussian.from_output(output).sample(key)
+            value = combined_value(state.critics, state.critic_stats, obs, sample.action, head)
+            temperature = state.temperature.value
+            loss = max_entropy_policy_loss(sample.log_prob, value, temperature)
+            return loss, (sample.log_prob, stats)
+
+        (loss, (log_prob, stats)), gradient = jax.value_and_grad(policy_loss, has_aux=True)(
+            state.policy
+        )
+        policy, optimizer, norm = gradient_step(
+            policy_optimizer, gradient, state.policy_optimizer, state.policy
+        )
+        entropy_per_dim = -log_prob.mean() / spec.action_dim
+        metrics = dict(zip(_POLICY_METRICS, (loss, norm, entropy_per_dim), strict=True))
+        state = state._replace(
+            policy=policy, policy_stats=stats, policy_optimizer=optimizer, policy_metrics=metrics
+        )
+        temperature = state.temperature.step(
+            config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
+        )
+        return state._replace(temperature=temperature)
+
+    def stochastic(state: CrossQState, obs, key, counters):
+        return _law(state, obs).sample(key).action
+
+    def best_of_n(state: CrossQState, obs, key, counters):
+        def value(obs, actions):
+            return combined_value(state.critics, state.critic_stats, obs, actions, head)
+
+        candidates = jnp.broadcast_to(obs, (config.num_action_candidates, *obs.shape))
+        return best_of(candidates, _law(state, candidates).sample(key).action, value)
+
+    act = {
+        "explore": stochastic,
+        "stochastic": stochastic,
+        "deterministic": lambda state, obs, key, counters: _law(state, obs).mode(),
+        "best_of_n": best_of_n,
+    }
+    return Agent(init=init, act=act, update=update)
+
+
+def _law(state: CrossQState, obs) -> TanhGaussian:
+    """The policy's law in evaluation mode."""
+    return TanhGaussian.from_output(state.policy(obs, state.policy_stats))
