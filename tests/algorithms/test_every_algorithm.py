@@ -160,3 +160,17 @@ def test_presets_exist_and_are_described(name, preset):
     settings = preset_settings(preset, name, "dm_control/cartpole-swingup")
     assert isinstance(settings, ALGORITHMS[name].config)
     assert all((ALGORITHMS[name].paper, ALGORITHMS[name].policy, ALGORITHMS[name].critic))
+
+
+def test_the_log_variance_objective_trains_the_control_and_not_the_step_sizes():
+    settings = replace_nested(small(ALGORITHMS["dime"].config()), {"objective": "log-variance"})
+    made = ALGORITHMS["dime"].make(settings, SPEC)
+    start = jax.jit(made.init)(jax.random.key(0))
+    due = counters(settings.policy_delay - 1)
+    state, metrics = jax.jit(made.update)(start, batch(0), jax.random.key(1), due)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    before, after = start.policy, state.policy
+    assert (before.control.output.kernel != after.control.output.kernel).any()
+    assert before.raw_step_scale == after.raw_step_scale
+    assert (before.raw_dim_divisor == after.raw_dim_divisor).all()
+    assert start.temperature.log_value != state.temperature.log_value

@@ -96,7 +96,7 @@ class Temperature(NamedTuple):
 
 def temperature_loss(
     log_temperature: Float[Array, ""],
-    running_cost: Float[Array, " batch"],
+    running_cost: Float[Array, "*batch"],
     target: float,
 ) -> Float[Array, ""]:
     """Falls when the temperature rises while the running cost exceeds its target (DIME eq. 28).
