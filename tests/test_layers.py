@@ -12,7 +12,7 @@ import dime
 ROOT = Path(dime.__file__).parent
 # From left to right; a module imports from its own group or from those before it.
 LAYERS = [
-    {"errors", "types"},
+    {"errors", "types", "optimizers"},
     {"networks", "diffusion"},
     {"policies", "critics"},
     {"updates"},
@@ -27,6 +27,7 @@ PURE = set().union(*LAYERS[:5])
 REINFORCEMENT_LEARNING = set().union(*LAYERS[1:5])
 PURE_MAY_IMPORT = {
     "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
+    "difflib", "importlib", "math",
 }  # fmt: skip
 READS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 

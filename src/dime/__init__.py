@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dime.algorithms.algorithm import Algorithm, Preset
     from dime.api import RunFailedError, resume, train
     from dime.deploy.evaluate import evaluate
     from dime.deploy.policy import load_policy
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Algorithm": "dime.algorithms.algorithm",
+    "Preset": "dime.algorithms.algorithm",
     "train": "dime.api",
     "resume": "dime.api",
     "RunFailedError": "dime.api",
@@ -33,7 +36,9 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Algorithm",
     "DimeError",
+    "Preset",
     "RunFailedError",
     "__version__",
     "evaluate",

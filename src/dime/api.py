@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import make
-from dime.errors import DimeError
+from dime.errors import DimeError, choose
 from dime.experiments.presets import (
     PRESETS,
     lacks_support,
@@ -16,7 +15,7 @@ from dime.experiments.presets import (
     preset_training,
     refuse_unknown_support,
 )
-from dime.training.config import RunConfig, TrainingConfig, choose, replace_nested
+from dime.training.config import RunConfig, TrainingConfig, replace_nested
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.run import Audience, EnvLike, resume_run, start_run
@@ -50,8 +49,9 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     Args:
         env: id of an environment (`dime.make_env`), or a function that returns a new
             `gymnasium.Env` at each call.
-        algorithm: name of the algorithm (`dime list algorithms`).
-        preset: what the settings start from, `paper` or `laptop`.
+        algorithm: name of the algorithm (`dime list algorithms`), or `module:NAME` for a
+            `dime.Algorithm` of your own.
+        preset: what the settings start from: `paper`, `released` or `laptop`.
         run_dir: where the run goes, a place where nothing stands yet; by default
             `runs/ENV/ALGORITHM/<date-time>`.
         env_kwargs: passed to the environment.
@@ -141,11 +141,10 @@ def make_config(
     **options: Any,
 ) -> RunConfig:
     """The config of a run: a preset with `options` (as for `train`) in it."""
-    choose("algorithm", algorithm, ALGORITHMS)
     choose("preset", preset, PRESETS)
-    described = _describe(env)
     # A factory's name may be that of an environment that it does not make.
-    settings = preset_settings(preset, algorithm, described if isinstance(env, str) else "")
+    env_id = env if isinstance(env, str) else ""
+    settings = preset_settings(preset, algorithm, env_id)
     of_loop = {field.name for field in dataclasses.fields(TrainingConfig)}
     of_algorithm = {field.name for field in dataclasses.fields(settings)}
     for name in options:
@@ -153,11 +152,11 @@ def make_config(
     for_loop = {name: value for name, value in options.items() if name in of_loop}
     for_algorithm = {name: value for name, value in options.items() if name in of_algorithm}
     return RunConfig(
-        env=described,
+        env=_describe(env),
         env_kwargs=env_kwargs or {},
         env_is_object=not isinstance(env, str),
         algorithm=algorithm,
         preset=preset,
-        training=replace_nested(preset_training(preset, algorithm), for_loop),
+        training=replace_nested(preset_training(preset, algorithm, env_id), for_loop),
         settings=replace_nested(settings, for_algorithm),
     )

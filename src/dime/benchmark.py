@@ -26,8 +26,9 @@ import rich.table
 
 from dime.algorithms.dime import dime
 from dime.api import train
+from dime.errors import choose
 from dime.experiments.presets import preset_settings
-from dime.training.config import TrainingConfig, choose, replace_nested
+from dime.training.config import TrainingConfig, replace_nested
 from dime.training.programs import (
     Programs,
     Turn,

@@ -18,7 +18,7 @@ import tyro
 
 import dime
 from dime.commands import COMMANDS, Benchmark, Doctor, Evaluate, List, Plot, Resume, Train
-from dime.errors import DimeError
+from dime.errors import DimeError, choose
 from dime.training.signals import EXIT_CTRL_C
 
 EXIT_FAILED = 1
@@ -56,7 +56,6 @@ def parse(arguments: list[str]) -> Any:
     if name in ("--help", "-h"):
         print(_overview())
         raise SystemExit(0)
-    from dime.training.config import choose
 
     command = COMMANDS[choose("command", name, COMMANDS)]
     if command is Train:
@@ -217,7 +216,7 @@ def _evaluate(command: Evaluate) -> int:
 
     records = evaluate(
         command.run_dir,
-        command.mode.replace("-", "_"),
+        command.mode and command.mode.replace("-", "_"),
         episodes=command.episodes,
         checkpoint=command.checkpoint,
         video=command.video,

@@ -20,9 +20,10 @@ class Train(Generic[Training, Settings]):
     training: Annotated[Training, tyro.conf.arg(name="")]
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     algorithm: str = "dime"
-    """One of `dime list algorithms`; the options below are those of the one chosen."""
+    """One of `dime list algorithms`, or `module:NAME` for one of your own; the options below are
+    those of the one chosen."""
     preset: str = "paper"
-    """What the options start from: `paper` or `laptop` (`dime list presets`)."""
+    """What the options start from: `paper`, `released` or `laptop` (`dime list presets`)."""
     config: Path | None = None
     """Start from this config.json of a run instead of a preset."""
     run_dir: Path | None = None
@@ -51,8 +52,8 @@ class Evaluate:
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
-    mode: Literal["stochastic", "deterministic", "best_of_n", "best-of-n"] = "stochastic"
-    """How actions are chosen; the paper's is stochastic."""
+    mode: str | None = None
+    """How actions are chosen, by default the algorithm's official mode (`dime list algorithms`)."""
     episodes: int | None = None
     """Episodes per seed; by default as many as during training."""
     checkpoint: Path | None = None

@@ -1,5 +1,9 @@
 """The one error type for everything a user can mend."""
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
 
 class DimeError(Exception):
     """What was asked cannot be done; the message says why, with the value, and what to do instead.
@@ -46,3 +50,19 @@ def require_unit_interval(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0.0 <= value < 1.0, f"{name} is {value}; it must be in [0, 1).")
+
+
+def choose(kind: str, name: Any, known: Iterable[str]) -> str:
+    """The name if it is known; otherwise `DimeError` with the nearest ones.
+
+    >>> choose("preset", "labtop", ["paper", "laptop"])
+    Traceback (most recent call last):
+    ...
+    dime.errors.DimeError: There is no preset 'labtop'; nearest: laptop. There are: laptop, paper.
+    """
+    known = sorted(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    nearest = f"; nearest: {', '.join(close)}" if close else ""
+    raise DimeError(f"There is no {kind} '{name}'{nearest}. There are: {', '.join(known)}.")

@@ -69,10 +69,11 @@ class Sample(NamedTuple):
 
 
 class EnvSpec(NamedTuple):
-    """The sizes that an algorithm needs to know about an environment."""
+    """The sizes that an algorithm needs to know about an environment and its replay."""
 
     obs_dim: int
     action_dim: int
+    replay_capacity: int = 1_000_000
 
 
 Act: TypeAlias = Callable[
@@ -86,8 +87,9 @@ class Agent(NamedTuple):
 
     - `init(key) -> state`
     - `act[mode](state, obs, key, counters) -> action`; "explore" is the training mode, the
-      others are evaluation modes ("stochastic", "deterministic", "best_of_n").
-    - `update(state, batch, key, counters) -> (state, metrics)`
+      others are evaluation modes ("stochastic", "deterministic", "best_of_n", ...).
+    - `update(state, batch, key, counters) -> (state, metrics)`; the batch has the rows of
+      `batches_per_update` minibatches, all drawn independently.
     """
 
     init: Callable[[Key[Array, ""]], AlgorithmState]
@@ -95,3 +97,4 @@ class Agent(NamedTuple):
     update: Callable[
         [AlgorithmState, Batch, Key[Array, ""], Counters], tuple[AlgorithmState, Metrics]
     ]
+    batches_per_update: int = 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dime.algorithms.dime import DimeConfig, dime
-from dime.critics.ensemble import CriticConfig
+from dime.critics.ensemble import CriticConfig, JointCritics
 from dime.critics.heads import SoftBackup
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
@@ -115,14 +115,12 @@ def composition(state, batch, key):
         old_temperature * next_sample.log_prob,
     )
     gradient, (stats, _) = jax.grad(joint_critic_loss, has_aux=True)(
-        state.critics, state.critic_stats, transition, next_sample.action, backup, head
+        state.critics.online, state.critics.stats, transition, next_sample.action, backup, head
     )
     critics, critic_optimizer, _ = gradient_step(
-        config.critic.make_optimizer(), gradient, state.critic_optimizer, state.critics
+        config.critic.make_optimizer(), gradient, state.critics.optimizer, state.critics.online
     )
-    critics_updated = state._replace(
-        critics=critics, critic_stats=stats, critic_optimizer=critic_optimizer
-    )
+    critics_updated = state._replace(critics=JointCritics(critics, stats, critic_optimizer))
 
     def loss(policy):
         sample = policy.sample(transition.obs, policy_key)
@@ -180,8 +178,8 @@ def test_policy_and_temperature_wait_for_every_third_critic_update():
     for count in range(7):
         key = jax.random.key(10 + count)
         new, _ = update(state, batch(count), key, counters(count))
-        assert differs(state.critics, new.critics)
-        assert differs(state.critic_stats, new.critic_stats)
+        for part in ("online", "stats", "optimizer"):
+            assert differs(getattr(state.critics, part), getattr(new.critics, part))
         late = ("policy", "policy_optimizer", "temperature")
         moved = [differs(getattr(state, name), getattr(new, name)) for name in late]
         assert moved == [(count + 1) % 3 == 0] * 3
@@ -345,7 +343,7 @@ def test_best_of_n_takes_the_candidate_with_the_highest_mean_q():
 
     @jax.jit
     def value(obs, action):
-        return combined_value(state.critics, state.critic_stats, obs, action, head)
+        return combined_value(state.critics.online, state.critics.stats, obs, action, head)
 
     values = np.asarray(value(repeated, candidates))
     assert np.unique(values.argmax(axis=0)).size > 1  # not the same candidate for every row

@@ -13,8 +13,15 @@ from dime.experiments.presets import PRESETS, preset_settings
 from dime.training.config import replace_nested
 from dime.types import Batch, Counters, EnvSpec, Transition
 
-SPEC = EnvSpec(obs_dim=3, action_dim=2)
+SPEC = EnvSpec(obs_dim=3, action_dim=2, replay_capacity=64)
 ROWS = 32
+SMALL = {
+    "hidden_dim": 16,
+    "num_denoising_steps": 3,
+    "num_quantiles": 7,
+    "num_actions": 20,
+    "num_training_candidates": 5,
+}
 every = pytest.mark.parametrize("name", ALGORITHMS)
 
 
@@ -24,8 +31,8 @@ def small(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             settings = replace_nested(settings, {field.name: dataclasses.asdict(small(value))})
-        elif field.name == "hidden_dim":
-            settings = replace_nested(settings, {"hidden_dim": 16})
+        elif field.name in SMALL:
+            settings = replace_nested(settings, {field.name: SMALL[field.name]})
         elif field.name in ("v_min", "v_max"):
             settings = dataclasses.replace(settings, v_min=-20.0, v_max=20.0)
     return settings
@@ -84,19 +91,22 @@ def test_updates_keep_structure_and_are_finite(name):
 def test_updates_move_policy_and_critics(name):
     state, _ = trained(name)
     start = jax.jit(agent(name).init)(jax.random.key(0))
-    for field in ("policy", "critics"):
-        before, after = getattr(start, field), getattr(state, field)
+    before, after = (dict(jax.tree_util.tree_leaves_with_path(s)) for s in (start, state))
+    for part in (".policy.", ".critics.online."):
         moved = [
-            bool((a != b).any())
-            for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+            bool((before[path] != after[path]).any())
+            for path in before
+            if part in jax.tree_util.keystr(path)
         ]
-        assert np.mean(moved) > 0.8, field
+        assert len(moved) > 3, part
+        assert np.mean(moved) > 0.8, part
 
 
 @every
 def test_actions_are_in_the_box_for_any_leading_axes(name):
     state, _ = trained(name)
-    assert {"explore", "stochastic", "deterministic"} <= set(agent(name).act)
+    assert {"stochastic", "deterministic", "best_of_n"} <= set(ALGORITHMS[name].modes)
+    assert {"explore", *ALGORITHMS[name].modes} == set(agent(name).act)
     for mode, act in agent(name).act.items():
         for shape in ((), (5,), (2, 3)):
             obs = jax.random.normal(jax.random.key(1), (*shape, 3))
@@ -106,12 +116,13 @@ def test_actions_are_in_the_box_for_any_leading_axes(name):
 
 
 @every
-def test_only_the_deterministic_mode_ignores_the_key(name):
+def test_only_deterministic_modes_ignore_the_key(name):
     state, _ = trained(name)
     obs = jax.random.normal(jax.random.key(1), (8, 3))
     for mode, act in agent(name).act.items():
         first, second = (jax.jit(act)(state, obs, jax.random.key(k), counters(6)) for k in (1, 2))
-        assert bool((first == second).all()) == (mode == "deterministic"), mode
+        quiet = mode in ("deterministic", "observation_seeded")
+        assert bool((first == second).all()) == quiet, mode
 
 
 @every

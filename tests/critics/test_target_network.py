@@ -19,7 +19,10 @@ CONFIG = TargetCriticConfig(hidden_dim=8)
 
 
 def test_every_critic_has_its_own_parameters_and_sees_observation_and_action():
-    critics = init_critics(CONFIG, 1, EnvSpec(3, 2), jax.nn.relu, key())
+    made = init_critics(CONFIG, CONFIG.sizes(EnvSpec(3, 2), 1), jax.nn.relu, key())
+    critics = made.online
+    for online, slow in zip(*map(jax.tree.leaves, (made.online, made.slow)), strict=True):
+        np.testing.assert_array_equal(online, slow)
     obs, action = jax.random.normal(key(), (4, 3)), jnp.ones((4, 2))
     outputs = critic_outputs(critics, obs, action)
     assert outputs.shape == (2, 4, 1)

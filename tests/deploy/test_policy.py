@@ -124,7 +124,7 @@ def test_best_of_n_takes_better_ones(straight):
     for mode in ("stochastic", "best_of_n"):
         action = dime.load_policy(straight, mode)(obs)
         pairs = jnp.asarray(obs), jnp.asarray(action)
-        value = combined_value(state.critics, state.critic_stats, *pairs, head)
+        value = combined_value(state.critics.online, state.critics.stats, *pairs, head)
         values[mode] = float(np.mean(value))
     assert values["best_of_n"] > values["stochastic"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dime.algorithms.registry import Algorithm
+from dime.algorithms.algorithm import Algorithm
 from dime.types import Agent
 
 
@@ -48,4 +48,13 @@ def toy(config, spec):
     return Agent(init=init, act=act, update=update)
 
 
-TOY = Algorithm(make=toy, config=ToyConfig, presets={}, paper="", policy="", critic="")
+TOY = Algorithm(
+    name="toy",
+    paper="",
+    year=2026,
+    policy="",
+    critic="",
+    make=toy,
+    config=ToyConfig,
+    modes=("stochastic", "deterministic", "best_of_n"),
+)

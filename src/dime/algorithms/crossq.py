@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dime.critics.ensemble import CrossQCriticConfig, init_critics
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.critics.ensemble import CrossQCriticConfig, JointCritics
 from dime.critics.heads import ScalarHead, SoftBackup
 from dime.errors import require_at_least, require_positive, require_unit_interval
 from dime.networks.batch_renorm import WARMUP_CALLS
 from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import best_of
-from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.gradient_step import descend
+from dime.updates.max_entropy import combined_value, joint_critic_step, max_entropy_policy_loss
+from dime.updates.modes import best_of_n
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
 
 
@@ -75,9 +76,7 @@ class CrossQState(NamedTuple):
     policy: BatchRenormMlp
     policy_stats: Stats
     policy_optimizer: Any
-    critics: BatchRenormMlp
-    critic_stats: Stats
-    critic_optimizer: Any
+    critics: JointCritics
     temperature: Temperature
     policy_metrics: Metrics  # of the last policy update, zeros before the first
 
@@ -94,14 +93,12 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         hidden = [config.policy.hidden_dim] * config.policy.num_hidden_layers
         sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
         policy = BatchRenormMlp(sizes, config.policy.renorm_warmup_updates, policy_key)
-        critics, critic_stats = init_critics(config.critic, head.output_dim, spec, critic_key)
+        parameters: Any = policy
         return CrossQState(
             policy=policy,
             policy_stats=policy.initial_stats(),
-            policy_optimizer=policy_optimizer.init(policy),  # pyright: ignore[reportArgumentType]
-            critics=critics,
-            critic_stats=critic_stats,
-            critic_optimizer=critic_optimizer.init(critics),  # pyright: ignore[reportArgumentType]
+            policy_optimizer=policy_optimizer.init(parameters),
+            critics=JointCritics.start(config.critic, head.output_dim, spec, critic_key),
             temperature=Temperature.start(config.temperature),
             policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
@@ -109,72 +106,62 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
     def update(state: CrossQState, batch, key, counters) -> tuple[CrossQState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
         state, metrics = update_critics(state, batch.transition, critic_key)
-        due = (counters.update + 1) % config.policy_delay == 0
         state = jax.lax.cond(
-            due,
+            (counters.update + 1) % config.policy_delay == 0,
             lambda state: update_policy(state, batch.transition.obs, policy_key),
             lambda state: state,
             state,
         )
-        temperature = {"temperature": state.temperature.value}
-        return state, metrics | state.policy_metrics | temperature
+        return state, metrics | state.policy_metrics | {"temperature": state.temperature.value}
 
     def update_critics(state: CrossQState, transition, key) -> tuple[CrossQState, Metrics]:
         following = _law(state, transition.next_obs).sample(key)  # running statistics
-        backup = SoftBackup(
-            reward=transition.reward,
-            discount=config.discount * (1.0 - transition.terminated),
-            entropy_cost=state.temperature.value * following.log_prob,
+        entropy_cost = state.temperature.value * following.log_prob
+        backup = SoftBackup.of(transition, config.discount, entropy_cost)
+        critics, metrics = joint_critic_step(
+            state.critics, transition, following.action, backup, head, critic_optimizer
         )
-        gradient, (stats, metrics) = jax.grad(joint_critic_loss, has_aux=True)(
-            state.critics, state.critic_stats, transition, following.action, backup, head
-        )
-        critics, optimizer, norm = gradient_step(
-            critic_optimizer, gradient, state.critic_optimizer, state.critics
-        )
-        state = state._replace(critics=critics, critic_stats=stats, critic_optimizer=optimizer)
-        return state, metrics | {"critic_gradient_norm": norm}
+        return state._replace(critics=critics), metrics
 
     def update_policy(state: CrossQState, obs, key) -> CrossQState:
-        def policy_loss(policy: BatchRenormMlp):
+        def loss(policy: BatchRenormMlp):
             output, stats = policy.train(obs, state.policy_stats)
             sample = TanhGaussian.from_output(output).sample(key)
-            value = combined_value(state.critics, state.critic_stats, obs, sample.action, head)
-            temperature = state.temperature.value
-            loss = max_entropy_policy_loss(sample.log_prob, value, temperature)
+            q = value(state, obs, sample.action)
+            loss = max_entropy_policy_loss(sample.log_prob, q, state.temperature.value)
             return loss, (sample.log_prob, stats)
 
-        (loss, (log_prob, stats)), gradient = jax.value_and_grad(policy_loss, has_aux=True)(
-            state.policy
+        policy, optimizer, descent = descend(
+            policy_optimizer, loss, state.policy_optimizer, state.policy
         )
-        policy, optimizer, norm = gradient_step(
-            policy_optimizer, gradient, state.policy_optimizer, state.policy
-        )
-        entropy_per_dim = -log_prob.mean() / spec.action_dim
-        metrics = dict(zip(_POLICY_METRICS, (loss, norm, entropy_per_dim), strict=True))
-        state = state._replace(
-            policy=policy, policy_stats=stats, policy_optimizer=optimizer, policy_metrics=metrics
-        )
+        log_prob, stats = descent.told
         temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
-        return state._replace(temperature=temperature)
+        entropy_per_dim = -log_prob.mean() / spec.action_dim
+        measured = (descent.loss, descent.gradient_norm, entropy_per_dim)
+        return state._replace(
+            policy=policy,
+            policy_stats=stats,
+            policy_optimizer=optimizer,
+            temperature=temperature,
+            policy_metrics=dict(zip(_POLICY_METRICS, measured, strict=True)),
+        )
 
-    def stochastic(state: CrossQState, obs, key, counters):
+    def sample(state: CrossQState, obs, key):
         return _law(state, obs).sample(key).action
 
-    def best_of_n(state: CrossQState, obs, key, counters):
-        def value(obs, actions):
-            return combined_value(state.critics, state.critic_stats, obs, actions, head)
+    def value(state: CrossQState, obs, action):
+        return combined_value(state.critics.online, state.critics.stats, obs, action, head)
 
-        candidates = jnp.broadcast_to(obs, (config.num_action_candidates, *obs.shape))
-        return best_of(candidates, _law(state, candidates).sample(key).action, value)
+    def stochastic(state: CrossQState, obs, key, counters):
+        return sample(state, obs, key)
 
     act = {
         "explore": stochastic,
         "stochastic": stochastic,
         "deterministic": lambda state, obs, key, counters: _law(state, obs).mode(),
-        "best_of_n": best_of_n,
+        "best_of_n": best_of_n(sample, value, config.num_action_candidates),
     }
     return Agent(init=init, act=act, update=update)
 
@@ -182,3 +169,29 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
 def _law(state: CrossQState, obs) -> TanhGaussian:
     """The policy's law in evaluation mode."""
     return TanhGaussian.from_output(state.policy(obs, state.policy_stats))
+
+
+_GYM = Preset(
+    settings={
+        "policy": {"num_hidden_layers": 2, "learning_rate": 1e-3},
+        "critic": {"learning_rate": 1e-3},
+        "temperature": {"learning_rate": 1e-3},
+    },
+    training={"updates_per_env_step": 1},
+)
+
+CROSSQ = Algorithm(
+    name="crossq",
+    paper="Bhatt et al., ICLR 2024",
+    year=2024,
+    policy="tanh-Gaussian, batch renormalisation",
+    critic="scalar x2, joint pass, batch renormalisation",
+    make=crossq,
+    config=CrossQConfig,
+    presets={
+        # DIME, appendix E: table 3 on DMC and MyoSuite, the original settings on Gym.
+        "paper": Preset(by_env={"mujoco": _GYM}),
+        "released": _GYM,
+        "laptop": Preset({"critic": {"hidden_dim": 256}}),
+    },
+)

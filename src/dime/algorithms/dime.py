@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dime.critics.ensemble import CriticConfig, init_critics
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.critics.ensemble import CriticConfig, JointCritics
 from dime.critics.heads import SoftBackup
 from dime.errors import require, require_at_least, require_unit_interval
-from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicy, DiffusionPolicyConfig
 from dime.policies.tanh_gaussian import GaussianPolicy, GaussianPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import best_of
-from dime.updates.gradient_step import gradient_step
+from dime.updates.gradient_step import descend
 from dime.updates.max_entropy import (
     combined_value,
-    joint_critic_loss,
+    joint_critic_step,
     log_variance_policy_loss,
     max_entropy_policy_loss,
 )
+from dime.updates.modes import best_of_n
 from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
 
 Objective: TypeAlias = Literal["reverse-kl", "log-variance"]
@@ -103,9 +103,7 @@ class DimeState(NamedTuple):
 
     policy: DiffusionPolicy | GaussianPolicy
     policy_optimizer: Any
-    critics: BatchRenormMlp
-    critic_stats: Stats
-    critic_optimizer: Any
+    critics: JointCritics
     temperature: Temperature
     # Of the last policy update (zeros before the first): both branches of a `lax.cond` must give
     # the same leaves, and every record is to have them.
@@ -121,14 +119,11 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
 
     def init(key) -> DimeState:
         policy_key, critic_key = jax.random.split(key)
-        policy = config.policy.make(spec, policy_key)
-        critics, critic_stats = init_critics(config.critic, head.output_dim, spec, critic_key)
+        policy: Any = config.policy.make(spec, policy_key)
         return DimeState(
             policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),  # pyright: ignore[reportArgumentType]
-            critics=critics,
-            critic_stats=critic_stats,
-            critic_optimizer=critic_optimizer.init(critics),  # pyright: ignore[reportArgumentType]
+            policy_optimizer=policy_optimizer.init(policy),
+            critics=JointCritics.start(config.critic, head.output_dim, spec, critic_key),
             temperature=Temperature.start(config.temperature),
             policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
@@ -151,55 +146,40 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
 
     def update_critics(state: DimeState, transition, key) -> tuple[DimeState, Metrics]:
         next_sample = state.policy.sample(transition.next_obs, key)
-        backup = SoftBackup(
-            reward=transition.reward,
-            discount=config.discount * (1.0 - transition.terminated),
-            entropy_cost=state.temperature.value * next_sample.log_prob,
+        entropy_cost = state.temperature.value * next_sample.log_prob
+        backup = SoftBackup.of(transition, config.discount, entropy_cost)
+        critics, metrics = joint_critic_step(
+            state.critics, transition, next_sample.action, backup, head, critic_optimizer
         )
-        gradient, (critic_stats, metrics) = jax.grad(joint_critic_loss, has_aux=True)(
-            state.critics, state.critic_stats, transition, next_sample.action, backup, head
-        )
-        critics, optimizer, norm = gradient_step(
-            critic_optimizer, gradient, state.critic_optimizer, state.critics
-        )
-        state = state._replace(
-            critics=critics, critic_stats=critic_stats, critic_optimizer=optimizer
-        )
-        return state, metrics | {"critic_gradient_norm": norm}
+        return state._replace(critics=critics), metrics
 
     def update_policy(state: DimeState, obs, key) -> tuple[DimeState, Array]:
-        def policy_loss(policy: DiffusionPolicy | GaussianPolicy):
+        def loss(policy: DiffusionPolicy | GaussianPolicy):
             drawn_obs, sample, loss_of = _drawn(config, policy, obs, key)
-            value = combined_value(
-                state.critics, state.critic_stats, drawn_obs, sample.action, head
-            )
-            return loss_of(sample.log_prob, value, state.temperature.value), sample
+            q = value(state, drawn_obs, sample.action)
+            return loss_of(sample.log_prob, q, state.temperature.value), sample
 
-        (loss, sample), gradient = jax.value_and_grad(policy_loss, has_aux=True)(state.policy)
-        policy, optimizer, norm = gradient_step(
-            policy_optimizer, gradient, state.policy_optimizer, state.policy
+        policy, optimizer, descent = descend(
+            policy_optimizer, loss, state.policy_optimizer, state.policy
         )
+        sample = descent.told
         metrics = {
-            "policy_loss": loss,
-            "policy_gradient_norm": norm,
+            "policy_loss": descent.loss,
+            "policy_gradient_norm": descent.gradient_norm,
             "running_cost": sample.running_cost.mean(),
             "entropy_bound_per_dim": -sample.log_prob.mean() / spec.action_dim,
         }
         state = state._replace(policy=policy, policy_optimizer=optimizer, policy_metrics=metrics)
         return state, sample.running_cost
 
-    def best_of_n(state: DimeState, obs, key, counters):
-        def value(obs, actions):
-            return combined_value(state.critics, state.critic_stats, obs, actions, head)
-
-        candidates = jnp.broadcast_to(obs, (config.num_action_candidates, *obs.shape))
-        return best_of(candidates, state.policy.sample(candidates, key).action, value)
+    def value(state: DimeState, obs, action):
+        return combined_value(state.critics.online, state.critics.stats, obs, action, head)
 
     act = {
-        "explore": _sample,
-        "stochastic": _sample,
-        "deterministic": _deterministic,
-        "best_of_n": best_of_n,
+        "explore": _stochastic,
+        "stochastic": _stochastic,
+        "deterministic": lambda state, obs, key, counters: state.policy.deterministic(obs),
+        "best_of_n": best_of_n(_sample, value, config.num_action_candidates),
     }
     return Agent(init=init, act=act, update=update)
 
@@ -212,13 +192,68 @@ def _drawn(config: DimeConfig | DimeGaussianConfig, policy: Any, obs, key):
     return obs, policy.sample(obs, key), max_entropy_policy_loss
 
 
-def _sample(state: DimeState, obs, key, counters):
+def _sample(state: DimeState, obs, key):
     return state.policy.sample(obs, key).action
 
 
-def _deterministic(state: DimeState, obs, key, counters):
-    return state.policy.deterministic(obs)
+def _stochastic(state: DimeState, obs, key, counters):
+    return _sample(state, obs, key)
 
 
 def _present_metrics(state: DimeState) -> Metrics:
     return state.policy.metrics() | {"temperature": state.temperature.value}
+
+
+_LAPTOP = {
+    "policy": {
+        "num_denoising_steps": 8,
+        "hidden_dim": 128,
+        "num_hidden_layers": 2,
+        "learning_rate": 7e-4,
+    },
+    "critic": {"hidden_dim": 256, "learning_rate": 7e-4},
+    "temperature": {"initial": 0.1},
+    "policy_delay": 2,
+}
+_LAPTOP_GAUSSIAN = _LAPTOP | {
+    "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 1e-3},
+}
+# The multi-goal plane shows several modes only while the entropy matters: as in soft Q-learning
+# the temperature is fixed; a shorter horizon keeps staying alive from being worth its entropy.
+_MULTI_GOAL = Preset({"temperature": {"initial": 2.0, "learn": False}, "discount": 0.9})
+_CRITIC = "categorical x2, joint pass, batch renormalisation"
+_MODES = ("stochastic", "deterministic", "best_of_n")
+
+DIME = Algorithm(
+    name="dime",
+    paper="Celik et al., ICML 2025",
+    year=2025,
+    policy="denoising chain with a bound on its entropy",
+    critic=_CRITIC,
+    make=dime,
+    config=DimeConfig,
+    modes=_MODES,
+    presets={"laptop": Preset(_LAPTOP, by_env={"dime/MultiGoal-v0": _MULTI_GOAL})},
+)
+DIME_GAUSSIAN = Algorithm(
+    name="dime-gaussian",
+    paper="Celik et al., ICML 2025, section 5.1",
+    year=2025,
+    policy="tanh-Gaussian",
+    critic=_CRITIC,
+    make=dime,
+    config=DimeGaussianConfig,
+    modes=_MODES,
+    presets={"laptop": Preset(_LAPTOP_GAUSSIAN)},
+)
+DIME_GB = Algorithm(
+    name="dime-gb",
+    paper="Celik et al., ICML 2025, appendix F",
+    year=2025,
+    policy="general bridge: denoising and noising chain both learnt",
+    critic=_CRITIC,
+    make=dime,
+    config=DimeGbConfig,
+    modes=_MODES,
+    presets={"laptop": Preset(_LAPTOP)},
+)

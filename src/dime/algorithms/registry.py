@@ -1,90 +1,49 @@
 """The algorithms by name: the one place that an algorithm is listed in."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
 
-from dime.algorithms.crossq import CrossQConfig, crossq
-from dime.algorithms.dime import DimeConfig, DimeGaussianConfig, DimeGbConfig, dime
-from dime.algorithms.sac import SacConfig, sac
-from dime.types import Agent, EnvSpec
+from dime.algorithms.algorithm import Algorithm
+from dime.algorithms.bro import BRO, BRO_FAST
+from dime.algorithms.consistency_ac import CONSISTENCY_AC
+from dime.algorithms.crossq import CROSSQ
+from dime.algorithms.dacer import DACER
+from dime.algorithms.diffusion_ql import DIFFUSION_QL
+from dime.algorithms.dime import DIME, DIME_GAUSSIAN, DIME_GB
+from dime.algorithms.dipo import DIPO
+from dime.algorithms.qsm import QSM
+from dime.algorithms.qvpo import QVPO
+from dime.algorithms.sac import SAC
+from dime.errors import DimeError, choose
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm
+    for algorithm in (
+        *(DIME, DIME_GAUSSIAN, DIME_GB),
+        *(SAC, CROSSQ, BRO, BRO_FAST),
+        *(DACER, QSM, DIPO, QVPO, DIFFUSION_QL, CONSISTENCY_AC),
+    )
+}
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """What the rest of the package needs to know of an algorithm.
+def find_algorithm(name: str) -> Algorithm:
+    """The algorithm of this name: one of `ALGORITHMS`, or `module:NAME` for one of your own.
 
-    `make(config, spec)` makes its agent; `presets` say by name what differs from the config's
-    defaults, nested as the config is. A preset that is not there differs in nothing.
+    Raises:
+        DimeError: there is none; the nearest names are given.
+
+    >>> find_algorithm("dime-gb").year
+    2025
     """
-
-    make: Callable[[Any, EnvSpec], Agent]
-    config: type
-    presets: Mapping[str, dict[str, Any]]
-    paper: str
-    policy: str
-    critic: str
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """What the algorithm changes in the loop's settings, in every preset."""
-
-
-_LAPTOP_DIME = {
-    "policy": {
-        "num_denoising_steps": 8,
-        "hidden_dim": 128,
-        "num_hidden_layers": 2,
-        "learning_rate": 7e-4,
-    },
-    "critic": {"hidden_dim": 256, "learning_rate": 7e-4},
-    "temperature": {"initial": 0.1},
-    "policy_delay": 2,
-}
-
-
-_LAPTOP_GAUSSIAN = _LAPTOP_DIME | {
-    "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 1e-3},
-}
-
-ALGORITHMS = {
-    "dime": Algorithm(
-        make=dime,
-        config=DimeConfig,
-        presets={"laptop": _LAPTOP_DIME},
-        paper="Celik et al., ICML 2025",
-        policy="denoising chain with a bound on its entropy",
-        critic="categorical x2, joint pass, batch renormalisation",
-    ),
-    "dime-gaussian": Algorithm(
-        make=dime,
-        config=DimeGaussianConfig,
-        presets={"laptop": _LAPTOP_GAUSSIAN},
-        paper="Celik et al., ICML 2025, section 5.1",
-        policy="tanh-Gaussian",
-        critic="categorical x2, joint pass, batch renormalisation",
-    ),
-    "dime-gb": Algorithm(
-        make=dime,
-        config=DimeGbConfig,
-        presets={"laptop": _LAPTOP_DIME},
-        paper="Celik et al., ICML 2025, appendix F",
-        policy="general bridge: denoising and noising chain both learnt",
-        critic="categorical x2, joint pass, batch renormalisation",
-    ),
-    "sac": Algorithm(
-        make=sac,
-        config=SacConfig,
-        presets={"laptop": {}},
-        paper="Haarnoja et al., 2018",
-        policy="tanh-Gaussian",
-        critic="scalar x2, target networks",
-        training={"updates_per_env_step": 1},
-    ),
-    "crossq": Algorithm(
-        make=crossq,
-        config=CrossQConfig,
-        presets={"laptop": {"critic": {"hidden_dim": 256}}},
-        paper="Bhatt et al., ICLR 2024",
-        policy="tanh-Gaussian, batch renormalisation",
-        critic="scalar x2, joint pass, batch renormalisation",
-    ),
-}
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        return ALGORITHMS[choose("algorithm", name, ALGORITHMS)]
+    try:
+        found = getattr(import_module(module_name), attribute, None)
+    except ImportError as error:
+        raise DimeError(
+            f"The algorithm '{name}' is to come from the module '{module_name}', which cannot be "
+            f"imported: {error}. Is its folder on PYTHONPATH?"
+        ) from error
+    if not isinstance(found, Algorithm):
+        raise DimeError(f"'{attribute}' in the module '{module_name}' is not a dime.Algorithm.")
+    return found

@@ -5,26 +5,18 @@ statistics (Bhatt et al. 2024; DIME section 4.4).
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from dime.critics.heads import CategoricalHead, Head, ScalarHead
-from dime.errors import (
-    DimeError,
-    require,
-    require_at_least,
-    require_positive,
-    require_unit_interval,
-)
+from dime.critics.head_config import HeadConfig, HeadName
+from dime.errors import require_at_least, require_positive, require_unit_interval
 from dime.networks.batch_renorm import WARMUP_CALLS
 from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.types import EnvSpec
-
-HeadName: TypeAlias = Literal["categorical", "scalar"]
 
 
 @dataclass(frozen=True)
@@ -56,45 +48,32 @@ class CrossQCriticConfig:
 
 
 @dataclass(frozen=True)
-class CriticConfig(CrossQCriticConfig):
+class CriticConfig(CrossQCriticConfig, HeadConfig):
     """The two critics and their head."""
 
     head: HeadName = "categorical"
     """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""
-    v_min: float | None = None
-    """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
-    Gym, -3600 on MyoSuite, which the presets fill in); None where it is still to be given."""
-    v_max: float | None = None
-    """Highest return of the support (paper, appendix E: 200, 1600, 3600)."""
-    num_atoms: int = 101
-    """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""
-    entropy_weight: float = 0.005
-    """Weight of the distribution's entropy in the loss, at least 0 (paper, appendix D)."""
 
     def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 2, "num_atoms")
-        require_at_least(self, 0.0, "entropy_weight")
-        require(
-            self.head in get_args(HeadName),
-            f"head is {self.head!r}; it must be one of: {', '.join(get_args(HeadName))}.",
-        )
-        low = -float("inf") if self.v_min is None else self.v_min
-        high = float("inf") if self.v_max is None else self.v_max
-        given = [bound for bound in (self.v_min, self.v_max) if bound is not None]
-        require(
-            low < high and all(abs(bound) < float("inf") for bound in given),
-            f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
-            "v_min must be below v_max.",
-        )
+        CrossQCriticConfig.__post_init__(self)
+        HeadConfig.__post_init__(self)
 
-    def make_head(self) -> Head:
-        """The head that `head` names."""
-        if self.head == "scalar":
-            return ScalarHead()
-        if self.v_min is None or self.v_max is None:
-            raise DimeError("The categorical critic needs a support: give v_min and v_max.")
-        return CategoricalHead(self.num_atoms, self.v_min, self.v_max, self.entropy_weight)
+
+class JointCritics(NamedTuple):
+    """The critics, their running statistics (stacked alike), and the optimiser's state."""
+
+    online: BatchRenormMlp
+    stats: Stats
+    optimizer: Any
+
+    @classmethod
+    def start(
+        cls, config: CrossQCriticConfig, output_dim: int, spec: EnvSpec, key: Key[Array, ""]
+    ) -> "JointCritics":
+        """Before training."""
+        online, stats = init_critics(config, output_dim, spec, key)
+        parameters: Any = online
+        return cls(online, stats, config.make_optimizer().init(parameters))
 
 
 def init_critics(

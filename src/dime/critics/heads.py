@@ -1,7 +1,8 @@
 """What a critic's last layer means: its value, its Bellman target, its loss.
 
-Two heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4) and scalar (DIME's ablation
-without distributional Q, appendix G). Outputs carry a leading axis of critics.
+Three heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4), quantile (BRO) and scalar
+(all others, and DIME's ablation without distributional Q, appendix G). Outputs carry a leading
+axis of critics.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.types import Metrics
+from dime.types import Metrics, Transition
 
 _LOG_OFFSET = 1e-15  # released code: ln(p + 1e-15)
 
@@ -27,6 +28,17 @@ class SoftBackup(NamedTuple):
     reward: Float[Array, " batch"]
     discount: Float[Array, " batch"]
     entropy_cost: Float[Array, " batch"]
+
+    @classmethod
+    def of(
+        cls,
+        transition: Transition,
+        discount: float,
+        entropy_cost: Float[Array, " batch"] | float = 0.0,
+    ) -> "SoftBackup":
+        """Of a batch; without an entropy, the plain backup. A time limit does not end the MDP."""
+        cost = jnp.broadcast_to(entropy_cost, transition.reward.shape)
+        return cls(transition.reward, discount * (1.0 - transition.terminated), cost)
 
 
 @runtime_checkable
@@ -129,13 +141,14 @@ class CategoricalHead:
 
 @dataclass(frozen=True)
 class ScalarHead:
-    """A plain Q value, half the squared Bellman residual (DIME eq. 24).
+    """A plain Q value and its squared Bellman residual, times `weight` (DIME eq. 24: half).
 
     `combine` makes one number of the critics' values, along the first axis: `jnp.min` in SAC and
-    CrossQ; `jnp.mean` is our reading of DIME's ablation, for which the paper does not say.
+    most others; `jnp.mean` is our reading of DIME's ablation, for which the paper does not say.
     """
 
     combine: Callable[..., Array] = jnp.mean
+    weight: float = 0.5
 
     @property
     def output_dim(self) -> int:
@@ -160,6 +173,50 @@ class ScalarHead:
     def loss(
         self, output: Float[Array, "critics batch 1"], target: Float[Array, " batch"]
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Half the squared residual, summed over the critics."""
+        """The weighted squared residual, summed over the critics."""
         residual = self.value(output) - target
-        return 0.5 * (residual**2).mean(axis=-1).sum(), {}
+        return self.weight * (residual**2).mean(axis=-1).sum(), {}
+
+
+@dataclass(frozen=True)
+class QuantileHead:
+    """`num_quantiles` quantiles of the return, at the midpoints of equal shares (QR-DQN)."""
+
+    num_quantiles: int
+
+    @property
+    def output_dim(self) -> int:
+        """One number per quantile."""
+        return self.num_quantiles
+
+    def value(self, output: Float[Array, "*batch quantiles"]) -> Float[Array, "*batch"]:
+        """The quantiles' mean."""
+        return output.mean(axis=-1)
+
+    def combined_value(
+        self, output: Float[Array, "critics *batch quantiles"]
+    ) -> Float[Array, "*batch"]:
+        """The mean over the critics (BRO: no pessimism)."""
+        return self.value(output).mean(axis=0)
+
+    def target(
+        self, next_output: Float[Array, "critics batch quantiles"], backup: SoftBackup
+    ) -> Float[Array, "batch quantiles"]:
+        """The soft backup of each quantile, averaged over the critics quantile by quantile."""
+        future = next_output.mean(axis=0) - backup.entropy_cost[:, None]
+        return backup.reward[:, None] + backup.discount[:, None] * future
+
+    def loss(
+        self,
+        output: Float[Array, "critics batch quantiles"],
+        target: Float[Array, "batch quantiles"],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Quantile Huber loss (Dabney et al. 2018, eq. 10, threshold 1).
+
+        Summed over the critics and their quantiles, averaged over the target's and the batch.
+        """
+        shares = (jnp.arange(self.num_quantiles) + 0.5) / self.num_quantiles
+        error = target[:, None, :] - output[..., :, None]
+        huber = jnp.where(jnp.abs(error) < 1.0, 0.5 * error**2, jnp.abs(error) - 0.5)
+        weight = jnp.abs(shares[:, None] - (error < 0.0))
+        return (weight * huber).mean(axis=-1).sum(axis=-1).mean(axis=-1).sum(), {}

@@ -13,7 +13,6 @@ from dime.deploy.policy import Restored, restore_agents
 from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
-from dime.training.config import choose
 from dime.training.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeResult,
@@ -29,7 +28,7 @@ _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every 
 
 def evaluate(
     run_dir: str | Path,
-    mode: str = "stochastic",
+    mode: str | None = None,
     *,
     episodes: int | None = None,
     env: EnvLike | None = None,
@@ -43,7 +42,8 @@ def evaluate(
 
     Args:
         run_dir: the run's folder.
-        mode: `stochastic` (the paper's), `deterministic` or `best_of_n`.
+        mode: `stochastic`, `deterministic`, `best_of_n` or another of the algorithm's; by default
+            its official one (`dime list algorithms`).
         episodes: how many per seed; by default as many as during training.
         env: needed where the run's environment was passed as an object: the same again.
         checkpoint: another checkpoint's folder.
@@ -57,7 +57,7 @@ def evaluate(
             renderer for a video.
     """
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
-    choose("mode", mode, [name for name in restored.agent.act if name != "explore"])
+    mode = restored.choose_mode(mode)
     count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
     if count < 1:
         raise DimeError(f"episodes is {count}; it must be at least 1.")

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.algorithms.registry import ALGORITHMS
+from dime.algorithms.registry import find_algorithm
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError
+from dime.errors import DimeError, choose
 from dime.training.checkpoint import Checkpoint, from_arrays
-from dime.training.config import RunConfig, choose
+from dime.training.config import RunConfig
 from dime.training.programs import counters, initialise, seed_keys
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, AlgorithmState, EnvSpec
@@ -29,6 +29,14 @@ class Restored(NamedTuple):
     state: AlgorithmState
     checkpoint: Checkpoint
     warnings: list[str]
+
+    def choose_mode(self, mode: str | None) -> str:
+        """The evaluation mode, by default the algorithm's official one.
+
+        Raises `DimeError` where the algorithm has no such mode.
+        """
+        algorithm = find_algorithm(self.config.algorithm)
+        return choose("mode", mode or algorithm.official_mode, algorithm.modes)
 
 
 def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
@@ -49,8 +57,8 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     if notes:
         notes.append(f"Using the checkpoint at env step {loaded.env_step} instead.")
     spaces = Spaces.from_json(loaded.run["spaces"])
-    spec = EnvSpec(spaces.obs_dim, spaces.action_dim)
-    agent = ALGORITHMS[config.algorithm].make(config.settings, spec)
+    spec = EnvSpec(spaces.obs_dim, spaces.action_dim, config.training.replay_capacity)
+    agent = find_algorithm(config.algorithm).make(config.settings, spec)
     seeds = loaded.run["seeds"]
     shape = jax.eval_shape(partial(initialise, agent), seed_keys(tuple(seeds)))
     state = jax.tree.map(jnp.asarray, from_arrays(loaded.state, shape))
@@ -106,7 +114,7 @@ class Policy:
 
 def load_policy(
     run_dir: str | Path,
-    mode: str = "stochastic",
+    mode: str | None = None,
     *,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
@@ -116,7 +124,8 @@ def load_policy(
 
     Args:
         run_dir: the run's folder.
-        mode: `stochastic` (the paper's), `deterministic` or `best_of_n`.
+        mode: `stochastic`, `deterministic`, `best_of_n` or another of the algorithm's; by default
+            its official one (`dime list algorithms`).
         seed: which of the run's seeds; the first one by default.
         checkpoint: another checkpoint's folder.
         noise_seed: seed of the policy's own random numbers.
@@ -141,7 +150,7 @@ def load_policy(
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
     for note in restored.warnings:
         warnings.warn(note, stacklevel=2)
-    choose("mode", mode, [name for name in restored.agent.act if name != "explore"])
+    mode = restored.choose_mode(mode)
     chosen = restored.seeds[0] if seed is None else seed
     if chosen not in restored.seeds:
         raise DimeError(

@@ -8,10 +8,14 @@ from dime.experiments.presets import PRESETS
 def listing(what: str) -> str:
     """Algorithms, environments or presets, a line each."""
     if what == "algorithms":
-        rows = [
-            f"{name:13}  {a.paper}; policy: {a.policy}; critic: {a.critic}"
-            for name, a in ALGORITHMS.items()
+        columns = [
+            ("name", "paper", "year", "policy", "critic", "official evaluation mode"),
+            *(
+                (a.name, a.paper, str(a.year), a.policy, a.critic, a.official_mode)
+                for a in ALGORITHMS.values()
+            ),
         ]
+        rows = _aligned(columns)
     elif what == "presets":
         rows = [f"{name:8}  {text}" for name, text in PRESETS.items()]
     else:
@@ -19,3 +23,12 @@ def listing(what: str) -> str:
         for suite, ids in list_environments().items():
             rows += [f"{suite} ({len(ids)}):", *(f"  {name}" for name in ids)]
     return "\n".join(rows)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of a table, whose columns are as wide as their longest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

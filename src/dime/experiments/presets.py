@@ -1,19 +1,22 @@
 """Where settings start from: `paper` and `laptop`, for every algorithm and environment."""
 
+import fnmatch
 from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
 
-from dime.algorithms.registry import ALGORITHMS
-from dime.critics.ensemble import CriticConfig
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.registry import find_algorithm
+from dime.critics.head_config import HeadConfig
 from dime.envs.environment import Environment
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
 
 PRESETS = {
-    "paper": "the DIME paper's tables 2 and 3: wide critics, 1M env steps (for accelerators)",
+    "paper": "the DIME paper's tables 2 and 3: wide networks, 1M env steps (for accelerators)",
+    "released": "what the algorithm's own authors' code does, where that is something else",
     "laptop": "small networks, 20 000 env steps (minutes on two cores)",
 }
 
@@ -24,7 +27,6 @@ _SUITE_SUPPORT = {"dm_control": 200.0, "mujoco": 1600.0, "myosuite": 3600.0}
 _ENV_SUPPORT = {
     "dime/TwoModeBandit-v0": 20.0,
     "dime/MultiGoal-v0": 100.0,
-    "Ant-v3-compatible": _SUITE_SUPPORT["mujoco"],
 }
 # Rewards in [0, 1] and a discount of 0.99 bound returns by 100: with twice the paper's resolution,
 # cartpole-swingup is learnt in fewer steps.
@@ -38,24 +40,52 @@ _LAPTOP_TRAINING = {
     "checkpoint_every": 500,
     "log_every": 250,
 }
-# The multi-goal plane shows several modes only while the entropy matters: as in soft Q-learning
-# the temperature is fixed; a shorter horizon keeps staying alive from being worth its entropy.
-_LAPTOP_MULTI_GOAL = {"temperature": {"initial": 2.0, "learn": False}, "discount": 0.9}
 
 
-def preset_training(preset: str, algorithm: str) -> TrainingConfig:
+def preset_training(preset: str, algorithm: str, env: str) -> TrainingConfig:
     """The loop's settings."""
-    overrides = _LAPTOP_TRAINING if preset == "laptop" else {}
-    return replace_nested(TrainingConfig(), {**overrides, **ALGORITHMS[algorithm].training})
+    chosen = find_algorithm(algorithm)
+    overrides: dict[str, Any] = {"evaluation_modes": chosen.default_modes}
+    for part in _parts(chosen, preset, env):
+        overrides |= part.training
+    return replace_nested(TrainingConfig(), overrides)
 
 
 def preset_settings(preset: str, algorithm: str, env: str) -> Any:
     """The algorithm's settings, with the critic's support where the environment's is known."""
-    chosen = ALGORITHMS[algorithm]
-    settings = replace_nested(chosen.config(), chosen.presets.get(preset, {}))
-    if preset == "laptop" and algorithm == "dime" and env == "dime/MultiGoal-v0":
-        settings = replace_nested(settings, _LAPTOP_MULTI_GOAL)
+    chosen = find_algorithm(algorithm)
+    settings = chosen.config()
+    for part in _parts(chosen, preset, env):
+        settings = replace_nested(settings, dict(part.settings))
     return with_known_support(settings, env, preset)
+
+
+def _parts(algorithm: Algorithm, preset: str, env: str) -> list[Preset]:
+    """What the preset is made of, the later parts before the earlier ones."""
+    parts = []
+    for name in dict.fromkeys(("paper", preset)):
+        if name == "laptop":
+            parts.append(Preset(training=_LAPTOP_TRAINING))
+        chosen = algorithm.presets.get(name, Preset())
+        for_env = [more for pattern, more in chosen.by_env.items() if _fits(pattern, env)]
+        parts += [chosen, *for_env]
+    return parts
+
+
+def _fits(pattern: str, env: str) -> bool:
+    """Whether `pattern` is the environment's suite, or one of ids that it fits."""
+    return pattern == _suite(env) or fnmatch.fnmatchcase(env, pattern)
+
+
+def _suite(env: str) -> str:
+    """The suite as the paper has them: Gymnasium's MuJoCo tasks are one."""
+    suite = suite_of(env)
+    if env == "Ant-v3-compatible":
+        return "mujoco"
+    if suite == "gymnasium" and env in gymnasium.registry:
+        entry_point = str(gymnasium.registry[env].entry_point)
+        return "mujoco" if "gymnasium.envs.mujoco" in entry_point else suite
+    return suite
 
 
 def with_known_support(settings: Any, env: str, preset: str) -> Any:
@@ -78,18 +108,12 @@ def lacks_support(settings: Any) -> bool:
 
 
 def _has_support(settings: Any) -> bool:
-    return isinstance(getattr(settings, "critic", None), CriticConfig)
+    return isinstance(getattr(settings, "critic", None), HeadConfig)
 
 
 def known_support(env: str) -> float | None:
     """The largest return of the critic's support on this environment, where one is established."""
-    if env in _ENV_SUPPORT:
-        return _ENV_SUPPORT[env]
-    suite = suite_of(env)
-    if suite == "gymnasium" and env in gymnasium.registry:
-        entry_point = str(gymnasium.registry[env].entry_point)
-        suite = "mujoco" if "gymnasium.envs.mujoco" in entry_point else suite
-    return _SUITE_SUPPORT.get(suite)
+    return _ENV_SUPPORT.get(env, _SUITE_SUPPORT.get(_suite(env)))
 
 
 def refuse_unknown_support(env: Environment, discount: float) -> NoReturn:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dime.networks.activations import gelu
 from dime.networks.dense import Dense, dense_stack
+from dime.networks.initializers import with_zero_bias
 from dime.networks.step_embedding import StepEmbedding
 
 MAX_OUTPUT = 1e4
@@ -39,7 +40,7 @@ class ControlNetwork(eqx.Module):
         self.embedding = StepEmbedding(hidden_dim, embedding_key)
         sizes = (action_dim + obs_dim + hidden_dim, *[hidden_dim] * num_hidden_layers)
         self.hidden = dense_stack(sizes, hidden_key)
-        self.output = Dense(hidden_dim, action_dim, output_key, kernel_init=constant(1e-8))
+        self.output = Dense(hidden_dim, action_dim, output_key, with_zero_bias(constant(1e-8)))
         self.action_dim = action_dim
 
     def bind(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Callable[..., Array]:

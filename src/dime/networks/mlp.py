@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import equinox as eqx
-from jax.nn.initializers import Initializer, lecun_normal
 from jaxtyping import Array, Float, Key
 
 from dime.networks.dense import Dense, dense_stack
+from dime.networks.initializers import Start, lecun
 
 
 class Mlp(eqx.Module):
@@ -20,9 +20,9 @@ class Mlp(eqx.Module):
         sizes: tuple[int, ...],
         activation: Callable[[Array], Array],
         key: Key[Array, ""],
-        kernel_init: Initializer = lecun_normal(),  # noqa: B008  a pure function
+        start: Start = lecun,
     ):
-        self.layers = dense_stack(sizes, key, kernel_init)
+        self.layers = dense_stack(sizes, key, start)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:

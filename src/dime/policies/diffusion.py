@@ -70,8 +70,8 @@ class BridgePolicyConfig(DiffusionPolicyConfig):
 
     def make(self, spec: EnvSpec, key: Key[Array, ""]) -> "DiffusionPolicy":
         """The policy at the start of training."""
-        policy_key, noising_key = jax.random.split(key)
-        policy = DiffusionPolicy(self, spec, policy_key)
+        noising_key = jax.random.fold_in(key, 1)  # the policy starts as DIME's of the same key
+        policy = DiffusionPolicy(self, spec, key)
         sizes = (spec.obs_dim, spec.action_dim, self.hidden_dim, self.num_hidden_layers)
         noising = ControlNetwork(*sizes, noising_key)
         return eqx.tree_at(

@@ -1,20 +1,16 @@
 """What a run is made of, and its way to JSON and back."""
 
 import dataclasses
-import difflib
 import json
 import types
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from dime.algorithms.registry import ALGORITHMS
-from dime.errors import DimeError, require, require_at_least
+from dime.algorithms.registry import find_algorithm
+from dime.errors import DimeError, choose, require, require_at_least
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
-
-EvaluationMode = Literal["stochastic", "deterministic", "best_of_n"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +25,21 @@ class TrainingConfig:
     """First steps: uniform random actions, no updates (paper, table 2)."""
     updates_per_env_step: int = 2
     """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
+    env_steps_per_update: int = 1
+    """Where it is more than 1, the updates come only after every so many env steps."""
     batch_size: int = 256
     """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
     replay_capacity: int = 1_000_000
     """Transitions kept, the newest ones (paper, table 2)."""
+    bootstrap_at_time_limits: bool = True
+    """Off: a time limit counts as the end of the MDP, as in some released codes."""
     evaluate_every: int = 24_000
     """Between evaluations; there is one at step 0 and one at the end too (published curves)."""
     num_evaluation_episodes: int = 5
     """Whole episodes of each evaluation and mode (paper)."""
-    evaluation_modes: tuple[EvaluationMode, ...] = ("stochastic", "deterministic")
-    """How actions are chosen there; the paper's is stochastic."""
+    evaluation_modes: tuple[str, ...] = ("stochastic", "deterministic")
+    """How actions are chosen there; the presets take the algorithm's official mode and one more
+    (`dime list algorithms`)."""
     log_every: int = 500
     """Between lines of metrics.jsonl, 10 to 500."""
     checkpoint_every: int = 10_000
@@ -53,6 +54,7 @@ class TrainingConfig:
             self,
             1,
             *("num_env_steps", "updates_per_env_step", "batch_size", "replay_capacity"),
+            *("env_steps_per_update",),
             *("evaluate_every", "num_evaluation_episodes", "checkpoint_every"),
         )
         require_at_least(self, 0, "num_random_steps")
@@ -110,6 +112,17 @@ class RunConfig:
                 f"env_kwargs are {self.env_kwargs}, which JSON cannot hold ({error}). Bind such "
                 "values in a function that makes the environment."
             ) from error
+        modes = find_algorithm(self.algorithm).modes
+        for mode in self.training.evaluation_modes:
+            choose(f"evaluation mode of {self.algorithm}", mode, modes)
+        resets = getattr(self.settings, "reset_env_steps", ())
+        every = self.training.env_steps_per_update
+        missed = [step for step in resets if step % every]
+        require(
+            not missed,
+            f"reset_env_steps holds {missed[:1]}, an env step without updates: "
+            f"env_steps_per_update is {every}. Choose multiples of {every}.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The whole config as JSON values."""
@@ -126,8 +139,9 @@ class RunConfig:
             f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
         )
         content = {name: value for name, value in content.items() if name != "format_version"}
-        algorithm = choose("algorithm", content.get("algorithm", "dime"), ALGORITHMS)
-        defaults = cls(env="", settings=ALGORITHMS[algorithm].config())
+        algorithm = content.get("algorithm", "dime")
+        require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
+        defaults = cls(env="", algorithm=algorithm, settings=find_algorithm(algorithm).config())
         return replace_nested(defaults, content)
 
 
@@ -157,22 +171,6 @@ def replace_nested(config: Config, overrides: dict[str, Any], where: str = "") -
         else:
             changed[name] = _convert(value, hints[name], path)
     return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType]
-
-
-def choose(kind: str, name: Any, known: Iterable[str]) -> str:
-    """The name if it is known; otherwise `DimeError` with the nearest ones.
-
-    >>> choose("preset", "labtop", ["paper", "laptop"])
-    Traceback (most recent call last):
-    ...
-    dime.errors.DimeError: There is no preset 'labtop'; nearest: laptop. There are: laptop, paper.
-    """
-    known = sorted(known)
-    if name in known:
-        return name
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    nearest = f"; nearest: {', '.join(close)}" if close else ""
-    raise DimeError(f"There is no {kind} '{name}'{nearest}. There are: {', '.join(known)}.")
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:

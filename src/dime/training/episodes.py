@@ -32,9 +32,10 @@ class Observed(NamedTuple):
 class EpisodeStream:
     """A seed's training environment, one episode after the other."""
 
-    def __init__(self, env: Environment, seed: int):
+    def __init__(self, env: Environment, seed: int, bootstrap_at_time_limits: bool = True):
         self.env = env
         self.seed = seed
+        self.bootstrap_at_time_limits = bootstrap_at_time_limits
         self.number = 0
         self.actions: list[np.ndarray] = []
         self.episode_return = 0.0
@@ -68,7 +69,8 @@ class EpisodeStream:
             self.number += 1
             self.actions, self.episode_return = [], 0.0
         reward = np.float32(result.reward)
-        return Observed(obs, action, reward, result.obs, result.terminated, self.obs)
+        terminated = result.terminated or (ended and not self.bootstrap_at_time_limits)
+        return Observed(obs, action, reward, result.obs, terminated, self.obs)
 
     def to_json(self) -> dict[str, Any]:
         """Where the stream is, but for the actions of the episode in progress."""

@@ -45,9 +45,11 @@ class Learners:
     ):
         self.config = config
         self.seeds = list(config.seeds)
-        self.spec = EnvSpec(environments[0].obs_dim, environments[0].action_dim)
+        first = environments[0]
+        self.spec = EnvSpec(first.obs_dim, first.action_dim, config.replay_capacity)
         self.streams = [
-            EpisodeStream(env, seed) for env, seed in zip(environments, self.seeds, strict=True)
+            EpisodeStream(env, seed, config.bootstrap_at_time_limits)
+            for env, seed in zip(environments, self.seeds, strict=True)
         ]
         self.env_step = 0
         self.update = 0
@@ -132,7 +134,8 @@ class Learners:
         self.remove(set(failures))
         self.env_step += 1
         transition = _stacked(observed)
-        if self.env_step <= self.config.num_random_steps:
+        is_random = self.env_step <= self.config.num_random_steps
+        if is_random or self.env_step % self.config.env_steps_per_update != 0:
             at = counters(self.env_step, self.update)
             self.replay = self._programs.store(self.replay, transition, at)
             self._choose_actions()
@@ -218,11 +221,14 @@ class Learners:
 
 
 def refuse_if_other(
-    checkpoint: Checkpoint, make_agent: Callable[[EnvSpec], Agent], spaces: Spaces
+    checkpoint: Checkpoint,
+    make_agent: Callable[[EnvSpec], Agent],
+    spaces: Spaces,
+    replay_capacity: int,
 ) -> None:
     """Raises `DimeError` where a checkpoint is not of this environment or algorithm."""
     spaces.refuse_if_other(Spaces.from_json(checkpoint.run["spaces"]), str(checkpoint.path))
-    agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim))
+    agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim, replay_capacity))
     keys = seed_keys(tuple(checkpoint.run["seeds"]))
     from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
 

@@ -160,7 +160,7 @@ def advance(
     def draw(replay, key):
         keys = jax.random.split(_derive(key, _BATCH, at.env_step), num_updates)
         return jax.vmap(sample_batch, in_axes=(None, None, None, 0))(
-            replay, at.env_step, config.batch_size, keys
+            replay, at.env_step, config.batch_size * agent.batches_per_update, keys
         )
 
     def learn(state, batches, key):

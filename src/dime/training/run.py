@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dime.algorithms.registry import ALGORITHMS
+from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError
@@ -72,7 +72,8 @@ def resume_run(
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
-            refuse_if_other(checkpoint, _make_agent(config), environments[0].spaces)
+            capacity = config.training.replay_capacity
+            refuse_if_other(checkpoint, _make_agent(config), environments[0].spaces, capacity)
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
             write_json(directory.config_file, extended.to_json())
@@ -104,7 +105,7 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
 
 
 def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
-    return partial(ALGORITHMS[config.algorithm].make, config.settings)
+    return partial(find_algorithm(config.algorithm).make, config.settings)
 
 
 @contextmanager

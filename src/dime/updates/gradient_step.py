@@ -1,9 +1,21 @@
 """One step of an optimiser."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import optax
 from jaxtyping import Array, Float, PyTree
+
+Parameters = TypeVar("Parameters")
+
+
+class Descent(NamedTuple):
+    """What a step was made of: the loss, the raw gradient's norm, and what the loss told."""
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    told: Any
 
 
 def gradient_step(
@@ -12,3 +24,18 @@ def gradient_step(
     """The parameters and the optimiser's state after one step, and the raw gradient's norm."""
     updates, state = optimizer.update(gradient, state, parameters)
     return optax.apply_updates(parameters, updates), state, optax.tree.norm(gradient)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Parameters], tuple[Float[Array, ""], Any]],
+    state: Any,
+    parameters: Parameters,
+) -> tuple[Parameters, Any, Descent]:
+    """The parameters and the optimiser's state after one step on `loss`.
+
+    `loss` returns its value and whatever else is to be told of it.
+    """
+    (value, told), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+    parameters, state, norm = gradient_step(optimizer, gradient, state, parameters)
+    return parameters, state, Descent(value, norm, told)

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
-from dime.critics.ensemble import evaluate_critics, joint_outputs
+from dime.critics.ensemble import JointCritics, evaluate_critics, joint_outputs
 from dime.critics.heads import Head, SoftBackup
 from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.types import Metrics, Transition
+from dime.updates.gradient_step import descend
 
 
 def joint_critic_loss(
@@ -30,6 +32,25 @@ def joint_critic_loss(
     loss, metrics = head.loss(outputs, target)
     q_mean = head.value(jax.lax.stop_gradient(outputs)).mean()
     return loss, (stats, metrics | {"critic_loss": loss, "q_mean": q_mean})
+
+
+def joint_critic_step(
+    critics: JointCritics,
+    transition: Transition,
+    next_action: Float[Array, "batch act"],
+    backup: SoftBackup,
+    head: Head,
+    optimizer: optax.GradientTransformation,
+) -> tuple[JointCritics, Metrics]:
+    """The critics after one step on `joint_critic_loss`."""
+
+    def loss(online: BatchRenormMlp):
+        return joint_critic_loss(online, critics.stats, transition, next_action, backup, head)
+
+    online, state, descent = descend(optimizer, loss, critics.optimizer, critics.online)
+    stats, metrics = descent.told
+    metrics |= {"critic_gradient_norm": descent.gradient_norm}
+    return JointCritics(online, stats, state), metrics
 
 
 def combined_value(

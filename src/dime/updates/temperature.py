@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dime.errors import require, require_positive
+from dime.errors import require, require_positive, require_unit_interval
 from dime.updates.gradient_step import gradient_step
 
 
@@ -23,13 +23,16 @@ class LearntTemperatureConfig:
     """Off: the temperature stays as it started (paper, figure 2a-b)."""
     learning_rate: float = 1e-3
     """Of Adam on the log temperature (paper, table 2)."""
+    adam_b1: float = 0.9
+    """Adam's decay of the first moment, in [0, 1)."""
 
     def __post_init__(self):
         require_positive(self, "initial", "learning_rate")
+        require_unit_interval(self, "adam_b1")
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Adam on the log temperature."""
-        return optax.adam(self.learning_rate)
+        return optax.adam(self.learning_rate, b1=self.adam_b1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def temperature_loss(
 
 def log_temperature_loss(
     log_temperature: Float[Array, ""],
-    log_prob: Float[Array, " batch"],
+    log_prob: Float[Array, "*batch"],
     target_entropy: float,
 ) -> Float[Array, ""]:
     """The same with the log temperature itself as the factor, as SAC's later codes have it."""

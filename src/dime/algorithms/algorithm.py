@@ -1,0 +1,51 @@
+"""What the rest of the package needs to know of an algorithm."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dime.types import Agent, EnvSpec
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What differs from the defaults: of the algorithm's config (nested as it is), of the loop.
+
+    `by_env` has more of it for environments, by suite (`mujoco`, `dm_control`, `myosuite`) or by
+    a pattern of ids (`Ant-*`); the later ones win.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    by_env: Mapping[str, "Preset"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm by name, with its source.
+
+    `make(config, spec)` makes its agent. `modes` are its evaluation modes, its authors' own first.
+    The preset `paper` is the ground that the others stand on; one that is not there differs in
+    nothing from it.
+    """
+
+    name: str
+    paper: str
+    year: int
+    policy: str
+    critic: str
+    make: Callable[[Any, EnvSpec], Agent]
+    config: type
+    modes: tuple[str, ...] = ("deterministic", "stochastic", "best_of_n")
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+
+    @property
+    def official_mode(self) -> str:
+        """The evaluation mode of the authors' own results."""
+        return self.modes[0]
+
+    @property
+    def default_modes(self) -> tuple[str, ...]:
+        """The official mode and a common one: stochastic, or where it is that, deterministic."""
+        official = self.official_mode
+        return (official, "deterministic" if official == "stochastic" else "stochastic")

@@ -1,0 +1,245 @@
+"""Diffusion-QL online (Wang et al., ICLR 2023; as Ding & Jin, ICLR 2024, released it).
+
+A denoising policy follows the critics' gradient through its whole chain. Online there is no
+behaviour to clone, so the loss is the value alone; the offline form's term is an option.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.critics.heads import SoftBackup
+from dime.critics.target_network import (
+    HeadedTargetCriticConfig,
+    TargetCritics,
+    critic_outputs,
+    follow,
+    init_critics,
+)
+from dime.errors import require_at_least, require_unit_interval
+from dime.networks.denoiser import Denoiser
+from dime.networks.initializers import uniform_fan_in
+from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.policies.consistency import ConsistencyPolicy
+from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
+from dime.types import Agent, EnvSpec, Metrics
+from dime.updates.candidates import softmax_of
+from dime.updates.gradient_step import descend
+from dime.updates.modes import chain_modes
+from dime.updates.target_critics import bellman_step, value_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragedPolicyConfig(DdpmPolicyConfig):
+    """The chain, its network, and the averaged copy that acts in the critics' target."""
+
+    num_denoising_steps: int = 5
+    """Length of the chain, at least 1 (DIME, table 2)."""
+    learning_rate: float = 1e-5
+    """Of Adam (DIME, table 2)."""
+    max_gradient_norm: float | None = 1.0
+    """A longer gradient is scaled down to this norm; None: none is (released code)."""
+    average_decay: float = 0.995
+    """What is left of the averaged copy in each of its updates, in [0, 1)."""
+    average_every: int = 5
+    """Updates per update of the averaged copy."""
+    average_from: int = 1_000
+    """Updates before its first one; until then it stays as it began (released code)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_unit_interval(self, "average_decay")
+        require_at_least(self, 1, "average_every")
+        require_at_least(self, 0, "average_from")
+
+    def denoiser(self, spec: EnvSpec, key) -> Denoiser:
+        """The network at the start of training."""
+
+        def features(key):
+            return SinusoidalFeatures(sinusoidal_frequencies(8, 7), (32, 16), key, uniform_fan_in)
+
+        return Denoiser(spec, self.hidden, features, key, uniform_fan_in)
+
+    def make(self, spec: EnvSpec, key) -> DdpmPolicy | ConsistencyPolicy:
+        """The policy at the start of training."""
+        return DdpmPolicy(self.denoiser(spec, key), self.num_denoising_steps)
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Uniform actions in training."""
+
+    initial_share: float = 1.0
+    """How often an action is uniform at the start, in [0, 1]."""
+    final_share: float = 0.01
+    """How often at last, in [0, 1]."""
+    decay_env_steps: int = 100_000
+    """Env steps from the one to the other, along a line (released code: a tenth of the run)."""
+
+    def __post_init__(self):
+        require_at_least(self, 0.0, "initial_share", "final_share")
+        require_at_least(self, 1, "decay_env_steps")
+
+    def share(self, env_step):
+        """How often an action is uniform at this env step."""
+        past = jnp.clip(env_step / self.decay_env_steps, 0.0, 1.0)
+        return self.initial_share + past * (self.final_share - self.initial_share)
+
+
+@dataclass(frozen=True)
+class DiffusionQlConfig:
+    """Everything that Diffusion-QL's mathematics depends on; the defaults are DIME's table 2."""
+
+    policy: AveragedPolicyConfig = field(default_factory=AveragedPolicyConfig)
+    critic: HeadedTargetCriticConfig = field(
+        default_factory=lambda: HeadedTargetCriticConfig(max_gradient_norm=1.0)
+    )
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    behaviour_weight: float = 0.0
+    """Weight of the loss that clones the replay's actions, at least 0 (online: 0; offline: 1 over
+    the paper's eta)."""
+    num_action_candidates: int = 50
+    """Actions from which one is drawn with probability proportional to exp(Q), in training and in
+    the evaluation mode softmax_of_n; in best_of_n the most valued is taken."""
+    discount: float = 0.99
+    """Weight of the next step's value, in [0, 1)."""
+
+    def __post_init__(self):
+        require_at_least(self, 0.0, "behaviour_weight")
+        require_at_least(self, 1, "num_action_candidates")
+        require_at_least(self.critic, 2, "num_critics")
+        require_unit_interval(self, "discount")
+
+
+class DiffusionQlState(NamedTuple):
+    """What training changes."""
+
+    policy: DdpmPolicy | ConsistencyPolicy
+    averaged_policy: DdpmPolicy | ConsistencyPolicy
+    policy_optimizer: Any
+    critics: TargetCritics
+
+
+def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
+    """The algorithm for an environment of the given sizes."""
+    head = config.critic.make_head(combine=jnp.min, weight=1.0)
+    policy_optimizer = config.policy.make_optimizer()
+    critic_optimizer = config.critic.make_optimizer()
+
+    def init(key) -> DiffusionQlState:
+        policy_key, critic_key = jax.random.split(key)
+        policy: Any = config.policy.make(spec, policy_key)
+        sizes = config.critic.sizes(spec, head.output_dim)
+        return DiffusionQlState(
+            policy=policy,
+            averaged_policy=jax.tree.map(jnp.copy, policy),
+            policy_optimizer=policy_optimizer.init(policy),
+            critics=init_critics(config.critic, sizes, jax.nn.mish, critic_key, uniform_fan_in),
+        )
+
+    def update(state: DiffusionQlState, batch, key, counters):
+        critic_key, policy_key = jax.random.split(key)
+        transition = batch.transition
+        next_action = state.averaged_policy.sample(transition.next_obs, critic_key)
+        backup = SoftBackup.of(transition, config.discount)
+        critics, metrics = bellman_step(
+            state.critics, transition, next_action, backup, head, critic_optimizer
+        )
+        state = state._replace(critics=critics)
+        state, policy_metrics = update_policy(state, transition, policy_key)
+        state = average(state, counters.update)
+        critics = state.critics.followed(config.critic.target_rate)
+        return state._replace(critics=critics), metrics | policy_metrics
+
+    def update_policy(state: DiffusionQlState, transition, key):
+        sample_key, coin_key, behaviour_key = jax.random.split(key, 3)
+        ahead = jax.random.randint(coin_key, (), 0, 2)  # which critic is followed
+
+        def loss(policy: Any):
+            action = policy.sample(transition.obs, sample_key)
+            outputs = critic_outputs(state.critics.online, transition.obs, action)
+            value = head.value(outputs)
+            scale = jax.lax.stop_gradient(jnp.abs(value[1 - ahead]).mean())
+            loss = -value[ahead].mean() / scale
+            if config.behaviour_weight == 0.0:
+                return loss, None
+            cloning = policy.behaviour_loss(
+                state.averaged_policy, transition.obs, transition.action, behaviour_key
+            )
+            return loss + config.behaviour_weight * cloning, None
+
+        policy, optimizer, descent = descend(
+            policy_optimizer, loss, state.policy_optimizer, state.policy
+        )
+        metrics: Metrics = {
+            "policy_loss": descent.loss,
+            "policy_gradient_norm": descent.gradient_norm,
+        }
+        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+
+    def average(state: DiffusionQlState, update) -> DiffusionQlState:
+        averaged = jax.lax.cond(
+            (update >= config.policy.average_from) & (update % config.policy.average_every == 0),
+            lambda: follow(state.averaged_policy, state.policy, 1.0 - config.policy.average_decay),
+            lambda: state.averaged_policy,
+        )
+        return state._replace(averaged_policy=averaged)
+
+    def value(state: DiffusionQlState, obs, action):
+        return value_of(state.critics.slow, head)(obs, action)
+
+    def softmax_of_n(state: DiffusionQlState, obs, key, counters):
+        sample_key, choice_key = jax.random.split(key)
+        actions = state.policy.sample(obs, sample_key, config.num_action_candidates)
+        return softmax_of(actions, value(state, obs, actions), choice_key)
+
+    def explore(state: DiffusionQlState, obs, key, counters):
+        act_key, coin_key, uniform_key = jax.random.split(key, 3)
+        action = softmax_of_n(state, obs, act_key, counters)
+        others = jax.random.uniform(uniform_key, action.shape, minval=-1.0, maxval=1.0)
+        share = config.exploration.share(counters.env_step)
+        is_uniform = jax.random.bernoulli(coin_key, share, action.shape[:-1])
+        return jnp.where(is_uniform[..., None], others, action)
+
+    modes = chain_modes(value, config.num_action_candidates)
+    act = {"explore": explore, "softmax_of_n": softmax_of_n, **modes}
+    return Agent(init=init, act=act, update=update)
+
+
+LAPTOP = Preset(
+    {
+        "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 3e-4},
+        "exploration": {"decay_env_steps": 2_000},
+        "num_action_candidates": 16,
+    },
+)
+PAPER = Preset(
+    training={
+        "updates_per_env_step": 1,
+        "num_random_steps": 10_000,
+        "replay_capacity": 100_000,
+    },
+)
+RELEASED = Preset(
+    {"critic": {"num_hidden_layers": 3}},
+    training={
+        "env_steps_per_update": 12,
+        "num_random_steps": 0,
+        "bootstrap_at_time_limits": False,
+    },
+)
+
+DIFFUSION_QL = Algorithm(
+    name="diffusion-ql",
+    paper="Wang et al., ICLR 2023",
+    year=2023,
+    policy="denoising chain",
+    critic="scalar x2, target networks",
+    make=diffusion_ql,
+    config=DiffusionQlConfig,
+    modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
+    presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
+)

@@ -1,0 +1,250 @@
+"""DIPO: diffusion policy optimisation (Yang et al., 2023).
+
+Remembered actions climb the critics' gradient; a denoising policy learns to make such actions.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow, init_critics
+from dime.diffusion.schedules import cosine_betas
+from dime.errors import (
+    require,
+    require_at_least,
+    require_positive,
+    require_unit_interval,
+)
+from dime.networks.denoiser import Denoiser
+from dime.networks.initializers import truncated_normal_with
+from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
+from dime.types import Agent, EnvSpec, Metrics
+from dime.updates.action_memory import ActionMemory
+from dime.updates.gradient_step import descend, gradient_step
+from dime.updates.halves import halves
+from dime.updates.modes import chain_modes
+from dime.updates.target_critics import bellman_step, value_of
+
+_START = truncated_normal_with(0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowDdpmPolicyConfig(DdpmPolicyConfig):
+    """The chain, its network, and the slow copy that acts in the critics' target."""
+
+    num_denoising_steps: int = 100
+    """Length of the chain, at least 1 (DIME, table 2)."""
+    adam_epsilon: float = 1e-5
+    """Added to the root of Adam's second moment (released code)."""
+    max_gradient_norm: float | None = 2.0
+    """A longer gradient is scaled down to this norm; None: none is (released code)."""
+    target_rate: float = 0.005
+    """How far the slow copy moves in each of its updates, in (0, 1]."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        rate = self.target_rate
+        require(0.0 < rate <= 1.0, f"target_rate is {rate}; it must be in (0, 1].")
+
+
+@dataclass(frozen=True)
+class ImprovementConfig:
+    """How remembered actions climb the critics."""
+
+    num_steps: int = 20
+    """Gradient steps of each batch (K; released code)."""
+    learning_rate: float = 0.03
+    """Of the Adam that makes them."""
+    max_gradient_norm_per_dim: float = 0.1
+    """The whole batch's gradient is scaled down to this times the action's dimensions (rho)."""
+    write_back: bool = True
+    """Remember the improved actions, as the paper means it. The released code never does."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "num_steps")
+        require_positive(self, "learning_rate", "max_gradient_norm_per_dim")
+
+
+@dataclass(frozen=True)
+class DipoConfig:
+    """Everything that DIPO's mathematics depends on; the defaults are DIME's table 2."""
+
+    policy: SlowDdpmPolicyConfig = field(default_factory=SlowDdpmPolicyConfig)
+    critic: TargetCriticConfig = field(
+        default_factory=lambda: TargetCriticConfig(
+            num_hidden_layers=3, adam_epsilon=1e-5, max_gradient_norm=2.0
+        )
+    )
+    improvement: ImprovementConfig = field(default_factory=ImprovementConfig)
+    target_policy_delay: int = 1
+    """Updates per update of the slow policy (HalfCheetah: 2)."""
+    discount: float = 0.99
+    """Weight of the next step's value, in [0, 1)."""
+    num_action_candidates: int = 16
+    """Candidates of the evaluation mode best_of_n (our choice)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "target_policy_delay", "num_action_candidates")
+        require_unit_interval(self, "discount")
+
+
+class DipoState(NamedTuple):
+    """What training changes."""
+
+    policy: DdpmPolicy
+    slow_policy: DdpmPolicy
+    policy_optimizer: Any
+    critics: TargetCritics
+    memory: ActionMemory
+
+
+def init_dipo_networks(config: Any, spec: EnvSpec, key) -> tuple[DdpmPolicy, TargetCritics]:
+    """Policy and critics of DIPO and of QVPO, which builds on it."""
+    policy_key, critic_key = jax.random.split(key)
+
+    def features(key):
+        return SinusoidalFeatures(sinusoidal_frequencies(16, 15), (256, 32), key, _START)
+
+    denoiser = Denoiser(spec, config.policy.hidden, features, policy_key, _START)
+    policy = DdpmPolicy(denoiser, config.policy.num_denoising_steps, cosine_betas)
+    sizes = config.critic.sizes(spec, 1)
+    return policy, init_critics(config.critic, sizes, jax.nn.mish, critic_key, _START)
+
+
+def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
+    """The algorithm for an environment of the given sizes."""
+    head = ScalarHead(combine=jnp.min, weight=1.0)
+    policy_optimizer = config.policy.make_optimizer()
+    critic_optimizer = config.critic.make_optimizer()
+    num_remembered = spec.replay_capacity if config.improvement.write_back else 0
+
+    def init(key) -> DipoState:
+        policy, critics = init_dipo_networks(config, spec, key)
+        parameters: Any = policy
+        return DipoState(
+            policy=policy,
+            slow_policy=jax.tree.map(jnp.copy, policy),
+            policy_optimizer=policy_optimizer.init(parameters),
+            critics=critics,
+            memory=ActionMemory.start(num_remembered, spec.action_dim),
+        )
+
+    def update(state: DipoState, batch, key, counters) -> tuple[DipoState, Metrics]:
+        critic_key, policy_key = jax.random.split(key)
+        for_critics, for_policy = halves(batch)
+        transition = for_critics.transition
+        next_action = state.slow_policy.sample(transition.next_obs, critic_key)
+        backup = SoftBackup.of(transition, config.discount)
+        critics, metrics = bellman_step(
+            state.critics, transition, next_action, backup, head, critic_optimizer
+        )
+        state = state._replace(critics=critics)
+        state, action = improve(state, for_policy, counters)
+        state, policy_metrics = imitate(state, for_policy.transition.obs, action, policy_key)
+        slow_policy = jax.lax.cond(
+            (counters.update + 1) % config.target_policy_delay == 0,
+            lambda: follow(state.slow_policy, state.policy, config.policy.target_rate),
+            lambda: state.slow_policy,
+        )
+        critics = state.critics.followed(config.critic.target_rate)
+        return state._replace(slow_policy=slow_policy, critics=critics), metrics | policy_metrics
+
+    def improve(state: DipoState, batch, counters) -> tuple[DipoState, Array]:
+        """Remembered actions climb the critics, and are remembered again."""
+        write_back, action = config.improvement.write_back, batch.transition.action
+        if write_back:
+            action = state.memory.recall(batch, counters.env_step)
+        improved = improved_actions(
+            config.improvement, lambda action: value(state, batch.transition.obs, action), action
+        )
+        if write_back:
+            memory = state.memory.remember(batch, counters.env_step, improved)
+            state = state._replace(memory=memory)
+        return state, improved
+
+    def imitate(state: DipoState, obs, action, key) -> tuple[DipoState, Metrics]:
+        def loss(policy: DdpmPolicy):
+            return policy.noise_errors(obs, action, key).mean(), None
+
+        policy, optimizer, descent = descend(
+            policy_optimizer, loss, state.policy_optimizer, state.policy
+        )
+        metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
+        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+
+    def value(state: DipoState, obs, action):
+        return value_of(state.critics.online, head)(obs, action)
+
+    act = {
+        "explore": lambda state, obs, key, counters: state.policy.sample(obs, key),
+        "noise_free": lambda state, obs, key, counters: state.policy.noise_free(obs, key),
+        **chain_modes(value, config.num_action_candidates),
+    }
+    return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def improved_actions(
+    config: ImprovementConfig, value: Any, action: Float[Array, "batch act"]
+) -> Float[Array, "batch act"]:
+    """The actions after Adam steps up `value`, kept in the box after each."""
+    max_norm = config.max_gradient_norm_per_dim * action.shape[-1]
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(max_norm), optax.adam(config.learning_rate, eps=1e-5)
+    )
+    descent = jax.grad(lambda action: -value(action).sum())
+
+    def climb(carry, _):
+        action, state = carry
+        action, state, _ = gradient_step(optimizer, descent(action), state, action)
+        return (jnp.clip(action, -1.0, 1.0), state), None
+
+    (action, _), _ = jax.lax.scan(climb, (action, optimizer.init(action)), None, config.num_steps)
+    return action
+
+
+def _improvement(max_norm: float, rho: float, num_steps: int = 20) -> dict[str, Any]:
+    """Settings of the authors' README for an environment."""
+    norm = {"max_gradient_norm": max_norm}
+    climb = {"max_gradient_norm_per_dim": rho, "num_steps": num_steps}
+    return {"policy": norm, "critic": norm, "improvement": climb}
+
+
+DIPO = Algorithm(
+    name="dipo",
+    paper="Yang et al., 2023",
+    year=2023,
+    policy="denoising chain",
+    critic="scalar x2, target networks",
+    make=dipo,
+    config=DipoConfig,
+    modes=("noise_free", "stochastic", "deterministic", "best_of_n"),
+    presets={
+        "paper": Preset(
+            training={"updates_per_env_step": 1, "num_random_steps": 10_000},
+            by_env={
+                "Ant-*": Preset(_improvement(0.8, 0.1)),
+                "Hopper-*": Preset(_improvement(1.0, 0.3)),
+                "Walker2d-*": Preset(_improvement(2.0, 0.08)),
+                "HalfCheetah-*": Preset(
+                    _improvement(2.0, 0.08, num_steps=40) | {"target_policy_delay": 2}
+                ),
+            },
+        ),
+        "released": Preset(
+            {"improvement": {"write_back": False}}, {"bootstrap_at_time_limits": False}
+        ),
+        "laptop": Preset(
+            {
+                "policy": {"num_denoising_steps": 10, "hidden_dim": 128, "num_hidden_layers": 2},
+                "critic": {"num_hidden_layers": 2},
+            },
+        ),
+    },
+)

@@ -1,0 +1,201 @@
+"""QVPO: Q-weighted variational policy optimisation (Ding et al., NeurIPS 2024).
+
+A denoising policy imitates the best of its own actions, weighted by how much better they are than
+its average, and a few uniform actions that keep it exploring.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
+from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow
+from dime.errors import require, require_at_least, require_unit_interval
+from dime.policies.ddpm import DdpmPolicy
+from dime.types import Agent, EnvSpec, Metrics
+from dime.updates.candidates import best_of, repeat
+from dime.updates.gradient_step import descend
+from dime.updates.halves import halves
+from dime.updates.modes import chain_modes
+from dime.updates.target_critics import bellman_step, value_of
+
+
+@dataclass(frozen=True)
+class UniformActionsConfig:
+    """The uniform actions that stand beside the best one of each state."""
+
+    num: int = 10
+    """For each state, at least 1."""
+    initial_weight: float = 0.02
+    """Their weight at the start, relative to the best action's."""
+    final_weight: float = 0.002
+    """Their weight at the end."""
+    decay_env_steps: int = 1_000_000
+    """Env steps in which the weight would fall to 0 along a line (released code: the run's)."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "num", "decay_env_steps")
+        require_at_least(self, 0.0, "initial_weight", "final_weight")
+        require(
+            self.final_weight <= self.initial_weight,
+            f"final_weight is {self.final_weight}; it must be at most initial_weight, "
+            f"{self.initial_weight}.",
+        )
+
+
+@dataclass(frozen=True)
+class QvpoConfig:
+    """Everything that QVPO's mathematics depends on; the defaults are DIME's table 2."""
+
+    policy: SlowDdpmPolicyConfig = field(
+        default_factory=lambda: SlowDdpmPolicyConfig(num_denoising_steps=20, num_hidden_layers=2)
+    )
+    critic: TargetCriticConfig = field(
+        default_factory=lambda: TargetCriticConfig(adam_epsilon=1e-5, max_gradient_norm=2.0)
+    )
+    uniform_actions: UniformActionsConfig = field(default_factory=UniformActionsConfig)
+    num_training_candidates: int = 64
+    """Actions drawn for each state of a policy update."""
+    num_exploration_candidates: int = 4
+    """The most valued of so many actions is taken in training, and stands in the target."""
+    num_action_candidates: int = 32
+    """The most valued of so many actions is taken in the evaluation mode best_of_n."""
+    discount: float = 0.99
+    """Weight of the next step's value, in [0, 1)."""
+
+    def __post_init__(self):
+        candidates = ("num_exploration_candidates", "num_action_candidates")
+        require_at_least(self, 1, *candidates)
+        require_at_least(self, 2, "num_training_candidates")
+        require_unit_interval(self, "discount")
+
+
+class QvpoState(NamedTuple):
+    """What training changes."""
+
+    policy: DdpmPolicy
+    slow_policy: DdpmPolicy
+    policy_optimizer: Any
+    critics: TargetCritics
+
+
+def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
+    """The algorithm for an environment of the given sizes."""
+    head = ScalarHead(combine=jnp.min, weight=1.0)
+    policy_optimizer = config.policy.make_optimizer()
+    critic_optimizer = config.critic.make_optimizer()
+    uniform = config.uniform_actions
+
+    def init(key) -> QvpoState:
+        policy, critics = init_dipo_networks(config, spec, key)
+        parameters: Any = policy
+        return QvpoState(
+            policy=policy,
+            slow_policy=jax.tree.map(jnp.copy, policy),
+            policy_optimizer=policy_optimizer.init(parameters),
+            critics=critics,
+        )
+
+    def update(state: QvpoState, batch, key, counters) -> tuple[QvpoState, Metrics]:
+        critic_key, policy_key = jax.random.split(key)
+        for_critics, for_policy = halves(batch)
+        state, metrics = update_critics(state, for_critics.transition, critic_key)
+        weight = uniform_weight(counters.env_step)
+        state, policy_metrics = update_policy(state, for_policy.transition.obs, weight, policy_key)
+        rate = config.policy.target_rate
+        return state._replace(
+            slow_policy=follow(state.slow_policy, state.policy, rate),
+            critics=state.critics.followed(config.critic.target_rate),
+        ), metrics | policy_metrics
+
+    def update_critics(state: QvpoState, transition, key) -> tuple[QvpoState, Metrics]:
+        value = value_of(state.critics.slow, head)
+        next_action = best_action(
+            state.slow_policy, value, transition.next_obs, config.num_exploration_candidates, key
+        )
+        backup = SoftBackup.of(transition, config.discount)
+        critics, metrics = bellman_step(
+            state.critics, transition, next_action, backup, head, critic_optimizer
+        )
+        return state._replace(critics=critics), metrics
+
+    def update_policy(state: QvpoState, obs, uniform_weight, key) -> tuple[QvpoState, Metrics]:
+        draw_key, uniform_key, noise_key = jax.random.split(key, 3)
+        drawn = state.policy.sample(obs, draw_key, config.num_training_candidates)
+        value = value_of(state.critics.online, head)(obs, drawn)
+        advantage = value.max(axis=0) - value.mean(axis=0)
+        best = best_of(drawn, value)[None]
+        shape = (uniform.num, *best.shape[1:])
+        others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
+        # One row per state and action, each with a step and a noise of its own.
+        action = jnp.concatenate([best, others])
+        relative = jnp.concatenate([jnp.ones(1), jnp.full(uniform.num, uniform_weight)])
+        weight = relative[:, None, None] * advantage[None, :, None]
+
+        def loss(policy: DdpmPolicy):
+            errors = policy.noise_errors(repeat(obs, 1 + uniform.num), action, noise_key)
+            return (weight * errors).mean(), None
+
+        policy, optimizer, descent = descend(
+            policy_optimizer, loss, state.policy_optimizer, state.policy
+        )
+        metrics = {
+            "policy_loss": descent.loss,
+            "policy_gradient_norm": descent.gradient_norm,
+            "advantage": advantage.mean(),
+        }
+        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+
+    def uniform_weight(env_step):
+        remaining = 1.0 - env_step / uniform.decay_env_steps
+        return jnp.maximum(uniform.final_weight, uniform.initial_weight * remaining)
+
+    def value(state: QvpoState, obs, action):
+        return value_of(state.critics.online, head)(obs, action)
+
+    def explore(state: QvpoState, obs, key, counters):
+        value = value_of(state.critics.online, head)
+        return best_action(state.policy, value, obs, config.num_exploration_candidates, key)
+
+    act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
+    return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def best_action(policy: DdpmPolicy, value: Any, obs, num: int, key):
+    """The most valued of `num` actions of the policy, for each observation."""
+    actions = policy.sample(obs, key, num)
+    return best_of(actions, value(obs, actions))
+
+
+QVPO = Algorithm(
+    name="qvpo",
+    paper="Ding et al., NeurIPS 2024",
+    year=2024,
+    policy="denoising chain, best of k",
+    critic="scalar x2, target networks",
+    make=qvpo,
+    config=QvpoConfig,
+    modes=("best_of_n", "stochastic", "deterministic"),
+    presets={
+        "paper": Preset(training={"updates_per_env_step": 1, "num_random_steps": 10_000}),
+        "released": Preset(
+            {
+                "policy": {"num_hidden_layers": 3, "learning_rate": 1e-4},
+                "critic": {"num_hidden_layers": 3},
+            },
+            {"bootstrap_at_time_limits": False},
+        ),
+        "laptop": Preset(
+            {
+                "policy": {"num_denoising_steps": 5, "hidden_dim": 128},
+                "uniform_actions": {"decay_env_steps": 20_000},
+                "num_training_candidates": 16,
+                "num_action_candidates": 16,
+            },
+        ),
+    },
+)
