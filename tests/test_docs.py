@@ -74,11 +74,11 @@ each_document = pytest.mark.parametrize(
 )
 
 
-def run_script(script, folder):
+def run_script(script, folder, runner=("-c", RUNNER)):
     """Runs a script in a process of its own inside `folder`, warnings as errors."""
     settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER, script],
+        [sys.executable, "-W", "error", *runner, script],
         cwd=folder,
         env=os.environ | settings,
         capture_output=True,
@@ -289,9 +289,16 @@ def test_second_example_runs(tmp_path):
     assert "returns" in run_script(EXAMPLES / "own_environment.py", tmp_path)
 
 
+def test_a_new_algorithm_learns(tmp_path):
+    told = run_script(EXAMPLES / "new_algorithm.py", tmp_path, runner=())
+    returns = json.loads(told.splitlines()[-1].removeprefix("returns: "))
+    assert sum(returns) / len(returns) > -70.0  # below -130 before training, -19 after it
+
+
 def test_there_is_no_other_example_and_none_is_long():
-    examples = sorted(EXAMPLES.iterdir())
-    assert [path.name for path in examples] == ["own_environment.py", "train_and_use.py"]
+    examples = sorted(path for path in EXAMPLES.iterdir() if path.suffix == ".py")
+    names = ["new_algorithm.py", "own_environment.py", "train_and_use.py"]
+    assert [path.name for path in examples] == names
     assert all(len(path.read_text().splitlines()) < 60 for path in examples)
 
 

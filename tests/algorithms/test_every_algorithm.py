@@ -12,36 +12,43 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.experiments.presets import PRESETS, preset_settings
 from dime.training.config import replace_nested
 from dime.types import Batch, Counters, EnvSpec, Transition
+from tests.algorithms.small import small
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2, replay_capacity=64)
 ROWS = 32
-SMALL = {
-    "hidden_dim": 16,
-    "num_denoising_steps": 3,
-    "num_quantiles": 7,
-    "num_actions": 20,
-    "num_training_candidates": 5,
-}
 every = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-def small(settings):
-    """The settings with small networks, whatever they are called."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            settings = replace_nested(settings, {field.name: dataclasses.asdict(small(value))})
-        elif field.name in SMALL:
-            settings = replace_nested(settings, {field.name: SMALL[field.name]})
-        elif field.name in ("v_min", "v_max"):
-            settings = dataclasses.replace(settings, v_min=-20.0, v_max=20.0)
-    return settings
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """These programs run a few times each: compiling them well would take longer than that."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
 def agent(name):
     settings = small(ALGORITHMS[name].config())
     return ALGORITHMS[name].make(settings, SPEC)
+
+
+@functools.cache
+def init(name):
+    return jax.jit(agent(name).init)
+
+
+@functools.cache
+def update(name):
+    return jax.jit(agent(name).update)
+
+
+@functools.cache
+def act(name, mode):
+    return jax.jit(agent(name).act[mode])
+
+
+OBS = jax.random.normal(jax.random.key(1), (2, 3, 3))
 
 
 def batch(seed):
@@ -64,11 +71,12 @@ def counters(update):
 
 @functools.cache
 def trained(name, count=6):
-    state = jax.jit(agent(name).init)(jax.random.key(0))
-    update = jax.jit(agent(name).update)
+    state = init(name)(jax.random.key(0))
     history = []
     for number in range(count):
-        state, metrics = update(state, batch(number), jax.random.key(number), counters(number))
+        state, metrics = update(name)(
+            state, batch(number), jax.random.key(number), counters(number)
+        )
         history.append(metrics)
     return state, history
 
@@ -90,7 +98,7 @@ def test_updates_keep_structure_and_are_finite(name):
 @every
 def test_updates_move_policy_and_critics(name):
     state, _ = trained(name)
-    start = jax.jit(agent(name).init)(jax.random.key(0))
+    start = init(name)(jax.random.key(0))
     before, after = (dict(jax.tree_util.tree_leaves_with_path(s)) for s in (start, state))
     for part in (".policy.", ".critics.online."):
         moved = [
@@ -107,38 +115,39 @@ def test_actions_are_in_the_box_for_any_leading_axes(name):
     state, _ = trained(name)
     assert {"stochastic", "deterministic", "best_of_n"} <= set(ALGORITHMS[name].modes)
     assert {"explore", *ALGORITHMS[name].modes} == set(agent(name).act)
-    for mode, act in agent(name).act.items():
-        for shape in ((), (5,), (2, 3)):
-            obs = jax.random.normal(jax.random.key(1), (*shape, 3))
-            action = jax.jit(act)(state, obs, jax.random.key(2), counters(6))
+    for mode in agent(name).act:
+        for shape in ((), (5,)):
+            rest = (jax.random.key(2), counters(6))
+            action = jax.eval_shape(agent(name).act[mode], state, jnp.zeros((*shape, 3)), *rest)
             assert action.shape == (*shape, 2), mode
-            assert jnp.abs(action).max() <= 1.0, mode
+        action = act(name, mode)(state, OBS, jax.random.key(2), counters(6))
+        assert action.shape == (2, 3, 2), mode
+        assert jnp.abs(action).max() <= 1.0, mode
 
 
 @every
 def test_only_deterministic_modes_ignore_the_key(name):
     state, _ = trained(name)
-    obs = jax.random.normal(jax.random.key(1), (8, 3))
-    for mode, act in agent(name).act.items():
-        first, second = (jax.jit(act)(state, obs, jax.random.key(k), counters(6)) for k in (1, 2))
+    for mode in agent(name).act:
+        first, second = (
+            act(name, mode)(state, OBS, jax.random.key(k), counters(6)) for k in (1, 2)
+        )
         quiet = mode in ("deterministic", "observation_seeded")
         assert bool((first == second).all()) == quiet, mode
 
 
 @every
 def test_seeds_side_by_side_do_as_they_would_alone(name):
-    init, update = agent(name).init, agent(name).update
-
     def keys(number):
         return jax.random.split(jax.random.key(number), 2)
 
-    states = jax.jit(jax.vmap(init))(keys(5))
-    together, _ = jax.jit(jax.vmap(update, in_axes=(0, None, 0, None)))(
+    begun = [init(name)(key) for key in keys(5)]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
+    together, _ = jax.jit(jax.vmap(agent(name).update, in_axes=(0, None, 0, None)))(
         states, batch(0), keys(6), counters(2)
     )
     for index in range(2):
-        one = jax.tree.map(lambda leaf: leaf[index], states)  # noqa: B023
-        alone, _ = jax.jit(update)(one, batch(0), keys(6)[index], counters(2))
+        alone, _ = update(name)(begun[index], batch(0), keys(6)[index], counters(2))
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a[index], b, rtol=1e-3, atol=2e-4)
 
@@ -148,7 +157,6 @@ def test_an_ended_episode_has_no_future_and_any_other_has_one(name):
     """Where all rows terminate, critics are trained as with a discount of 0."""
     state, _ = trained(name)
     settings = replace_nested(small(ALGORITHMS[name].config()), {"discount": 0.0})
-    update = jax.jit(agent(name).update)
     without_future = jax.jit(ALGORITHMS[name].make(settings, SPEC).update)
 
     def losses(terminated):
@@ -156,7 +164,7 @@ def test_an_ended_episode_has_no_future_and_any_other_has_one(name):
         rows = Batch(transition, jnp.arange(ROWS))
         return [
             float(one(state, rows, jax.random.key(0), counters(6))[1]["critic_loss"])
-            for one in (update, without_future)
+            for one in (update(name), without_future)
         ]
 
     here, there = losses(terminated=True)

@@ -63,13 +63,14 @@ def as_words(options, prefix="--"):
 
 
 _programs = {}
-_make_agent = functools.cache(ALGORITHMS["dime"].make)
+_cached = functools.cache(functools.cache)  # one cache for each algorithm's `make`
 
 
 def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
     relevant = (config.effective_capacity, config.num_evaluation_episodes, config.batch_size)
     relevant += (config.evaluation_modes, config.updates_per_env_step)
+    relevant += (config.env_steps_per_update,)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
     if key not in _programs:
         # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
@@ -92,8 +93,9 @@ def shared_programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dime.training.learners, "Programs", _shared)
         patch.setattr(dime.training.learners, "partial", _shared_partial)
-        algorithm = dataclasses.replace(ALGORITHMS["dime"], make=_make_agent)
-        patch.setitem(ALGORITHMS, "dime", algorithm)
+        for name, algorithm in ALGORITHMS.items():
+            algorithm = dataclasses.replace(algorithm, make=_cached(algorithm.make))
+            patch.setitem(ALGORITHMS, name, algorithm)
         yield
 
 

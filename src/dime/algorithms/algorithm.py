@@ -48,4 +48,5 @@ class Algorithm:
     def default_modes(self) -> tuple[str, ...]:
         """The official mode and a common one: stochastic, or where it is that, deterministic."""
         official = self.official_mode
-        return (official, "deterministic" if official == "stochastic" else "stochastic")
+        common = "deterministic" if official == "stochastic" else "stochastic"
+        return (official, common) if common in self.modes else (official,)

@@ -141,7 +141,9 @@ class RunConfig:
         content = {name: value for name, value in content.items() if name != "format_version"}
         algorithm = content.get("algorithm", "dime")
         require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
-        defaults = cls(env="", algorithm=algorithm, settings=find_algorithm(algorithm).config())
+        chosen = find_algorithm(algorithm)
+        training = TrainingConfig(evaluation_modes=chosen.default_modes)
+        defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
         return replace_nested(defaults, content)
 
 

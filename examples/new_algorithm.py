@@ -1,0 +1,59 @@
+"""A new algorithm is one file: here Q-learning whose policy is the best of some random actions."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+import dime
+from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.target_network import TargetCriticConfig, init_critics
+from dime.types import Agent
+from dime.updates.candidates import best_of
+from dime.updates.target_critics import bellman_step, value_of
+
+
+@dataclass(frozen=True)
+class ShootingConfig:
+    """What the method depends on; each field is an option of the command line."""
+
+    critic: TargetCriticConfig = field(default_factory=TargetCriticConfig)
+    num_candidates: int = 16
+    discount: float = 0.99
+
+
+def shooting(config, spec):
+    """Three pure functions over one state, which here is the critics alone."""
+    head, optimizer = ScalarHead(jnp.min), config.critic.make_optimizer()
+
+    def init(key):
+        return init_critics(config.critic, config.critic.sizes(spec, 1), jax.nn.relu, key)
+
+    def update(critics, batch, key, counters):
+        rows = batch.transition
+        next_action, backup = act(critics, rows.next_obs, key), SoftBackup.of(rows, config.discount)
+        critics, metrics = bellman_step(critics, rows, next_action, backup, head, optimizer)
+        return critics.followed(config.critic.target_rate), metrics
+
+    def act(critics, obs, key, counters=None):
+        shape = (config.num_candidates, *obs.shape[:-1], spec.action_dim)
+        actions = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+        return best_of(actions, value_of(critics.online, head)(obs, actions))
+
+    def explore(critics, obs, key, counters):
+        act_key, coin_key, random_key = jax.random.split(key, 3)
+        action = act(critics, obs, act_key)
+        other = jax.random.uniform(random_key, action.shape, minval=-1.0, maxval=1.0)
+        return jnp.where(jax.random.bernoulli(coin_key, 0.1), other, action)
+
+    return Agent(init, {"explore": explore, "best_of_n": act, "stochastic": explore}, update)
+
+
+SHOOTING = dime.Algorithm(
+    *("shooting", "an example", 2026, "best of random actions", "scalar x2, target networks"),
+    *(shooting, ShootingConfig, ("best_of_n", "stochastic")),
+)
+
+if __name__ == "__main__":
+    run = dime.train("dime/MultiGoal-v0", "new_algorithm:SHOOTING", "laptop", num_env_steps=1_500)
+    print("returns:", dime.evaluate(run.run_dir)[0]["returns"])
