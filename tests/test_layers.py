@@ -20,7 +20,7 @@ LAYERS = [
     {"envs"},
     {"training"},
     {"experiments", "deploy"},
-    {"api", "benchmark", "commands", "cli"},
+    {"api", "costs", "timing", "benchmark_algorithms", "benchmark", "commands", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])

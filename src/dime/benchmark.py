@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.box
 import rich.console
@@ -26,23 +24,15 @@ import rich.table
 
 from dime.algorithms.dime import dime
 from dime.api import train
+from dime.benchmark_algorithms import benchmark_algorithms
 from dime.errors import choose
-from dime.experiments.presets import preset_settings
+from dime.experiments.presets import PRESETS, preset_settings
+from dime.timing import UpdateTimer, make_matmul, seconds
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.programs import (
-    Programs,
-    Turn,
-    counters,
-    initialise,
-    initialise_replay,
-    seed_keys,
-)
 from dime.training.records import read_records, write_json
 from dime.types import EnvSpec
 
-MATMUL_SIZE = 2048
-NUM_MATMULS = 5
-_REPLAY_ROWS = 10_000
+NUM_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -65,72 +55,19 @@ CASES = {
 }
 
 
-class UpdateTimer:
-    """The update program at one case's sizes, on random data."""
-
-    def __init__(self, case: Case):
-        settings = preset_settings("paper", "dime", case.env)
-        settings = replace_nested(settings, {"critic": {"hidden_dim": case.critic_width}})
-        config = TrainingConfig(num_env_steps=_REPLAY_ROWS, evaluation_modes=())
-        self.updates_per_env_step = config.updates_per_env_step
-        agent = dime(settings, case.spec)
-        self.programs = Programs(agent, config, case.spec, 1)
-        self.keys = seed_keys((0,))
-        self.state = initialise(agent, self.keys)
-        self.replay = _random_like(initialise_replay(_REPLAY_ROWS, case.spec, 1))
-        rows = jax.tree.map(lambda ring: np.asarray(ring[:, 0]), self.replay.rows)
-        self.transition, self.obs = rows, rows.obs
-        self.env_step = _REPLAY_ROWS
-
-    def advance(self) -> np.ndarray:
-        """One env step's updates, and the next action."""
-        self.env_step += 1
-        update = self.updates_per_env_step * self.env_step
-        turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
-        advanced = self.programs.advance(self.state, self.replay, turn)
-        self.state, self.replay = advanced.state, advanced.replay
-        return np.asarray(advanced.action)
-
-    def act(self) -> np.ndarray:
-        """One action."""
-        at = counters(self.env_step, 0)
-        return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
-
-
-def _random_like(tree: Any) -> Any:
-    key = jax.random.key(0)
-
-    def fill(leaf):
-        return jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
-
-    return jax.tree.map(fill, tree)
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
-def make_matmul() -> Callable[[], float]:
-    """A float32 matrix product of `MATMUL_SIZE`; each call returns its rate in GFLOP/s."""
-    matrix = jax.random.normal(jax.random.key(0), (MATMUL_SIZE, MATMUL_SIZE))
-    product = jax.jit(lambda m: m @ m)
-    product(matrix).block_until_ready()
-    return lambda: 2 * MATMUL_SIZE**3 / seconds(lambda: product(matrix).block_until_ready()) / 1e9
-
-
 def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times one case's updates in turn with the matrix product.
 
     A round is a multiple of three env steps, in which the policy is updated twice.
     """
-    case, timer = CASES[name], UpdateTimer(CASES[name])
+    case = CASES[name]
+    settings = preset_settings("paper", "dime", case.env)
+    settings = replace_nested(settings, {"critic": {"hidden_dim": case.critic_width}})
+    timer = UpdateTimer(dime(settings, case.spec), TrainingConfig(), case.spec)
     steps = 3 if case.critic_width > 1000 else 15
     seconds(lambda: [timer.advance() for _ in range(steps)])  # a warm-up
     rounds, rates = [], []
-    for _ in range(NUM_MATMULS):
+    for _ in range(NUM_ROUNDS):
         rounds.append(seconds(lambda: [timer.advance() for _ in range(steps)]) / steps)
         rates.append(matmul())
     update_s, peak = median(rounds), max(rates)
@@ -207,11 +144,7 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
         cases.append(time_case(name, matmul))
     console.print("timing the loop ...")
     figures = {
-        "machine": {
-            "device": jax.devices()[0].device_kind,
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-        },
+        "machine": _machine(),
         "matmul_gflops": max(case["matmul_gflops"] for case in cases),
         "cases": cases,
         "act_ms": median(case["act_ms"] for case in cases),
@@ -227,6 +160,26 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
         write_json(file, figures)
         console.print(f"wrote {file}")
     return figures
+
+
+def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
+    """Times every algorithm, prints a table, and writes the figures to `file`."""
+    choose("preset", preset, PRESETS)
+    console = rich.console.Console()
+    algorithms = benchmark_algorithms(preset, console)
+    figures = {"machine": _machine(), "preset": preset, "algorithms": algorithms}
+    if file is not None:
+        write_json(file, figures)
+        console.print(f"wrote {file}")
+    return figures
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+    }
 
 
 def _table(figures: dict[str, Any]) -> rich.table.Table:

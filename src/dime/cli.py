@@ -156,9 +156,12 @@ def run(command: Any) -> int:
 
             return examine()
         case Benchmark():
-            from dime.benchmark import benchmark
+            from dime.benchmark import benchmark, benchmark_all
 
-            benchmark(command.cases, command.json)
+            if command.all_algorithms:
+                benchmark_all(command.preset, command.json)
+            else:
+                benchmark(command.cases, command.json)
     return 0
 
 

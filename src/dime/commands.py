@@ -95,6 +95,10 @@ class Benchmark:
     """Also write the figures to this file."""
     cases: tuple[str, ...] = ("paper/dog-run", "paper/humanoid-run", "small/cheetah-run")
     """Which sizes to time."""
+    all_algorithms: bool = False
+    """Time an update and an action of every algorithm instead, at the preset's sizes."""
+    preset: str = "paper"
+    """Whose sizes: `paper`, `released` or `laptop`; with --all-algorithms."""
 
 
 COMMANDS = {

@@ -23,9 +23,14 @@ class AdamConfig:
         if self.max_gradient_norm is not None:
             require_positive(self, "max_gradient_norm")
 
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Adam, after scaling a long gradient down where that is asked for."""
-        adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)
+    def make_optimizer(
+        self, schedule: optax.Schedule | None = None
+    ) -> optax.GradientTransformation:
+        """Adam, after scaling a long gradient down where that is asked for.
+
+        `schedule` stands in for a constant learning rate.
+        """
+        adam = optax.adam(schedule or self.learning_rate, eps=self.adam_epsilon)
         if self.max_gradient_norm is None:
             return adam
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adam)

@@ -1,11 +1,17 @@
-"""Step sizes: the cosine profile, the learnt scales, their inverse."""
+"""Step sizes: the cosine profile, the learnt scales, their inverse; variances of DDPM's steps."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.schedules import cosine_profile, inverse_softplus, learnt_step_sizes
+from dime.diffusion.schedules import (
+    cosine_betas,
+    cosine_profile,
+    inverse_softplus,
+    learnt_step_sizes,
+    variance_preserving_betas,
+)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 16, 64])
@@ -40,3 +46,43 @@ def test_inverse_softplus(value):
     raw = inverse_softplus(value)
     assert raw.dtype == jnp.float32
     np.testing.assert_allclose(jax.nn.softplus(raw), value, rtol=1e-4)
+
+
+def remaining_after(betas):
+    """The share of the signal's variance that is left after all steps."""
+    return np.prod(1.0 - np.asarray(betas, np.float64))
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 20, 100])
+def test_variance_preserving_steps_leave_the_same_signal_whatever_their_number(num_steps):
+    betas = variance_preserving_betas(num_steps)
+    assert remaining_after(betas) == pytest.approx(np.exp(-5.05), rel=1e-4)
+    step = np.arange(1, num_steps + 1)
+    rate = 0.1 / num_steps + 0.5 * 9.9 * (2 * step - 1) / num_steps**2
+    np.testing.assert_allclose(betas, 1.0 - np.exp(-rate), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps, ends", [
+    (5, (0.196, 0.835)), (15, (0.028, 0.475)), (20, (0.017, 0.386)),
+])  # fmt: skip
+def test_variance_preserving_steps_grow_between_known_ends(num_steps, ends):
+    betas = np.asarray(variance_preserving_betas(num_steps))
+    np.testing.assert_allclose(betas[[0, -1]], ends, atol=6e-4)
+    assert (np.diff(betas) > 0.0).all()
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 20, 100])
+def test_cosine_betas_are_those_of_nichol_and_dhariwal(num_steps):
+    time = np.arange(num_steps + 1) / num_steps
+    remaining = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+    remaining /= remaining[0]
+    expected = np.minimum(1.0 - remaining[1:] / remaining[:-1], 0.999)
+    betas = cosine_betas(num_steps)
+    np.testing.assert_allclose(betas, expected, rtol=1e-3, atol=1e-6)
+    assert float(betas[-1]) == pytest.approx(0.999)  # only there does the bound bite
+    np.testing.assert_allclose(np.cumprod(1.0 - betas)[:-1], remaining[1:-1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps, left", [(20, 6e-6), (100, 2e-7)])
+def test_cosine_betas_leave_next_to_nothing(num_steps, left):
+    assert remaining_after(cosine_betas(num_steps)) == pytest.approx(left, rel=0.25)

@@ -1,22 +1,21 @@
 """Features of the time against their formulae in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.initializers import uniform_fan_in
 from dime.networks.time_features import (
     LearntFourierFeatures,
     SinusoidalFeatures,
     sinusoidal_frequencies,
 )
+from tests.drawn import drawn
 
 STEPS = np.arange(20)
-
-
-def key(number=0):
-    return jax.random.key(number)
+TIMES = np.array([0.002, 2.0, 60.5, 80.0])
 
 
 def mish(x):
@@ -28,6 +27,11 @@ def mlp(layers, x):
     first, second = layers.layers
     hidden = mish(x @ np.asarray(first.kernel) + np.asarray(first.bias))
     return hidden @ np.asarray(second.kernel) + np.asarray(second.bias)
+
+
+def of(features, time):
+    """Compiled as one."""
+    return jax.jit(type(features).__call__)(features, jnp.asarray(time))
 
 
 @pytest.mark.parametrize("half", [8, 16])
@@ -42,38 +46,34 @@ def test_frequencies_of_the_other_kind_stop_before_that():
     np.testing.assert_allclose(sinusoidal_frequencies(8, 8)[-1], 1e4 ** (-7 / 8))
 
 
-@pytest.mark.parametrize("scale, sizes", [(1.0, (32, 16)), (0.25, (12, 5))])
-def test_sinusoidal_features(scale, sizes):
+@pytest.mark.parametrize("scale, time", [(1.0, STEPS), (0.25, STEPS), (1.0, TIMES)])
+def test_sinusoidal_features_of_integer_and_real_times(scale, time):
     frequencies = sinusoidal_frequencies(4, 3)
-    features = SinusoidalFeatures(frequencies, sizes, key(), uniform_fan_in, scale)
-    angles = STEPS[:, None] * np.array(frequencies)
+    features = drawn(lambda key: SinusoidalFeatures(frequencies, (12, 5), key, scale=scale))
+    angles = time[:, None] * np.array(frequencies)
     waves = scale * np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
     expected = mlp(features.mlp, waves)
-    assert expected.shape == (20, sizes[1])
-    np.testing.assert_allclose(features(jnp.arange(20)), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(features(jnp.asarray(7)), expected[7], rtol=1e-4, atol=1e-5)
-
-
-def test_real_times_are_features_too():
-    features = SinusoidalFeatures((1.0, 0.01), (8, 3), key())
-    time = np.array([0.002, 2.0, 60.5, 80.0])
-    angles = time[:, None] * np.array([1.0, 0.01])
-    expected = mlp(features.mlp, np.concatenate([np.sin(angles), np.cos(angles)], axis=-1))
-    np.testing.assert_allclose(features(jnp.asarray(time)), expected, rtol=1e-3, atol=1e-5)
+    assert expected.shape == (len(time), 5)
+    np.testing.assert_allclose(of(features, time), expected, rtol=1e-3, atol=1e-4)
+    assert jax.eval_shape(features, jnp.zeros(())).shape == (5,)
 
 
 def test_learnt_fourier_features():
-    features = LearntFourierFeatures(6, (8, 5), key(), uniform_fan_in)
+    features = drawn(partial(LearntFourierFeatures, 6, (8, 5)))
     angles = 2.0 * np.pi * STEPS[:, None] * np.asarray(features.frequencies, np.float64)
     assert angles.shape == (20, 3)
     expected = mlp(features.mlp, np.concatenate([np.cos(angles), np.sin(angles)], axis=-1))
-    np.testing.assert_allclose(features(jnp.arange(20)), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(of(features, STEPS), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_learnt_frequencies_have_a_fifth_for_their_width_and_are_learnt():
-    frequencies = LearntFourierFeatures(4_000, (2, 2), key()).frequencies
-    assert float(frequencies.std()) == pytest.approx(0.2, rel=0.05)
-    assert float(frequencies.mean()) == pytest.approx(0.0, abs=0.02)
-    small = LearntFourierFeatures(6, (8, 5), key(1))
-    gradient = jax.grad(lambda f: f(jnp.arange(4)).sum())(small)
-    assert jnp.abs(gradient.frequencies).min() > 0.0
+def test_learnt_frequencies_start_with_a_standard_deviation_of_a_fifth():
+    make = jax.jit(partial(LearntFourierFeatures, 4_000, (2, 2)))
+    frequencies = np.asarray(make(jax.random.key(0)).frequencies)
+    assert frequencies.std() == pytest.approx(0.2, rel=0.05)
+    assert frequencies.mean() == pytest.approx(0.0, abs=0.02)
+
+
+def test_learnt_frequencies_are_learnt():
+    features = drawn(partial(LearntFourierFeatures, 6, (8, 5)))
+    gradient = jax.jit(jax.grad(lambda f: f(jnp.arange(4)).sum()))(features)
+    assert np.abs(gradient.frequencies).min() > 0.0

@@ -15,7 +15,6 @@ from dime.algorithms.diffusion_ql import (
     DiffusionQlConfig,
     diffusion_ql,
 )
-from dime.critics.target_network import HeadedTargetCriticConfig
 from dime.errors import require_at_least
 from dime.policies.consistency import ConsistencyPolicy
 from dime.types import EnvSpec
@@ -46,9 +45,6 @@ class ConsistencyAcConfig(DiffusionQlConfig):
     """Everything that Consistency-AC depends on; the defaults are DIME's table 2."""
 
     policy: ConsistencyPolicyConfig = field(default_factory=ConsistencyPolicyConfig)
-    critic: HeadedTargetCriticConfig = field(
-        default_factory=lambda: HeadedTargetCriticConfig(num_hidden_layers=3, max_gradient_norm=1.0)
-    )
 
 
 CONSISTENCY_AC = Algorithm(

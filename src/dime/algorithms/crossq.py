@@ -190,7 +190,7 @@ CROSSQ = Algorithm(
     config=CrossQConfig,
     presets={
         # DIME, appendix E: table 3 on DMC and MyoSuite, the original settings on Gym.
-        "paper": Preset(by_env={"mujoco": _GYM}),
+        "paper": Preset(by_env={"mujoco": _GYM, "Swimmer-*": Preset({"discount": 0.9999})}),
         "released": _GYM,
         "laptop": Preset({"critic": {"hidden_dim": 256}}),
     },

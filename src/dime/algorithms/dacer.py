@@ -25,6 +25,7 @@ from dime.critics.target_network import (
     init_critics,
 )
 from dime.errors import require_at_least, require_positive, require_unit_interval
+from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
 from dime.networks.initializers import truncated_normal_with
 from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
@@ -120,7 +121,7 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
         return DacerState(
             policy=policy,
             policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, jax.nn.mish, critic_key, _START),
+            critics=init_critics(config.critic, sizes, mish, critic_key, _START),
             spread=jnp.zeros(config.critic.num_critics),
             noise_scale=Temperature.start(config.noise),
             entropy_per_dim=jnp.zeros(()),
@@ -239,6 +240,7 @@ def _noise_std(config: DacerConfig, state: DacerState) -> Array:
     return config.noise.std_per_scale * state.noise_scale.value
 
 
+_LONG_WARM_UP = Preset(training={"num_random_steps": 200_000})
 _STRONGER_NOISE = Preset({"noise": {"std_per_scale": 0.15}})
 
 DACER = Algorithm(
@@ -257,7 +259,14 @@ DACER = Algorithm(
         ),
         "released": Preset(
             {"policy": {"learning_rate": 1e-4}, "critic": {"learning_rate": 1e-4}},
-            {"env_steps_per_update": 20, "num_random_steps": 30_000},
+            {
+                "env_steps_per_update": 20,
+                "num_random_steps": 30_000,
+                "num_env_steps": 30_000_000,
+                "evaluate_every": 300_000,
+                "num_evaluation_episodes": 10,
+            },
+            by_env={"Humanoid-*": _LONG_WARM_UP, "HalfCheetah-*": _LONG_WARM_UP},
         ),
         "laptop": Preset(
             {

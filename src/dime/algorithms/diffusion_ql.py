@@ -19,7 +19,8 @@ from dime.critics.target_network import (
     follow,
     init_critics,
 )
-from dime.errors import require_at_least, require_unit_interval
+from dime.errors import require, require_at_least, require_unit_interval
+from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
 from dime.networks.initializers import uniform_fan_in
 from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
@@ -80,8 +81,10 @@ class ExplorationConfig:
     """Env steps from the one to the other, along a line (released code: a tenth of the run)."""
 
     def __post_init__(self):
-        require_at_least(self, 0.0, "initial_share", "final_share")
         require_at_least(self, 1, "decay_env_steps")
+        for name in ("initial_share", "final_share"):
+            share = getattr(self, name)
+            require(0.0 <= share <= 1.0, f"{name} is {share}; it must be in [0, 1].")
 
     def share(self, env_step):
         """How often an action is uniform at this env step."""
@@ -95,7 +98,7 @@ class DiffusionQlConfig:
 
     policy: AveragedPolicyConfig = field(default_factory=AveragedPolicyConfig)
     critic: HeadedTargetCriticConfig = field(
-        default_factory=lambda: HeadedTargetCriticConfig(max_gradient_norm=1.0)
+        default_factory=lambda: HeadedTargetCriticConfig(num_hidden_layers=3, max_gradient_norm=1.0)
     )
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     behaviour_weight: float = 0.0
@@ -110,7 +113,12 @@ class DiffusionQlConfig:
     def __post_init__(self):
         require_at_least(self, 0.0, "behaviour_weight")
         require_at_least(self, 1, "num_action_candidates")
-        require_at_least(self.critic, 2, "num_critics")
+        num_critics = self.critic.num_critics
+        require(
+            num_critics == 2,
+            f"num_critics is {num_critics}; it must be 2: the policy follows one and is scaled by "
+            "the other.",
+        )
         require_unit_interval(self, "discount")
 
 
@@ -137,7 +145,7 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
             policy=policy,
             averaged_policy=jax.tree.map(jnp.copy, policy),
             policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, jax.nn.mish, critic_key, uniform_fan_in),
+            critics=init_critics(config.critic, sizes, mish, critic_key, uniform_fan_in),
         )
 
     def update(state: DiffusionQlState, batch, key, counters):
@@ -212,6 +220,7 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
 LAPTOP = Preset(
     {
         "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 3e-4},
+        "critic": {"num_hidden_layers": 2},
         "exploration": {"decay_env_steps": 2_000},
         "num_action_candidates": 16,
     },
@@ -224,8 +233,9 @@ PAPER = Preset(
     },
 )
 RELEASED = Preset(
-    {"critic": {"num_hidden_layers": 3}},
+    {"exploration": {"decay_env_steps": 300_000}},
     training={
+        "num_env_steps": 3_000_000,
         "env_steps_per_update": 12,
         "num_random_steps": 0,
         "bootstrap_at_time_limits": False,

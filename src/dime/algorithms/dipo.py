@@ -21,6 +21,7 @@ from dime.errors import (
     require_positive,
     require_unit_interval,
 )
+from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
 from dime.networks.initializers import truncated_normal_with
 from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
@@ -115,7 +116,7 @@ def init_dipo_networks(config: Any, spec: EnvSpec, key) -> tuple[DdpmPolicy, Tar
     denoiser = Denoiser(spec, config.policy.hidden, features, policy_key, _START)
     policy = DdpmPolicy(denoiser, config.policy.num_denoising_steps, cosine_betas)
     sizes = config.critic.sizes(spec, 1)
-    return policy, init_critics(config.critic, sizes, jax.nn.mish, critic_key, _START)
+    return policy, init_critics(config.critic, sizes, mish, critic_key, _START)
 
 
 def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
@@ -149,7 +150,7 @@ def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
         state, action = improve(state, for_policy, counters)
         state, policy_metrics = imitate(state, for_policy.transition.obs, action, policy_key)
         slow_policy = jax.lax.cond(
-            (counters.update + 1) % config.target_policy_delay == 0,
+            counters.update % config.target_policy_delay == 0,
             lambda: follow(state.slow_policy, state.policy, config.policy.target_rate),
             lambda: state.slow_policy,
         )

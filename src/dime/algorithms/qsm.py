@@ -83,7 +83,7 @@ def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
     learning_rate = optax.cosine_decay_schedule(
         config.policy.learning_rate, config.policy.decay_updates
     )
-    policy_optimizer = optax.adam(learning_rate, eps=config.policy.adam_epsilon)
+    policy_optimizer = config.policy.make_optimizer(learning_rate)
     critic_optimizer = config.critic.make_optimizer()
 
     def init(key) -> QsmState:

@@ -52,10 +52,12 @@ class QvpoConfig:
     """Everything that QVPO's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: SlowDdpmPolicyConfig = field(
-        default_factory=lambda: SlowDdpmPolicyConfig(num_denoising_steps=20, num_hidden_layers=2)
+        default_factory=lambda: SlowDdpmPolicyConfig(num_denoising_steps=20)
     )
     critic: TargetCriticConfig = field(
-        default_factory=lambda: TargetCriticConfig(adam_epsilon=1e-5, max_gradient_norm=2.0)
+        default_factory=lambda: TargetCriticConfig(
+            num_hidden_layers=3, adam_epsilon=1e-5, max_gradient_norm=2.0
+        )
     )
     uniform_actions: UniformActionsConfig = field(default_factory=UniformActionsConfig)
     num_training_candidates: int = 64
@@ -183,15 +185,13 @@ QVPO = Algorithm(
     presets={
         "paper": Preset(training={"updates_per_env_step": 1, "num_random_steps": 10_000}),
         "released": Preset(
-            {
-                "policy": {"num_hidden_layers": 3, "learning_rate": 1e-4},
-                "critic": {"num_hidden_layers": 3},
-            },
+            {"policy": {"learning_rate": 1e-4}},
             {"bootstrap_at_time_limits": False},
         ),
         "laptop": Preset(
             {
-                "policy": {"num_denoising_steps": 5, "hidden_dim": 128},
+                "policy": {"num_denoising_steps": 5, "hidden_dim": 128, "num_hidden_layers": 2},
+                "critic": {"num_hidden_layers": 2},
                 "uniform_actions": {"decay_env_steps": 20_000},
                 "num_training_candidates": 16,
                 "num_action_candidates": 16,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from dime.networks.activations import mish
 from dime.networks.initializers import Start, lecun
 from dime.networks.mlp import Mlp
 from dime.networks.time_features import LearntFourierFeatures, MakeFeatures, SinusoidalFeatures
@@ -31,7 +32,7 @@ class Denoiser(eqx.Module):
         self.features = make_features(features_key)
         width = self.features.mlp.layers[-1].bias.shape[-1]
         sizes = (spec.action_dim + spec.obs_dim + width, *hidden, spec.action_dim)
-        self.mlp = Mlp(sizes, jax.nn.mish, mlp_key, start)
+        self.mlp = Mlp(sizes, mish, mlp_key, start)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
+from dime.networks.activations import mish
 from dime.networks.initializers import Start, lecun
 from dime.networks.mlp import Mlp
 
@@ -31,7 +32,7 @@ class SinusoidalFeatures(eqx.Module):
         start: Start = lecun,
         scale: float = 1.0,
     ):
-        self.mlp = Mlp((2 * len(frequencies), *sizes), jax.nn.mish, key, start)
+        self.mlp = Mlp((2 * len(frequencies), *sizes), mish, key, start)
         self.frequencies = frequencies
         self.scale = scale
 
@@ -43,7 +44,7 @@ class SinusoidalFeatures(eqx.Module):
 
 
 class LearntFourierFeatures(eqx.Module):
-    """Cosines and sines of learnt frequencies, in turns; then Dense, Mish, Dense."""
+    """Cosines, then sines, of learnt frequencies; then Dense, Mish, Dense."""
 
     frequencies: Float[Array, " half"]
     mlp: Mlp
@@ -53,7 +54,7 @@ class LearntFourierFeatures(eqx.Module):
     ):
         frequency_key, mlp_key = jax.random.split(key)
         self.frequencies = 0.2 * jax.random.normal(frequency_key, (width // 2,))
-        self.mlp = Mlp((width, *sizes), jax.nn.mish, mlp_key, start)
+        self.mlp = Mlp((width, *sizes), mish, mlp_key, start)
 
     def __call__(self, time: Num[Array, "*times"]) -> Float[Array, "*times features"]:
         """Features of integer steps or of real times."""

@@ -1,0 +1,76 @@
+"""Timing an algorithm's compiled programs, beside the machine's matrix products."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.training.config import TrainingConfig
+from dime.training.programs import (
+    Programs,
+    Turn,
+    counters,
+    initialise,
+    initialise_replay,
+    seed_keys,
+)
+from dime.types import Agent, EnvSpec
+
+MATMUL_SIZE = 2048
+REPLAY_ROWS = 10_000
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def make_matmul() -> Callable[[], float]:
+    """A float32 matrix product of `MATMUL_SIZE`; each call returns its rate in GFLOP/s."""
+    matrix = jax.random.normal(jax.random.key(0), (MATMUL_SIZE, MATMUL_SIZE))
+    product = jax.jit(lambda m: m @ m)
+    product(matrix).block_until_ready()
+    return lambda: 2 * MATMUL_SIZE**3 / seconds(lambda: product(matrix).block_until_ready()) / 1e9
+
+
+class UpdateTimer:
+    """A run's update and acting programs for one seed, on random data."""
+
+    def __init__(self, agent: Agent, training: TrainingConfig, spec: EnvSpec):
+        self.config = replace(training, num_env_steps=REPLAY_ROWS, evaluation_modes=())
+        self.programs = Programs(agent, self.config, spec, 1)
+        self.keys = seed_keys((0,))
+        self.state = initialise(agent, self.keys)
+        self.replay = _random_like(initialise_replay(REPLAY_ROWS, spec, 1))
+        rows = jax.tree.map(lambda ring: np.asarray(ring[:, 0]), self.replay.rows)
+        self.transition, self.obs = rows, rows.obs
+        self.env_step = REPLAY_ROWS
+
+    def advance(self) -> np.ndarray:
+        """One env step's updates, and the next action."""
+        self.env_step += 1
+        update = self.config.updates_per_env_step * self.env_step
+        turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
+        advanced = self.programs.advance(self.state, self.replay, turn)
+        self.state, self.replay = advanced.state, advanced.replay
+        return np.asarray(advanced.action)
+
+    def act(self) -> np.ndarray:
+        """One action."""
+        at = counters(self.env_step, 0)
+        return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
+
+
+def _random_like(tree: Any) -> Any:
+    key = jax.random.key(0)
+
+    def fill(leaf):
+        return jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
+
+    return jax.tree.map(fill, tree)
