@@ -132,6 +132,40 @@ REFUSED = {
     "no seeds": (["train", PLANE, "--seeds"], ["No seed was given", "--seeds"]),
     "a seed twice": (["train", PLANE, "--seeds", "0", "0"], ["twice", "(0, 0)"]),
     "unknown mode": (["train", PLANE, "--evaluation-modes", "greedy"], ["greedy", "best_of_n"]),
+    "a mode that another algorithm has": (
+        ["train", PLANE, "--algorithm", "qsm", "--evaluation-modes", "softmax_of_n"],
+        ["evaluation mode of qsm 'softmax_of_n'", "best_of_n", "stochastic"],
+    ),
+    "an option that another algorithm has": (
+        ["train", PLANE, "--algorithm", "qsm", "--improvement.num-steps", "3"],
+        ["--improvement.num-steps"],
+    ),
+    "no such algorithm": (
+        ["train", PLANE, "--algorithm", "quvpo"], ["no algorithm 'quvpo'", "nearest: qvpo"]
+    ),
+    "an algorithm's module that is not there": (
+        ["train", PLANE, "--algorithm", "no_such_module:MINE"],
+        ["no_such_module", "cannot be imported", "PYTHONPATH"],
+    ),
+    "an algorithm that is none": (
+        ["train", PLANE, "--algorithm", "math:pi"], ["'pi'", "math", "not a dime.Algorithm"]
+    ),
+    "a chain without steps": (
+        ["train", PLANE, "--algorithm", "dipo", "--policy.num-denoising-steps", "0"],
+        ["num_denoising_steps is 0"],
+    ),
+    "no candidates": (
+        ["train", PLANE, "--algorithm", "qvpo", "--num-action-candidates", "0"],
+        ["num_action_candidates is 0"],
+    ),
+    "a head that there is not": (
+        ["train", PLANE, "--algorithm", "diffusion-ql", "--critic.head", "quantile"],
+        ["quantile", "categorical", "scalar"],
+    ),
+    "a reset that would never come": (
+        ["train", PLANE, "--algorithm", "bro", "--env-steps-per-update", "2"],
+        ["15001", "env_steps_per_update is 2"],
+    ),
     "environment's options": (
         ["train", PLANE, "--env-kwargs", "size=3"],
         [PLANE, "{'size': 3}", "unexpected keyword argument"],
@@ -448,6 +482,8 @@ def test_plot(run, plane):
 def test_lists(run):
     algorithms = run("list", "algorithms").out
     assert "dime" in algorithms and "ICML 2025" in algorithms
+    for part in ("qvpo", "NeurIPS 2024", "year", "quantile x2", "observation_seeded"):
+        assert part in algorithms
     presets = run("list", "presets").out
     assert "paper" in presets and "laptop" in presets
     environments = run("list", "environments").out
@@ -475,6 +511,13 @@ def test_benchmark_asks_for_its_cases(run, monkeypatch):
     monkeypatch.setattr("dime.benchmark.benchmark", lambda *arguments: asked.append(arguments))
     assert run("benchmark", "--cases", "small/cheetah-run", "--json", "a.json").status == 0
     assert asked == [(("small/cheetah-run",), Path("a.json"))]
+
+
+def test_benchmark_of_all_algorithms_asks_for_a_preset(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dime.benchmark.benchmark_all", lambda *arguments: asked.append(arguments))
+    assert run("benchmark", "--all-algorithms", "--preset", "laptop").status == 0
+    assert asked == [("laptop", None)]
 
 
 def test_the_console_script_passes_the_status_on(monkeypatch):

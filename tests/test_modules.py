@@ -20,12 +20,19 @@ from dime.critics.ensemble import CriticConfig, init_critics
 from dime.networks.batch_renorm import BatchRenorm, RunningStats
 from dime.networks.batch_renorm_mlp import BatchRenormMlp
 from dime.networks.control import ControlNetwork
+from dime.networks.denoiser import Denoiser
 from dime.networks.dense import Dense
 from dime.networks.mlp import Mlp
+from dime.networks.residual import BroNet, BroTrunk, LayerNorm, ResidualBlock
 from dime.networks.step_embedding import StepEmbedding
+from dime.networks.time_features import LearntFourierFeatures, SinusoidalFeatures
+from dime.policies.consistency import ConsistencyPolicy
+from dime.policies.ddpm import DdpmPolicy
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
+from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
 from dime.policies.tanh_gaussian import GaussianPolicy, GaussianPolicyConfig, TanhGaussian
 from dime.types import Batch, EnvSpec, Transition
+from dime.updates.action_memory import ActionMemory
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 POLICY = DiffusionPolicyConfig(num_denoising_steps=4, hidden_dim=8)
@@ -36,11 +43,20 @@ DATA = {
     Transition,
     Batch,
     TanhGaussian,
+    ActionMemory,
 }  # arrays that go in and come out, none of them trained
 
 
 def key():
     return jax.random.key(0)
+
+
+def features(key):
+    return SinusoidalFeatures((1.0, 0.1), (6, 4), key)
+
+
+def denoiser():
+    return Denoiser(SPEC, (8,), features, key())
 
 
 EXAMPLES = {
@@ -52,6 +68,17 @@ EXAMPLES = {
     BatchRenormMlp: lambda: BatchRenormMlp((5, 16, 16, 7), 100, key()),
     Mlp: lambda: Mlp((3, 8, 2), jax.nn.relu, key()),
     GaussianPolicy: lambda: GaussianPolicyConfig(hidden_dim=8).make(SPEC, key()),
+    SinusoidalFeatures: lambda: features(key()),
+    LearntFourierFeatures: lambda: LearntFourierFeatures(6, (8, 4), key()),
+    Denoiser: denoiser,
+    DdpmPolicy: lambda: DdpmPolicy(denoiser(), 4),
+    ConsistencyPolicy: lambda: ConsistencyPolicy(denoiser(), 5, 40),
+    LayerNorm: lambda: LayerNorm(3),
+    ResidualBlock: lambda: ResidualBlock(8, key()),
+    BroTrunk: lambda: BroTrunk(3, 8, 2, key()),
+    BroNet: lambda: BroNet((5, 8, 7), 2, key()),
+    BroPolicy: lambda: BroPolicy(BroNetConfig(hidden_dim=8), SPEC, key()),
+    OptimisticShift: lambda: OptimisticShift(OptimismConfig(hidden_dim=8), SPEC, key()),
 }
 
 POLICY_LEAVES = {

@@ -68,9 +68,10 @@ class UpdateTimer:
 
 
 def _random_like(tree: Any) -> Any:
-    key = jax.random.key(0)
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
 
-    def fill(leaf):
+    def fill(leaf, key):
         return jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
 
-    return jax.tree.map(fill, tree)
+    return jax.tree.unflatten(structure, list(map(fill, leaves, keys)))

@@ -22,7 +22,10 @@ class Quadratic(eqx.Module):
 
     def __call__(self, pairs):
         distance = ((pairs[..., -2:] - self.mode) ** 2).sum(axis=-1, keepdims=True)
-        return self.offset - 0.5 * self.curvature * distance
+        # A matrix product, as in a network, is computed once. What the compiler computes twice, and
+        # once with a fused multiply-add, is not equal to itself, and then jnp.min has no gradient.
+        terms = jnp.concatenate([distance, jnp.ones_like(distance)], axis=-1)
+        return terms @ jnp.stack([-0.5 * self.curvature, self.offset])
 
 
 def quadratics(curvatures, modes, offsets=(0.0, 0.0)):
@@ -60,7 +63,7 @@ def split(seed, num=2):
 
 
 def bellman_loss(state, transition, next_action, discount):
-    """Sum over critics of the mean squared distance from the backup of the copies' smaller value."""
+    """Squared distance from the backup of the copies' smaller value: means, summed over critics."""
 
     def values(critics, obs, action):
         pairs = jnp.concatenate([obs, action], axis=-1)

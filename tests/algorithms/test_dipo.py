@@ -16,6 +16,7 @@ from dime.algorithms.dipo import (
     improved_actions,
 )
 from dime.critics.target_network import TargetCriticConfig
+from dime.policies.ddpm import DdpmPolicy
 from dime.updates.halves import halves
 from tests.algorithms.pieces import (
     SPEC,
@@ -40,7 +41,12 @@ CONFIG = DipoConfig(
     ),
     target_policy_delay=2,
 )
-RELEASED = dataclasses.replace(CONFIG, improvement=ImprovementConfig(write_back=False))
+RELEASED = dataclasses.replace(
+    CONFIG,
+    critic=dataclasses.replace(CONFIG.critic, learning_rate=0.5),
+    improvement=ImprovementConfig(write_back=False),
+)
+ERRORS, SAMPLE = jax.jit(DdpmPolicy.noise_errors), jax.jit(DdpmPolicy.sample)
 FAR = quadratics((1.0, 1.0), ((40.0, -40.0), (40.0, -40.0)))  # the same slope all over the box
 
 
@@ -98,6 +104,9 @@ def test_the_climb_is_adam_on_the_batchs_clipped_gradient():
     np.testing.assert_allclose(climbed(value, start, config), end, atol=1e-4)
 
 
+UPHILL = linear((1.0, -1.0))  # what FAR is but for a factor, which Adam does not see
+
+
 @functools.cache
 def update(config):
     return jax.jit(dipo(config, SPEC).update)
@@ -109,7 +118,7 @@ def begun(config):
 
 
 def start(config):
-    """With a slow policy that is not the policy, and critics that stay as they are."""
+    """With a slow policy that is not the policy, and critics whose slope stays as it is."""
     state = with_critics(begun(config), FAR, config)
     moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), state.policy)
     return state._replace(slow_policy=moved)
@@ -117,8 +126,7 @@ def start(config):
 
 def imitation_loss(state, rows, action, seed):
     """How well the policy tells the noise in these actions, with the update's own noise."""
-    errors = jax.jit(state.policy.noise_errors)(rows.transition.obs, action, split(seed)[1])
-    return float(errors.mean())
+    return float(ERRORS(state.policy, rows.transition.obs, action, split(seed)[1]).mean())
 
 
 @functools.cache
@@ -136,23 +144,19 @@ def two_updates(config):
 def test_without_writing_back_nothing_is_remembered():
     states, told = two_updates(RELEASED)
     _, rows = halves(batch())
-    improved = climbed(lambda a: FAR_VALUE(a), rows.transition.action)
+    improved = climbed(UPHILL, rows.transition.action)
     for state, metrics in zip(states[:2], told, strict=True):
         assert state.memory.actions.shape == (0, 2)
         # The second time again from the action that was taken.
         expected = imitation_loss(state, rows, improved, seed=7)
-        assert float(metrics["policy_loss"]) == pytest.approx(expected, rel=1e-4)
-
-
-def FAR_VALUE(action):
-    return linear((1.0, -1.0))(action)
+        assert float(metrics["policy_loss"]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_written_back_the_improvements_add_up():
     states, told = two_updates(CONFIG)
     for_critics, rows = halves(batch())
-    once = climbed(FAR_VALUE, rows.transition.action)
-    twice = climbed(FAR_VALUE, once)
+    once = climbed(UPHILL, rows.transition.action)
+    twice = climbed(UPHILL, once)
     assert np.abs(twice - rows.transition.action).max() > 1.0
     for state, metrics, action in zip(states, told, (once, twice), strict=False):
         expected = imitation_loss(state, rows, action, seed=7)
@@ -169,7 +173,7 @@ def test_an_action_is_forgotten_with_its_transition():
     _, rows = halves(batch())  # rows 8 to 15 of 64
     recalled = states[1].memory.recall(rows, jnp.int32(64 + 12))
     np.testing.assert_array_equal(recalled[:4], rows.transition.action[:4])
-    once = climbed(FAR_VALUE, rows.transition.action)
+    once = climbed(UPHILL, rows.transition.action)
     np.testing.assert_allclose(recalled[4:], once[4:], atol=1e-3)
 
 
@@ -177,28 +181,25 @@ def test_the_critics_target_has_the_slow_policys_action():
     states, told = two_updates(CONFIG)
     for_critics, _ = halves(batch())
     transition, critic_key = for_critics.transition, split(7)[0]
-    next_action = jax.jit(states[0].slow_policy.sample)(transition.next_obs, critic_key)
+    next_action = SAMPLE(states[0].slow_policy, transition.next_obs, critic_key)
     expected = bellman_loss(states[0], transition, next_action, 0.99)
     assert float(told[0]["critic_loss"]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_slow_policy_follows_at_its_turns():
+def test_the_slow_policy_follows_at_every_second_update():
     states, _ = two_updates(CONFIG)
-    assert same(states[1].slow_policy, states[0].slow_policy)
-    assert not same(states[1].policy, states[0].policy)
     expected = jax.tree.map(
-        lambda slow, policy: 0.995 * slow + 0.005 * policy, states[1].slow_policy, states[2].policy
+        lambda slow, policy: 0.995 * slow + 0.005 * policy, states[0].slow_policy, states[1].policy
     )
-    assert_trees_close(states[2].slow_policy, expected)
+    assert_trees_close(states[1].slow_policy, expected)
+    assert not same(states[2].policy, states[1].policy)
+    assert same(states[2].slow_policy, states[1].slow_policy)
 
 
 def test_actions_climb_the_critics_just_updated():
-    config = dataclasses.replace(
-        RELEASED, critic=dataclasses.replace(RELEASED.critic, learning_rate=0.5)
-    )
     online = quadratics((1.0, 1.0), ((0.2, 0.1), (-0.1, 0.2)))
-    state = with_critics(begun(config), online, config)
-    after, metrics = update(config)(state, batch(), jax.random.key(8), counters())
+    state = with_critics(begun(RELEASED), online, RELEASED)
+    after, metrics = update(RELEASED)(state, batch(), jax.random.key(8), counters())
     _, rows = halves(batch())
 
     def value(action):

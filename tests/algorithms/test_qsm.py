@@ -10,6 +10,7 @@ import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig, qsm
 from dime.critics.target_network import TargetCriticConfig
+from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,
     assert_trees_close,
@@ -100,7 +101,7 @@ def test_actions_in_training_have_gaussian_noise_and_stay_in_the_box():
         for config in (CONFIG, quiet)
     )
     inside = np.abs(clean) < 0.6
-    assert inside.mean() > 0.05
+    assert inside.sum() > 200
     assert (noisy - clean)[inside].std() == pytest.approx(0.1, rel=0.1)
     assert np.abs(noisy).max() == 1.0
 
@@ -123,6 +124,6 @@ def test_the_modes_are_without_added_noise():
     made, _, _ = agent()
     obs = batch().transition.obs
     action = jax.jit(made.act["stochastic"])(state(), obs, jax.random.key(2), counters())
-    expected = jax.jit(state().policy.sample)(obs, jax.random.key(2))
+    expected = jax.jit(DdpmPolicy.sample)(state().policy, obs, jax.random.key(2))
     np.testing.assert_allclose(action, expected, atol=1e-5)
     assert not same(action, agent()[2](state(), obs, jax.random.key(2), counters()))

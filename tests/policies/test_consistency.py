@@ -1,5 +1,7 @@
 """The consistency policy: its sampler by hand, and when its behaviour loss is what."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -117,19 +119,19 @@ def test_between_two_levels_only_the_boundary_condition_is_asked():
 
 
 def test_each_copy_is_asked_at_its_own_time_and_only_one_learns():
-    """Three levels, data at 0: the mean over both pairs of the weighted squared errors."""
+    """Six levels, data at 0: the mean over the five pairs of the weighted squared errors."""
     fast, slow, rows = 3.0, -2.0, 20_000
     zeros = jnp.zeros((rows, 2))
-    levels = np.asarray(training_time(jnp.arange(3), 3), np.float64)
+    levels = np.asarray(training_time(jnp.arange(6), 6), np.float64)
     skip = 0.25 / ((levels - SMALLEST) ** 2 + 0.25)
     out = 0.5 * (levels - SMALLEST) / np.sqrt(levels**2 + 0.25)
     spread = skip * levels  # of what the noise leaves in each map
     terms = [
         100.0 / (levels[high] - levels[low])
         * ((spread[high] - spread[low]) ** 2 + (out[high] * fast - out[low] * slow) ** 2)
-        for low, high in ((0, 1), (1, 2))
+        for low, high in pairwise(range(6))
     ]  # fmt: skip
-    made, copy = constant(fast, 3), constant(slow, 3)
+    made, copy = constant(fast, 6), constant(slow, 6)
     loss, gradients = jax.jit(jax.value_and_grad(ConsistencyPolicy.behaviour_loss, (0, 1)))(
         made, copy, zeros, zeros, jax.random.key(1)
     )

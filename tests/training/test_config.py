@@ -122,7 +122,7 @@ OUT_OF_RANGE = [
     ("training.seeds", [1, 1], "twice"),
     ("training.seeds", [-1], "0 to 2147483647"),
     ("training.seeds", [2**31], "0 to 2147483647"),
-    ("training.evaluation_modes", ["greedy"], "stochastic, deterministic, best_of_n"),
+    ("training.evaluation_modes", ["greedy"], "best_of_n, deterministic, stochastic"),
     ("training.evaluation_modes", ["stochastic", "stochastic"], "twice"),
     ("settings.discount", 1, "[0, 1)"),
     ("settings.discount", -0.1, "[0, 1)"),

@@ -76,6 +76,14 @@ def test_the_true_successor_is_stored_where_an_episode_ends(end):
     assert (stream.episode_return, stream.actions) == (0.0, [])
 
 
+def test_a_time_limit_can_count_as_the_end():
+    ends = {2: {"truncated": True}}
+    stream = EpisodeStream(Environment(Stub(ends)), 3, bootstrap_at_time_limits=False)
+    stream.begin()
+    observed = [stream.step(np.zeros(1, np.float32)) for _ in range(2)]
+    assert [one.terminated for one in observed] == [False, True]
+
+
 def test_what_is_observed_is_what_the_environment_answered():
     walk = Walk()
     stream = stream_of(walk)
