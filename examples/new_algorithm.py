@@ -44,15 +44,14 @@ def shooting(config, spec):
         act_key, coin_key, random_key = jax.random.split(key, 3)
         action = act(critics, obs, act_key)
         other = jax.random.uniform(random_key, action.shape, minval=-1.0, maxval=1.0)
-        return jnp.where(jax.random.bernoulli(coin_key, 0.1), other, action)
+        coins = jax.random.bernoulli(coin_key, 0.1, action.shape[:-1])
+        return jnp.where(coins[..., None], other, action)
 
-    return Agent(init, {"explore": explore, "best_of_n": act, "stochastic": explore}, update)
+    return Agent(init, {"explore": explore, "best_of_n": act}, update)
 
 
-SHOOTING = dime.Algorithm(
-    *("shooting", "an example", 2026, "best of random actions", "scalar x2, target networks"),
-    *(shooting, ShootingConfig, ("best_of_n", "stochastic")),
-)
+SOURCE = ("shooting", "an example", 2026, "best of random actions", "scalar x2, target networks")
+SHOOTING = dime.Algorithm(*SOURCE, shooting, ShootingConfig, modes=("best_of_n",))
 
 if __name__ == "__main__":
     run = dime.train("dime/MultiGoal-v0", "new_algorithm:SHOOTING", "laptop", num_env_steps=1_500)

@@ -134,7 +134,7 @@ REFUSED = {
     "unknown mode": (["train", PLANE, "--evaluation-modes", "greedy"], ["greedy", "best_of_n"]),
     "a mode that another algorithm has": (
         ["train", PLANE, "--algorithm", "qsm", "--evaluation-modes", "softmax_of_n"],
-        ["evaluation mode of qsm 'softmax_of_n'", "best_of_n", "stochastic"],
+        ["no mode for qsm", "softmax_of_n", "best_of_n"],
     ),
     "an option that another algorithm has": (
         ["train", PLANE, "--algorithm", "qsm", "--improvement.num-steps", "3"],

@@ -1,29 +1,10 @@
 """Counts of what a program is made of, against counts by hand."""
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.costs import Costs, floating_point_operations, network_evaluations
+from dime.costs import network_evaluations
 from dime.training.config import replace_nested
-
-
-def test_products_in_scans_and_branches():
-    left, right = jnp.ones((3, 4)), jnp.ones((4, 5))
-
-    def program(left, right, flag):
-        def step(carry, _):
-            return carry + (left @ right).sum(), None
-
-        total = jax.lax.scan(step, 0.0, length=7)[0]
-        one = lambda: (left @ right).sum()  # noqa: E731
-        return total + jax.lax.cond(flag, one, lambda: 0.0) + jax.jit(one)()
-
-    product = 2 * 3 * 4 * 5
-    expected = Costs(8 * product, 9 * product)
-    assert floating_point_operations(program, left, right, True) == expected
-
 
 # Chains of 16, 20, 15, 100, 20, 5: for the target, and for the policy's objective.
 EVALUATIONS = {

@@ -40,12 +40,13 @@ def _time(name: str, preset: str) -> dict[str, float]:
 
     advance()  # a warm-up
     round_s = median(seconds(advance) for _ in range(_NUM_ROUNDS))
-    per_env_step = round_s / _ENV_STEPS
+    update_s = round_s / _ENV_STEPS / training.updates_per_env_step
+    updates_per_env_step = training.updates_per_env_step / training.env_steps_per_update
     evaluations = network_evaluations(algorithm, settings)
     return {
-        "update_ms": 1e3 * per_env_step / training.updates_per_env_step,
-        "updates_per_env_step": training.updates_per_env_step,
-        "env_step_ms": 1e3 * per_env_step,
+        "update_ms": 1e3 * update_s,
+        "updates_per_env_step": updates_per_env_step,
+        "env_step_ms": 1e3 * update_s * updates_per_env_step,
         "act_ms": 1e3 * median(seconds(timer.act) for _ in range(30)),
         "network_evaluations_least": evaluations.least,
         "network_evaluations_most": evaluations.most,
@@ -63,7 +64,7 @@ def _table(records: list[dict[str, Any]]) -> rich.table.Table:
         table.add_row(
             record["algorithm"],
             f"{record['update_ms']:.1f}",
-            str(record["updates_per_env_step"]),
+            f"{record['updates_per_env_step']:.2g}",
             f"{record['act_ms']:.2f}",
             f"{least:g}" if least == most else f"{least:g} to {most:g}",
         )

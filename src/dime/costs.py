@@ -1,6 +1,6 @@
-"""What an algorithm's update is made of: matrix products, evaluations of its policy's network.
+"""How often an algorithm's update evaluates its policy's network.
 
-Both are counted in the traced program, so they are what is run and not what a formula says.
+Counted in the traced program, so it is what is run and not what a formula says.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,22 +20,6 @@ class Costs(NamedTuple):
 
     least: float
     most: float
-
-
-def floating_point_operations(program: Callable[..., Any], *arguments: Any) -> Costs:
-    """Floating-point operations of the matrix products, a multiply-add twice."""
-    traced = jax.make_jaxpr(program)(*arguments)
-
-    def of_dot(equation, _):
-        left = equation.invars[0].aval.shape
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        output = equation.outvars[0].aval.shape
-        size = 2.0
-        for length in (*output, *(left[axis] for axis in contracted)):
-            size *= length
-        return size
-
-    return _count(traced.jaxpr, set(), of_dot)
 
 
 def network_evaluations(algorithm: Algorithm, settings: Any) -> Costs:

@@ -52,6 +52,13 @@ def require_unit_interval(config: object, *names: str) -> None:
         require(0.0 <= value < 1.0, f"{name} is {value}; it must be in [0, 1).")
 
 
+def require_rate(config: object, *names: str) -> None:
+    """Refuses a config whose fields `names` are outside (0, 1]."""
+    for name in names:
+        value = getattr(config, name)
+        require(0.0 < value <= 1.0, f"{name} is {value}; it must be in (0, 1].")
+
+
 def choose(kind: str, name: Any, known: Iterable[str]) -> str:
     """The name if it is known; otherwise `DimeError` with the nearest ones.
 

@@ -38,6 +38,8 @@ class Algorithm:
     config: type
     modes: tuple[str, ...] = ("deterministic", "stochastic", "best_of_n")
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    check: Callable[[Any, Any], None] = lambda settings, training: None
+    """Raises `DimeError` where settings do not go with those of the loop."""
 
     @property
     def official_mode(self) -> str:

@@ -12,7 +12,7 @@ import jax
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import QuantileHead, SoftBackup
 from dime.critics.target_network import TargetCritics, critic_outputs, stacked
-from dime.errors import require, require_at_least, require_unit_interval
+from dime.errors import require, require_at_least, require_rate, require_unit_interval
 from dime.networks.residual import BroNet
 from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig
 from dime.types import Agent, EnvSpec, Metrics
@@ -43,8 +43,7 @@ class BroCriticConfig(BroNetConfig):
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, 1, "num_quantiles")
-        rate = self.target_rate
-        require(0.0 < rate <= 1.0, f"target_rate is {rate}; it must be in (0, 1].")
+        require_rate(self, "target_rate")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         obs = batch.transition.obs
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
         state, policy_metrics = update_policy(state, obs, policy_key)
-        law = jax.lax.stop_gradient(state.policy.law(obs))
+        law = state.policy.law(obs)
         explorer, explorer_metrics = explore_step(
             config.optimism,
             state.explorer,
@@ -185,6 +184,18 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
     return with_resets(Agent(init=init, act=act, update=update), config.reset_env_steps)
 
 
+def refuse_missed_resets(settings: BroConfig, training: Any) -> None:
+    """Raises `DimeError` where a reset falls on an env step without updates."""
+    every, first = training.env_steps_per_update, training.num_random_steps
+    missed = [step for step in settings.reset_env_steps if step % every or step <= first]
+    require(
+        not missed,
+        f"reset_env_steps holds {missed[:1]}, where there is no update: the first {first} env "
+        f"steps are random (num_random_steps is {first}) and updates come at multiples of {every} "
+        f"(env_steps_per_update is {every}). Choose others.",
+    )
+
+
 def _training(updates_per_env_step: int) -> dict[str, Any]:
     return {
         "updates_per_env_step": updates_per_env_step,
@@ -208,6 +219,7 @@ BRO = Algorithm(
     critic="quantile x2, residual networks, target networks",
     make=bro,
     config=BroConfig,
+    check=refuse_missed_resets,
     presets={
         "paper": Preset(training=_training(10)),
         "laptop": Preset(_LAPTOP, {"updates_per_env_step": 4}),
@@ -221,5 +233,6 @@ BRO_FAST = Algorithm(
     critic="quantile x2, residual networks, target networks",
     make=bro,
     config=BroFastConfig,
+    check=refuse_missed_resets,
     presets={"paper": Preset(training=_training(2)), "laptop": Preset(_LAPTOP)},
 )

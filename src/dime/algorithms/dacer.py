@@ -136,12 +136,12 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
         # The policy and the noise follow the critics, policy and noise from before this update.
         after = jax.lax.cond(
             counters.update % config.policy_delay == 0,
-            lambda: update_policy(state, trained, obs, policy_key),
+            lambda: update_policy(trained, obs, policy_key, before=state),
             lambda: trained,
         )
         after = jax.lax.cond(
             counters.update % config.noise.estimate_every == 0,
-            lambda: update_noise(state, after, obs, entropy_key),
+            lambda: update_noise(after, obs, entropy_key, before=state),
             lambda: after,
         )
         noise = {
@@ -177,7 +177,7 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
             "q_std": returns.std.mean(),
         }
 
-    def update_policy(before: DacerState, state: DacerState, obs, key) -> DacerState:
+    def update_policy(state: DacerState, obs, key, *, before: DacerState) -> DacerState:
         def loss(policy: DdpmPolicy):
             action = noisy(before._replace(policy=policy), obs, key)
             return -value(before, obs, action).mean(), None
@@ -193,7 +193,7 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
             policy_metrics=dict(zip(_POLICY_METRICS, measured, strict=True)),
         )
 
-    def update_noise(before: DacerState, state: DacerState, obs, key) -> DacerState:
+    def update_noise(state: DacerState, obs, key, *, before: DacerState) -> DacerState:
         """The scale of the noise, towards the entropy of what is done in each state."""
         action_key, fit_key = jax.random.split(key)
         actions = noisy(before, obs, action_key, config.noise.num_actions)

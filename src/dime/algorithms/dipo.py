@@ -15,12 +15,7 @@ from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import ScalarHead, SoftBackup
 from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow, init_critics
 from dime.diffusion.schedules import cosine_betas
-from dime.errors import (
-    require,
-    require_at_least,
-    require_positive,
-    require_unit_interval,
-)
+from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
 from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
 from dime.networks.initializers import truncated_normal_with
@@ -51,8 +46,7 @@ class SlowDdpmPolicyConfig(DdpmPolicyConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        rate = self.target_rate
-        require(0.0 < rate <= 1.0, f"target_rate is {rate}; it must be in (0, 1].")
+        require_rate(self, "target_rate")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class QsmPolicyConfig(DdpmPolicyConfig):
     """The chain, its network, and how its learning rate falls."""
 
     num_denoising_steps: int = 15
-    """Length of the chain, at least 1 (DIME, table 15: 10 or 15; released code: 5)."""
+    """Length of the chain, at least 1 (DIME: 15, appendix E 10 or 15; released code: 5)."""
     decay_updates: int = 2_000_000
     """Policy updates in which the learning rate falls to 0, along a cosine (released code)."""
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dime.critics.head_config import HeadConfig
-from dime.errors import require, require_at_least
+from dime.errors import require_at_least, require_rate
 from dime.networks.initializers import Start, lecun
 from dime.networks.mlp import Mlp
 from dime.optimizers import AdamConfig
@@ -26,15 +26,14 @@ class TargetCriticConfig(AdamConfig):
     num_hidden_layers: int = 2
     """Hidden layers."""
     num_critics: int = 2
-    """Critics, of which the smallest value counts."""
+    """Critics; the smallest value counts, of categorical ones the mean."""
     target_rate: float = 0.005
     """How far the copies move towards the critics in each update, in (0, 1]."""
 
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, 1, "hidden_dim", "num_hidden_layers", "num_critics")
-        rate = self.target_rate
-        require(0.0 < rate <= 1.0, f"target_rate is {rate}; it must be in (0, 1].")
+        require_rate(self, "target_rate")
 
     def sizes(self, spec: EnvSpec, output_dim: int) -> tuple[int, ...]:
         """Widths of a critic, from the pair of observation and action to the output."""

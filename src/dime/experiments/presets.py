@@ -57,7 +57,9 @@ def preset_settings(preset: str, algorithm: str, env: str) -> Any:
     settings = chosen.config()
     for part in _parts(chosen, preset, env):
         settings = replace_nested(settings, dict(part.settings))
-    return with_known_support(settings, env, preset)
+    if _has_support(settings) and (settings.critic.v_min, settings.critic.v_max) == (None, None):
+        return with_known_support(settings, env, preset)
+    return settings
 
 
 def _parts(algorithm: Algorithm, preset: str, env: str) -> list[Preset]:

@@ -19,6 +19,7 @@ class Denoiser(eqx.Module):
 
     features: SinusoidalFeatures | LearntFourierFeatures
     mlp: Mlp
+    action_dim: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Denoiser(eqx.Module):
         width = self.features.mlp.layers[-1].bias.shape[-1]
         sizes = (spec.action_dim + spec.obs_dim + width, *hidden, spec.action_dim)
         self.mlp = Mlp(sizes, mish, mlp_key, start)
+        self.action_dim = spec.action_dim
 
     def __call__(
         self,
@@ -52,8 +54,7 @@ class Denoiser(eqx.Module):
         lead with an axis of several draws for each observation.
         """
         first, *_ = self.mlp.layers
-        action_dim = self.mlp.layers[-1].bias.shape[-1]
-        boundaries = [action_dim, action_dim + obs.shape[-1]]
+        boundaries = [self.action_dim, self.action_dim + obs.shape[-1]]
         noisy_kernel, obs_kernel, time_kernel = jnp.split(first.kernel, boundaries)
         obs_share = obs @ obs_kernel
         time_share = self.features(times) @ time_kernel + first.bias

@@ -32,13 +32,13 @@ class ConsistencyPolicy(eqx.Module):
     ) -> Float[Array, "*draws act"]:
         """One action per observation, or `num` of them along a new first axis."""
         start_key, noise_key = jax.random.split(key)
-        shape = (*obs.shape[:-1], self.denoiser.mlp.layers[-1].bias.shape[-1])
+        shape = (*obs.shape[:-1], self.denoiser.action_dim)
         shape = shape if num is None else (num, *shape)
         return self._sample(obs, MAX_TIME * jax.random.normal(start_key, shape), noise_key)
 
     def deterministic(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action from a start at 0, nothing noised again."""
-        shape = (*obs.shape[:-1], self.denoiser.mlp.layers[-1].bias.shape[-1])
+        shape = (*obs.shape[:-1], self.denoiser.action_dim)
         return self._sample(obs, jnp.zeros(shape), None)
 
     def _sample(self, obs: Array, start: Array, key: Key[Array, ""] | None) -> Array:

@@ -93,8 +93,7 @@ class DdpmPolicy(eqx.Module):
         return actions.reshape(*obs.shape[:-1], -1)
 
     def _shape(self, obs: Array, num: int | None) -> tuple[int, ...]:
-        action_dim = self.denoiser.mlp.layers[-1].bias.shape[-1]
-        shape = (*obs.shape[:-1], action_dim)
+        shape = (*obs.shape[:-1], self.denoiser.action_dim)
         return shape if num is None else (num, *shape)
 
     def _denoise(self, obs: Array, start: Array, key: Key[Array, ""] | None) -> Array:

@@ -112,17 +112,10 @@ class RunConfig:
                 f"env_kwargs are {self.env_kwargs}, which JSON cannot hold ({error}). Bind such "
                 "values in a function that makes the environment."
             ) from error
-        modes = find_algorithm(self.algorithm).modes
+        algorithm = find_algorithm(self.algorithm)
         for mode in self.training.evaluation_modes:
-            choose(f"evaluation mode of {self.algorithm}", mode, modes)
-        resets = getattr(self.settings, "reset_env_steps", ())
-        every = self.training.env_steps_per_update
-        missed = [step for step in resets if step % every]
-        require(
-            not missed,
-            f"reset_env_steps holds {missed[:1]}, an env step without updates: "
-            f"env_steps_per_update is {every}. Choose multiples of {every}.",
-        )
+            choose(f"mode for {self.algorithm} in evaluation_modes:", mode, algorithm.modes)
+        algorithm.check(self.settings, self.training)
 
     def to_json(self) -> dict[str, Any]:
         """The whole config as JSON values."""

@@ -23,6 +23,8 @@ def with_resets(agent: Agent, env_steps: tuple[int, ...]) -> Agent:
     Before the first update of such an env step; the replay stays. An env step without updates
     resets nothing. All seeds share the counters, so all are reset at once.
     """
+    if not env_steps:
+        return agent
 
     def init(key: Key[Array, ""]) -> ResettingState:
         # A copy, because a key may be used only once.
