@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import dime
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target_network import TargetCriticConfig, init_critics
 from dime.types import Agent
 from dime.updates.candidates import best_of
@@ -24,7 +24,7 @@ class ShootingConfig:
 
 def shooting(config, spec):
     """Three pure functions over one state, which here is the critics alone."""
-    head, optimizer = ScalarHead(jnp.min), config.critic.make_optimizer()
+    head, optimizer = ScalarHead(smallest), config.critic.make_optimizer()
 
     def init(key):
         return init_critics(config.critic, config.critic.sizes(spec, 1), jax.nn.relu, key)

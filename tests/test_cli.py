@@ -148,7 +148,7 @@ REFUSED = {
         ["no_such_module", "cannot be imported", "PYTHONPATH"],
     ),
     "an algorithm that is none": (
-        ["train", PLANE, "--algorithm", "math:pi"], ["'pi'", "math", "not a dime.Algorithm"]
+        ["train", PLANE, "--algorithm", "math:pi"], ["no dime.Algorithm in the module 'math' 'pi'"]
     ),
     "a chain without steps": (
         ["train", PLANE, "--algorithm", "dipo", "--policy.num-denoising-steps", "0"],

@@ -25,6 +25,9 @@ from dime.training.signals import EXIT_SAVED
 Callback = Callable[[Record], Any]
 
 
+_OF_TRAIN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video"}
+
+
 class RunFailedError(DimeError):
     """At least one seed failed; `result` says how the run ended."""
 
@@ -147,6 +150,12 @@ def make_config(
     settings = preset_settings(preset, algorithm, env_id)
     of_loop = {field.name for field in dataclasses.fields(TrainingConfig)}
     of_algorithm = {field.name for field in dataclasses.fields(settings)}
+    taken = of_algorithm & (of_loop | _OF_TRAIN)
+    if taken:
+        raise DimeError(
+            f"The config of the algorithm '{algorithm}' has a field {min(taken)!r}, which is an "
+            "option of every run. Give it another name."
+        )
     for name in options:
         choose("option", name, of_loop | of_algorithm)
     for_loop = {name: value for name, value in options.items() if name in of_loop}

@@ -81,8 +81,8 @@ def _parse_train(arguments: list[str]) -> Any:
     """Reads environment, algorithm, preset and config first: they decide the other options."""
     first = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     first.add_argument("env", nargs="?", default="")
-    first.add_argument("--algorithm", default="dime")
-    first.add_argument("--preset", default="paper")
+    first.add_argument("--algorithm")
+    first.add_argument("--preset")
     first.add_argument("--config", type=Path)
     words = [word for word in arguments if word not in ("--help", "-h")]
     known, _ = first.parse_known_args(words)
@@ -104,11 +104,18 @@ def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
 
     if known.config is not None:
         config = RunConfig.from_json(_read_config(known.config))
+        for name in ("algorithm", "preset"):
+            asked, kept = getattr(known, name), getattr(config, name)
+            if asked not in (None, kept):
+                raise DimeError(
+                    f"--{name} is {asked}, but {known.config} is a config for {name} {kept}, whose "
+                    f"settings would be kept. Leave --{name} or --config out."
+                )
         if known.env and known.env != config.env:
             settings = with_known_support(config.settings, known.env, config.preset)
             config = dataclasses.replace(config, env=known.env, settings=settings)
     else:
-        config = make_config(known.env, known.algorithm, known.preset)
+        config = make_config(known.env, known.algorithm or "dime", known.preset or "paper")
     default = Train(
         env=config.env,
         training=config.training,
@@ -219,7 +226,7 @@ def _evaluate(command: Evaluate) -> int:
 
     records = evaluate(
         command.run_dir,
-        command.mode and command.mode.replace("-", "_"),
+        command.mode,
         episodes=command.episodes,
         checkpoint=command.checkpoint,
         video=command.video,

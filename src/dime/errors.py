@@ -35,6 +35,8 @@ def require_at_least(config: object, minimum: float, *names: str) -> None:
         kind = "" if isinstance(minimum, float) else "a whole number, "
         message = f"{name} is {value}; it must be {kind}at least {minimum}."
         require(whole and minimum <= value < float("inf"), message)
+        if isinstance(minimum, int):
+            require(value < 2**31, f"{name} is {value}; it must be below 2147483648.")
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -70,6 +72,6 @@ def choose(kind: str, name: Any, known: Iterable[str]) -> str:
     known = sorted(known)
     if name in known:
         return name
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
     nearest = f"; nearest: {', '.join(close)}" if close else ""
     raise DimeError(f"There is no {kind} '{name}'{nearest}. There are: {', '.join(known)}.")

@@ -12,6 +12,8 @@ from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS = 4
 BETAS = np.asarray(cosine_betas(STEPS))
 LEFT = np.concatenate([[1.0], np.cumprod(1.0 - BETAS)])  # alpha_bar after 0, 1, ... steps
@@ -99,17 +101,13 @@ def test_an_observation_decides_its_action_whatever_is_beside_it(obs_dim):
     together = np.asarray(SEEDED(made, obs))
     alone = np.stack([SEEDED(made, row) for row in obs])
     np.testing.assert_allclose(alone, together, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(SEEDED(made, obs[7:12]), together[7:12], rtol=1e-3, atol=1e-3)
 
 
 def test_observations_have_random_numbers_of_their_own():
-    # The same statistics would mean the same numbers; nearly the same ones do not.
-    made, obs = policy(), jnp.tile(jnp.array([[0.3, -0.5, 0.9]]), (400, 1))
-    obs += 1e-3 * normal(5, 400, 3)
+    made, obs = policy(), jnp.array([[0.3, -0.5, 0.9]]) + 1e-3 * normal(5, 64, 3)
     seeded, quiet = SEEDED(made, obs), FROM_ZERO(made, obs)
-    drawn_anew = SAMPLE(made, obs, jax.random.key(0))
-    np.testing.assert_allclose(np.std(seeded, axis=0), np.std(drawn_anew, axis=0), rtol=0.25)
-    assert np.std(quiet, axis=0).max() < 0.1 * np.std(seeded, axis=0).min()
+    assert np.std(seeded, axis=0).min() > 0.3
+    assert np.std(quiet, axis=0).max() < 0.01  # nearly the same observation for the network
 
 
 def test_actions_are_noised_at_a_random_step_of_each_row():

@@ -1,9 +1,10 @@
 """What the rest of the package needs to know of an algorithm."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+from dime.errors import choose, require
 from dime.types import Agent, EnvSpec
 
 
@@ -40,6 +41,20 @@ class Algorithm:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     check: Callable[[Any, Any], None] = lambda settings, training: None
     """Raises `DimeError` where settings do not go with those of the loop."""
+
+    def __post_init__(self):
+        modes = self.modes
+        require(
+            isinstance(modes, tuple) and len(modes) == len({*modes, "explore"}) - 1 > 0,
+            f"The modes of the algorithm '{self.name}' are {modes!r}; they must be a tuple of "
+            "different names, at least one, without 'explore'.",
+        )
+        for preset in self.presets:
+            choose("preset", preset, ("paper", "released", "laptop"))
+        require(
+            is_dataclass(self.config),
+            f"The config of the algorithm '{self.name}' must be a dataclass, not {self.config!r}.",
+        )
 
     @property
     def official_mode(self) -> str:

@@ -67,8 +67,8 @@ class BroConfig:
         require_at_least(self, 1, "num_action_candidates")
         require_unit_interval(self, "discount")
         require(
-            all(step > 0 for step in self.reset_env_steps),
-            f"reset_env_steps are {self.reset_env_steps}; each must be at least 1.",
+            all(0 < step < 2**31 for step in self.reset_env_steps),
+            f"reset_env_steps are {self.reset_env_steps}; each must be 1 to 2147483647.",
         )
 
 

@@ -12,7 +12,7 @@ import optax
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.ensemble import CrossQCriticConfig, JointCritics
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.errors import require_at_least, require_positive, require_unit_interval
 from dime.networks.batch_renorm import WARMUP_CALLS
 from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
@@ -83,7 +83,7 @@ class CrossQState(NamedTuple):
 
 def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=jnp.min)
+    head = ScalarHead(combine=smallest)
     policy_optimizer = optax.adam(config.policy.learning_rate, b1=config.policy.adam_b1)
     critic_optimizer = config.critic.make_optimizer()
     target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim

@@ -18,13 +18,14 @@ from dime.critics.gaussian import (
     gaussian_loss,
     gaussian_target,
 )
+from dime.critics.heads import smallest
 from dime.critics.target_network import (
     TargetCriticConfig,
     TargetCritics,
     critic_outputs,
     init_critics,
 )
-from dime.errors import require_at_least, require_positive, require_unit_interval
+from dime.errors import require, require_at_least, require_positive, require_unit_interval
 from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
 from dime.networks.initializers import truncated_normal_with
@@ -63,7 +64,11 @@ class NoiseConfig(EntropyTemperatureConfig):
         super().__post_init__()
         require_positive(self, "std_per_scale")
         require_at_least(self, 1, "estimate_every", "num_components")
-        require_at_least(self, max(2, self.num_components), "num_actions")
+        require(
+            2 <= self.num_actions < 2**31 and self.num_actions >= self.num_components,
+            f"num_actions is {self.num_actions}; it must be at least 2 and num_components, "
+            f"{self.num_components}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,8 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
         return jnp.clip(action + noise, -1.0, 1.0)
 
     def value(state: DacerState, obs, action):
-        return GaussianReturn.of(critic_outputs(state.critics.online, obs, action)).mean.min(axis=0)
+        outputs = critic_outputs(state.critics.online, obs, action)
+        return smallest(GaussianReturn.of(outputs).mean)
 
     act = {
         "explore": lambda state, obs, key, counters: noisy(state, obs, key),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.heads import SoftBackup
+from dime.critics.heads import SoftBackup, smallest
 from dime.critics.target_network import (
     HeadedTargetCriticConfig,
     TargetCritics,
@@ -85,6 +85,11 @@ class ExplorationConfig:
         for name in ("initial_share", "final_share"):
             share = getattr(self, name)
             require(0.0 <= share <= 1.0, f"{name} is {share}; it must be in [0, 1].")
+        require(
+            self.final_share <= self.initial_share,
+            f"final_share is {self.final_share}; it must be at most initial_share, "
+            f"{self.initial_share}.",
+        )
 
     def share(self, env_step):
         """How often an action is uniform at this env step."""
@@ -133,7 +138,7 @@ class DiffusionQlState(NamedTuple):
 
 def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = config.critic.make_head(combine=jnp.min, weight=1.0)
+    head = config.critic.make_head(combine=smallest, weight=1.0)
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
 

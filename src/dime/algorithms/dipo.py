@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow, init_critics
 from dime.diffusion.schedules import cosine_betas
 from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
@@ -115,7 +115,7 @@ def init_dipo_networks(config: Any, spec: EnvSpec, key) -> tuple[DdpmPolicy, Tar
 
 def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=jnp.min, weight=1.0)
+    head = ScalarHead(combine=smallest, weight=1.0)
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
     num_remembered = spec.replay_capacity if config.improvement.write_back else 0

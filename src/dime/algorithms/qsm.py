@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target_network import (
     TargetCriticConfig,
     TargetCritics,
@@ -79,7 +79,7 @@ class QsmState(NamedTuple):
 
 def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=jnp.min, weight=1.0)
+    head = ScalarHead(combine=smallest, weight=1.0)
     learning_rate = optax.cosine_decay_schedule(
         config.policy.learning_rate, config.policy.decay_updates
     )

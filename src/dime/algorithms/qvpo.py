@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow
 from dime.errors import require, require_at_least, require_unit_interval
 from dime.policies.ddpm import DdpmPolicy
@@ -87,7 +87,7 @@ class QvpoState(NamedTuple):
 
 def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=jnp.min, weight=1.0)
+    head = ScalarHead(combine=smallest, weight=1.0)
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
     uniform = config.uniform_actions

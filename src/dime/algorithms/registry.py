@@ -13,7 +13,7 @@ from dime.algorithms.dipo import DIPO
 from dime.algorithms.qsm import QSM
 from dime.algorithms.qvpo import QVPO
 from dime.algorithms.sac import SAC
-from dime.errors import DimeError, choose
+from dime.errors import DimeError, choose, require
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
@@ -34,16 +34,20 @@ def find_algorithm(name: str) -> Algorithm:
     >>> find_algorithm("dime-gb").year
     2025
     """
+    require(
+        isinstance(name, str),
+        f"algorithm is {name!r}; give a name, for one of your own as 'module:NAME'.",
+    )
     module_name, colon, attribute = name.partition(":")
     if not colon:
         return ALGORITHMS[choose("algorithm", name, ALGORITHMS)]
     try:
-        found = getattr(import_module(module_name), attribute, None)
-    except ImportError as error:
+        module = import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        hint = " Is its folder on PYTHONPATH?" if getattr(error, "name", "") == module_name else ""
         raise DimeError(
             f"The algorithm '{name}' is to come from the module '{module_name}', which cannot be "
-            f"imported: {error}. Is its folder on PYTHONPATH?"
+            f"imported ({type(error).__name__}: {error}).{hint}"
         ) from error
-    if not isinstance(found, Algorithm):
-        raise DimeError(f"'{attribute}' in the module '{module_name}' is not a dime.Algorithm.")
-    return found
+    offered = {key: value for key, value in vars(module).items() if isinstance(value, Algorithm)}
+    return offered[choose(f"dime.Algorithm in the module '{module_name}'", attribute, offered)]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.heads import ScalarHead, SoftBackup
+from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target_network import TargetCriticConfig, TargetCritics, init_critics
 from dime.errors import require_at_least, require_unit_interval
 from dime.networks.mlp import Mlp
@@ -66,7 +65,7 @@ class SacState(NamedTuple):
 
 def sac(config: SacConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=jnp.min)
+    head = ScalarHead(combine=smallest)
     policy_optimizer = config.policy.make_optimizer()
     critic_optimizer = config.critic.make_optimizer()
     target_entropy = config.temperature.target_entropy_per_dim * spec.action_dim

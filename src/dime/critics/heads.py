@@ -139,11 +139,21 @@ class CategoricalHead:
         return (cross_entropy - self.entropy_weight * entropy).sum(), metrics
 
 
+def smallest(values: Float[Array, "critics *batch"], axis: int = 0) -> Float[Array, "*batch"]:
+    """The minimum over the critics, with a gradient for the critic that has it.
+
+    The gradient of `jnp.min` compares values with their minimum; where a compiler computes them
+    twice and rounds differently, none is equal and the gradient is NaN.
+    """
+    index = jnp.expand_dims(values.argmin(axis=axis), axis)
+    return jnp.take_along_axis(values, index, axis=axis).squeeze(axis)
+
+
 @dataclass(frozen=True)
 class ScalarHead:
     """A plain Q value and its squared Bellman residual, times `weight` (DIME eq. 24: half).
 
-    `combine` makes one number of the critics' values, along the first axis: `jnp.min` in SAC and
+    `combine` makes one number of the critics' values, along the first axis: `smallest` in SAC and
     most others; `jnp.mean` is our reading of DIME's ablation, for which the paper does not say.
     """
 

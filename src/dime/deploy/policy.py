@@ -36,7 +36,8 @@ class Restored(NamedTuple):
         Raises `DimeError` where the algorithm has no such mode.
         """
         algorithm = find_algorithm(self.config.algorithm)
-        return choose("mode", mode or algorithm.official_mode, algorithm.modes)
+        wanted = algorithm.official_mode if mode is None else mode.replace("-", "_")
+        return choose("mode", wanted, algorithm.modes)
 
 
 def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:

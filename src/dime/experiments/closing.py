@@ -8,6 +8,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from dime.algorithms.registry import find_algorithm
 from dime.deploy.evaluate import film
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
@@ -26,7 +27,9 @@ def leave_pictures(run_dir: Path, video: bool) -> None:
         return
     try:
         restored = restore_agents(run_dir)
-        film(restored, "deterministic", restored.config.env, run_dir / "video.mp4")
+        modes = find_algorithm(restored.config.algorithm).modes
+        mode = "deterministic" if "deterministic" in modes else modes[0]
+        film(restored, mode, restored.config.env, run_dir / "video.mp4")
         print(f"wrote {run_dir / 'video.mp4'} (an episode, deterministic actions)")
     except Exception as error:  # likewise; also whatever an encoder raises
         print(f"no film: {_short(error)}")

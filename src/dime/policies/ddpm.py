@@ -85,10 +85,13 @@ class DdpmPolicy(eqx.Module):
     def observation_seeded(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """A draw whose random numbers the observation alone decides (DACER's evaluation).
 
-        They come from the bits of its mean times its standard deviation.
+        They come from its bits, summed as integers: a sum of floats may round differently where
+        other observations stand beside it (the released code takes mean and standard deviation).
         """
         rows = obs.reshape(-1, obs.shape[-1])
-        mark = jax.lax.bitcast_convert_type(rows.mean(axis=-1) * rows.std(axis=-1), jnp.uint32)
+        odd = 2 * jnp.arange(obs.shape[-1], dtype=jnp.uint32) + 1
+        bits = jax.lax.bitcast_convert_type(rows, jnp.uint32)
+        mark = (bits * (odd * jnp.uint32(2654435761))).sum(axis=-1, dtype=jnp.uint32)
         actions = jax.vmap(lambda row, bits: self.sample(row, jax.random.key(bits)))(rows, mark)
         return actions.reshape(*obs.shape[:-1], -1)
 

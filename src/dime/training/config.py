@@ -61,6 +61,11 @@ class TrainingConfig:
         require(
             10 <= self.log_every <= 500, f"log_every is {self.log_every}; it must be 10 to 500."
         )
+        require(
+            self.env_steps_per_update <= self.num_env_steps,
+            f"env_steps_per_update is {self.env_steps_per_update}; in a run of "
+            f"{self.num_env_steps} env steps there would be no update.",
+        )
         require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
         require(
             len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in seeds {self.seeds}."
@@ -184,6 +189,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         require(isinstance(value, dict), f"{path} is {value!r}; it must be a table.")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < 2**63, f"{path} is a number of {len(str(value))} digits; too large.")
         return float(value)
     is_bool_for_number = isinstance(value, bool) and hint is not bool
     if not isinstance(value, hint) or is_bool_for_number:

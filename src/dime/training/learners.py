@@ -11,6 +11,7 @@ import numpy as np
 
 from dime.envs.environment import Environment
 from dime.envs.spaces import Spaces
+from dime.errors import require
 from dime.training.checkpoint import Arrays, Checkpoint, from_arrays, to_arrays
 from dime.training.config import TrainingConfig
 from dime.training.episodes import EpisodeStream, Observed
@@ -226,8 +227,15 @@ def refuse_if_other(
     spaces: Spaces,
     replay_capacity: int,
 ) -> None:
-    """Raises `DimeError` where a checkpoint is not of this environment or algorithm."""
+    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or replay."""
     spaces.refuse_if_other(Spaces.from_json(checkpoint.run["spaces"]), str(checkpoint.path))
+    first = min((start for _, start in checkpoint.replay_files), default=0)
+    needed = max(0, checkpoint.env_step - replay_capacity)
+    require(
+        first <= needed,
+        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
+        f"{replay_capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
+    )
     agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim, replay_capacity))
     keys = seed_keys(tuple(checkpoint.run["seeds"]))
     from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))

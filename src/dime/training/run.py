@@ -45,6 +45,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
+        _require_agent(config, environments[0])
         directory = RunDirectory.create(run_dir, config.to_json())
         with directory.locked():
             return _run(config, directory, env, environments, None, audience)
@@ -101,6 +102,19 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
         raise DimeError(
             f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
             f"them back, or train anew: dime train --config {directory.path / 'config.json'}"
+        )
+
+
+def _require_agent(config: RunConfig, env: Environment) -> None:
+    """Makes the agent once, so that what its algorithm refuses is refused before the folder is."""
+    spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
+    agent = _make_agent(config)(spec)
+    modes = {"explore", *find_algorithm(config.algorithm).modes}
+    if not isinstance(agent, Agent) or set(agent.act) != modes:
+        found = sorted(agent.act) if isinstance(agent, Agent) else type(agent).__name__
+        raise DimeError(
+            f"The algorithm '{config.algorithm}' must make an Agent whose `act` has "
+            f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
 
 

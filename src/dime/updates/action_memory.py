@@ -6,6 +6,8 @@ from jaxtyping import Array, Float, Int
 
 from dime.types import Batch
 
+_NONE = -(2**31)  # the number of no transition, also of none in a row still to be filled
+
 
 class ActionMemory(eqx.Module):
     """Actions by row of the replay, and which transition each was remembered for.
@@ -20,7 +22,7 @@ class ActionMemory(eqx.Module):
     @classmethod
     def start(cls, capacity: int, action_dim: int) -> "ActionMemory":
         """Nothing is remembered."""
-        return cls(jnp.zeros((capacity, action_dim)), jnp.full(capacity, -1, jnp.int32))
+        return cls(jnp.zeros((capacity, action_dim)), jnp.full(capacity, _NONE, jnp.int32))
 
     def recall(self, batch: Batch, env_step: Int[Array, ""]) -> Float[Array, "batch act"]:
         """What is remembered for each row's transition, else the action taken."""
