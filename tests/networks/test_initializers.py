@@ -53,3 +53,12 @@ def test_orthogonal_kernels_turn_and_scale(shape):
     kernel, bias = orthogonal_with(0.01)(jax.random.key(3), *shape)
     np.testing.assert_allclose(np.linalg.svd(kernel, compute_uv=False), 0.01, rtol=1e-5)
     np.testing.assert_array_equal(bias, jnp.zeros(shape[1]))
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (3, 8), (64, 64)], ids=str)
+def test_orthogonal_kernels_are_the_librarys_without_its_decomposition(shape):
+    kernel, _ = orthogonal_with(2.0)(jax.random.key(3), *shape)
+    library = jax.nn.initializers.orthogonal(2.0)(jax.random.key(3), shape, jnp.float32)
+    np.testing.assert_allclose(kernel, library, atol=2e-5)
+    program = jax.make_jaxpr(lambda key: orthogonal_with(2.0)(key, *shape))(jax.random.key(3))
+    assert "qr" not in str(program)

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer, glorot_uniform, lecun_normal, orthogonal
+from jax.nn.initializers import Initializer, glorot_uniform, lecun_normal
 from jaxtyping import Array, Float, Key
 
 Start: TypeAlias = Callable[
@@ -30,8 +30,28 @@ xavier: Start = with_zero_bias(glorot_uniform())
 
 
 def orthogonal_with(gain: float) -> Start:
-    """An orthogonal kernel times `gain`; bias 0."""
-    return with_zero_bias(orthogonal(gain))
+    """An orthogonal kernel times `gain`; bias 0.
+
+    By Gram-Schmidt, each column twice, in place of the library's QR decomposition (the numbers are
+    the same up to rounding): several of those in one program, each with threads of its own, were
+    seen to wait for each other for ever on a CPU.
+    """
+
+    def start(key, in_dim, out_dim):
+        draws = jax.random.normal(key, (max(in_dim, out_dim), min(in_dim, out_dim)))
+
+        def add(basis, numbered_column):
+            index, column = numbered_column
+            for _ in range(2):
+                column = column - (basis @ column) @ basis
+            return basis.at[index].set(column / jnp.linalg.norm(column)), None
+
+        columns = (jnp.arange(draws.shape[1]), draws.T)
+        basis, _ = jax.lax.scan(add, jnp.zeros_like(draws.T), columns)
+        kernel = basis.T if in_dim >= out_dim else basis
+        return gain * kernel, jnp.zeros(out_dim)
+
+    return start
 
 
 def truncated_normal_with(gain: float) -> Start:
