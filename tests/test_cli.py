@@ -138,7 +138,7 @@ REFUSED = {
     ),
     "an option that another algorithm has": (
         ["train", PLANE, "--algorithm", "qsm", "--improvement.num-steps", "3"],
-        ["--improvement.num-steps"],
+        ["the algorithm 'qsm' have no option --improvement.num-steps", "nearest: --num-env-steps"],
     ),
     "no such algorithm": (
         ["train", PLANE, "--algorithm", "quvpo"], ["no algorithm 'quvpo'", "nearest: qvpo"]

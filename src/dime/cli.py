@@ -6,6 +6,7 @@ stages: environment, algorithm and preset first, then the options of that algori
 
 import argparse
 import dataclasses
+import difflib
 import json
 import os
 import signal
@@ -127,8 +128,33 @@ def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
     )
     if known.config is None:  # not through the constructor, because it is no text
         object.__setattr__(default, "env", tyro.MISSING)
+    _refuse_unknown_options(arguments, default)
     command: Any = Train[TrainingConfig, type(config.settings)]
     return tyro.cli(command, prog="dime train", args=arguments, default=default)
+
+
+def _refuse_unknown_options(arguments: list[str], command: Train[Any, Any]) -> None:
+    """Raises `DimeError` with the nearest option for one that this algorithm's runs lack."""
+    from dime.training.config import option_names
+
+    of_command = [field.name for field in dataclasses.fields(command)]
+    names = [*of_command, *option_names(command.training), *option_names(command.settings)]
+    offered = [f"--{name}".replace("_", "-") for name in names]
+    known = {*offered, *map(_switched_off, offered), "--help"}
+    for word in arguments:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in known:
+            nearest = difflib.get_close_matches(option, offered, n=1, cutoff=0.0)[0]
+            raise DimeError(
+                f"Runs of the algorithm '{command.algorithm}' have no option {option}; nearest: "
+                f"{nearest}. All of them: dime train ENV --algorithm {command.algorithm} --help"
+            )
+
+
+def _switched_off(option: str) -> str:
+    """How a flag is switched off: --no-flag; in a part of the settings --part.no-flag."""
+    part, dot, name = option.removeprefix("--").rpartition(".")
+    return f"--{part}{dot}no-{name}"
 
 
 def _read_config(file: Path) -> Any:
