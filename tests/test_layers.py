@@ -17,7 +17,7 @@ LAYERS = [
     {"policies", "critics"},
     {"updates"},
     {"algorithms"},
-    {"envs"},
+    {"envs", "statistics"},
     {"training"},
     {"experiments", "deploy"},
     {"api", "costs", "timing", "benchmark_algorithms", "benchmark", "commands", "cli"},

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dime.errors import DimeError
-from dime.experiments.curves import panels_of, read_runs, series_of
-from dime.experiments.statistics import bootstrap_interval, iqm
+from dime.experiments.curves import panels_of, series_of
+from dime.experiments.runs import read_runs
+from dime.statistics import bootstrap_interval, iqm
 from tests.experiments.make_run import make_run
 
 MYO = "myoHandReachRandom-v0"

@@ -7,9 +7,10 @@ from matplotlib.collections import PolyCollection
 
 from dime.errors import DimeError
 from dime.experiments import figures
-from dime.experiments.curves import panels_of, read_runs
+from dime.experiments.curves import panels_of
 from dime.experiments.figures import learning_curves, learning_figure, plot, plot_figure
 from dime.experiments.reference import read_reference
+from dime.experiments.runs import read_runs
 from tests.experiments.make_run import make_run
 
 MULTI_GOAL = "dime/MultiGoal-v0"

@@ -3,7 +3,7 @@ import pytest
 
 from dime.errors import DimeError
 from dime.experiments.reference import read_reference
-from dime.experiments.statistics import bootstrap_interval, iqm
+from dime.statistics import bootstrap_interval, iqm
 
 SUMMARY = "environment,metric,env_step,iqm,ci_low,ci_high\n"
 SCORES = "environment,metric,seed,env_step,score\n"

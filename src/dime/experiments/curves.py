@@ -2,7 +2,6 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,8 @@ import numpy as np
 
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
-from dime.experiments.statistics import bootstrap_interval, iqm
-from dime.training.records import read_records
-from dime.training.run_directory import RunDirectory
+from dime.experiments.runs import Run, flatten
+from dime.statistics import bootstrap_interval, iqm
 
 MIN_RUNS = 3
 """Fewer runs than this have no interval worth drawing."""
@@ -21,8 +19,6 @@ MIN_RUNS = 3
 History = dict[int, float]
 """The score of one run by env step."""
 
-_CONFIG_KEYS = {"env", "algorithm", "training"}
-_RECORD_KEYS = {"env_step", "seed", "mode", "returns", "success_last"}
 # Settings that runs of a kind may differ in: they do not change what is learnt up to an env step.
 _OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
@@ -38,19 +34,6 @@ _OPERATIONAL = {"format_version", "preset"} | {
         "wandb_project",
     )
 }
-
-
-class Run(NamedTuple):
-    """A run directory as far as figures need it."""
-
-    folder: Path
-    config: dict[str, Any]
-    records: list[dict[str, Any]]
-
-    @property
-    def environment(self) -> str:
-        """The environment's id."""
-        return self.config["env"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one algorithm on one environment under one action mode.
+    """The runs of one algorithm and variant on one environment under one action mode.
 
     Attributes:
         num_episodes: the numbers of episodes that its evaluations have; mostly one number.
@@ -83,6 +66,7 @@ class Curve:
     """
 
     algorithm: str
+    variant: str
     mode: str
     series: Series
     num_episodes: frozenset[int]
@@ -92,7 +76,12 @@ class Curve:
     @property
     def label(self) -> str:
         """As in the legend."""
-        return f"{self.algorithm}, {self.mode.replace('_', ' ')}"
+        return f"{self.kind}, {self.mode.replace('_', ' ')}"
+
+    @property
+    def kind(self) -> str:
+        """Algorithm and variant."""
+        return f"{self.algorithm} {self.variant}".strip()
 
 
 class Panel(NamedTuple):
@@ -103,46 +92,10 @@ class Panel(NamedTuple):
     curves: list[Curve]
 
 
-def read_runs(run_dirs: str | Path | Iterable[str | Path]) -> list[Run]:
-    """Reads run directories, each once.
-
-    Raises:
-        DimeError: none is given, one is no run or damaged, or one has no evaluations yet.
-    """
-    paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
-    if not paths:
-        raise DimeError("There is nothing to draw: name at least one run directory.")
-    by_place = {Path(path).resolve(): Path(path) for path in paths}
-    return [_read_run(path) for path in by_place.values()]
-
-
-def _read_run(path: Path) -> Run:
-    directory = RunDirectory.open(path)
-    file = directory.evaluations_file
-    config = directory.config()
-    if missing := _CONFIG_KEYS - set(config):
-        raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
-    try:
-        records = list(read_records(file))
-    except ValueError as error:
-        raise DimeError(f"{file} is damaged: a line is not JSON ({error}).") from error
-    if not records:
-        raise DimeError(
-            f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
-            "the run has started: try again then, or leave this run out."
-        )
-    for number, record in enumerate(records, 1):
-        missing = _RECORD_KEYS - set(record)
-        if missing or not record["returns"]:
-            lacks = ", ".join(sorted(missing)) or "episodes"
-            raise DimeError(f"{file}, line {number}, is not an evaluation: it lacks {lacks}.")
-    return Run(path, config, records)
-
-
 def panels_of(runs: list[Run]) -> list[Panel]:
     """The learning curves of these runs, one panel per environment in the order of the runs.
 
-    Runs of the same environment and algorithm are pooled, whatever folder they are in.
+    Runs of the same environment, algorithm and variant are pooled, whatever folder they are in.
 
     Raises:
         DimeError: runs to be pooled share no evaluated env step.
@@ -157,13 +110,23 @@ def _panel(environment: str, runs: list[Run]) -> Panel:
     records = [record for run in runs for record in run.records]
     reported = all(None not in (record["success_last"] or [None]) for record in records)
     metric = "success_rate" if reported and suite_of(environment) == "myosuite" else "return"
-    kinds = {(run.config["algorithm"], record["mode"]) for run in runs for record in run.records}
-    # stochastic before deterministic: the paper's mode first
-    ordered = sorted(kinds, key=lambda kind: (kind[0], kind[1] != "stochastic", kind[1]))
-    curves = [
-        _curve([run for run in runs if run.config["algorithm"] == algorithm], mode, metric)
-        for algorithm, mode in ordered
-    ]
+    by_kind: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        modes = dict.fromkeys(record["mode"] for record in run.records)
+        for mode in modes:
+            by_kind[run.kind, mode].append(run)
+    # stochastic before deterministic: the paper's mode first; variants in the order of the runs
+    order = {kind: place for place, (kind, _) in enumerate(by_kind)}
+    ordered = sorted(
+        by_kind,
+        key=lambda key: (
+            by_kind[key][0].config["algorithm"],
+            order[key[0]],
+            key[1] != "stochastic",
+            key[1],
+        ),
+    )
+    curves = [_curve(by_kind[kind, mode], mode, metric) for kind, mode in ordered]
     return Panel(environment, metric, curves)
 
 
@@ -176,13 +139,14 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
                 history = histories[run.folder, record["seed"]]
                 history[record["env_step"]] = _score(record, metric)
                 num_episodes.add(len(record["returns"]))
-    algorithm = runs[0].config["algorithm"]
+    first = runs[0]
     pooled = [run for run in runs if any(folder == run.folder for folder, _ in histories)]
     expected = sum(len(run.config["training"]["seeds"]) for run in pooled)
     return Curve(
-        algorithm,
+        first.config["algorithm"],
+        first.variant,
         mode,
-        series_of(list(histories.values()), f"{algorithm} ({mode}) on {runs[0].environment}"),
+        series_of(list(histories.values()), f"{first.kind} ({mode}) on {first.environment}"),
         frozenset(num_episodes),
         expected - len(histories),
         _differences([run.config for run in pooled]),
@@ -226,15 +190,7 @@ def series_of(histories: list[History], name: str) -> Series:
 
 def _differences(configs: list[dict[str, Any]]) -> tuple[str, ...]:
     """Names of the settings that change the learning and are not the same in all configs."""
-    flat = [_flat(config) for config in configs]
+    flat = [flatten(config) for config in configs]
     names = sorted(set().union(*flat) - _OPERATIONAL)
     values = {name: {json.dumps(settings.get(name)) for settings in flat} for name in names}
     return tuple(name.removeprefix("settings.") for name in names if len(values[name]) > 1)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat.update(inner if inner is not None else {f"{prefix}{name}": value})
-    return flat

@@ -1,13 +1,13 @@
 """The figures of runs: learning curves, and paths on the multi-goal plane."""
 
 import zlib
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -16,12 +16,11 @@ from dime.deploy.policy import load_policy
 from dime.errors import DimeError
 from dime.experiments.canvas import Draw, check_output, make_figure, save
 from dime.experiments.captions import learning_caption
-from dime.experiments.curves import Panel, Run, Series, panels_of, read_runs
+from dime.experiments.curves import Curve, Panel, Series, panels_of
 from dime.experiments.paths import ENVIRONMENT, PATHS_NOTE, draw_paths, paths_caption, play_paths
 from dime.experiments.reference import Reference, read_reference
+from dime.experiments.runs import Run, RunDirs, read_runs
 from dime.training.run_directory import RunDirectory
-
-RunDirs = str | Path | Iterable[str | Path]
 
 # Colours that colour-blind readers tell apart; the marker tells algorithms apart in grey.
 _COLOURS = (
@@ -35,6 +34,7 @@ _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zor
 _METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 _NUM_MARKERS = 8  # per line
 _NUM_PATHS = 50
+_LIGHTEST = 0.6  # of white in the last variant's shade
 
 
 def learning_curves(
@@ -128,7 +128,10 @@ def plot_figure(run_dirs: RunDirs, reference: str | Path | None = None) -> Figur
 
 def _learning(runs: list[Run], reference: Reference | None) -> tuple[list[Draw], list[str]]:
     panels = panels_of(runs)
-    draws: list[Draw] = [partial(draw_panel, panel=panel, reference=reference) for panel in panels]
+    variants = variants_of(panels)
+    draws: list[Draw] = [
+        partial(draw_panel, panel=panel, variants=variants, reference=reference) for panel in panels
+    ]
     return draws, learning_caption(panels, reference)
 
 
@@ -143,10 +146,22 @@ def _name(run_dir: Path) -> str:
     return run_dir.resolve().name
 
 
-def draw_panel(axes: Axes, panel: Panel, reference: Reference | None) -> None:
+def variants_of(panels: list[Panel]) -> dict[str, list[str]]:
+    """The variants of each algorithm, in the order in which they are shown."""
+    variants: dict[str, list[str]] = {}
+    for curve in (curve for panel in panels for curve in panel.curves):
+        of_algorithm = variants.setdefault(curve.algorithm, [])
+        if curve.variant not in of_algorithm:
+            of_algorithm.append(curve.variant)
+    return variants
+
+
+def draw_panel(
+    axes: Axes, panel: Panel, variants: dict[str, list[str]], reference: Reference | None
+) -> None:
     """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
-        _draw_series(axes, curve.series, curve.label, _style(curve.algorithm, curve.mode))
+        _draw_series(axes, curve.series, curve.label, curve_style(curve, variants))
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(int(curve.series.env_step[-1]) for curve in panel.curves)
@@ -178,19 +193,39 @@ def _draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) 
         )
 
 
-def _style(algorithm: str, mode: str) -> dict[str, Any]:
-    """Colour and marker by algorithm, dashes and the marker's filling by mode."""
-    known = list(ALGORITHMS)
-    place = known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
-    colour = _COLOURS[place % len(_COLOURS)]  # 12 colours, 11 markers: 132 pairs
+def colour_of(algorithm: str) -> str:
+    """The colour of an algorithm, the same in every figure and report, as "#RRGGBB"."""
+    return _COLOURS[_place(algorithm) % len(_COLOURS)]  # 12 colours, 11 markers: 132 pairs
+
+
+def shade(colour: str, place: int, count: int) -> str:
+    """The colour of the `place`-th of `count` variants: from the colour itself towards white.
+
+    >>> shade("#0072B2", 0, 3), shade("#0072B2", 2, 3)
+    ('#0072b2', '#99c7e0')
+    """
+    white = _LIGHTEST * place / max(count - 1, 1)
+    return to_hex([part + (1.0 - part) * white for part in to_rgb(colour)])
+
+
+def curve_style(curve: Curve, variants: dict[str, list[str]]) -> dict[str, Any]:
+    """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
+    of_algorithm = variants[curve.algorithm]
+    number = of_algorithm.index(curve.variant)
+    colour = shade(colour_of(curve.algorithm), number, len(of_algorithm))
     return {
         "color": colour,
-        "linestyle": _MODE_DASHES.get(mode, _OTHER_DASHES),
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": _MODE_DASHES.get(curve.mode, _OTHER_DASHES),
+        "marker": _MARKERS[(_place(curve.algorithm) + number) % len(_MARKERS)],
         "zorder": 3,
         "markersize": 4.5,
-        "markerfacecolor": colour if mode == "stochastic" else "white",
+        "markerfacecolor": colour if curve.mode == "stochastic" else "white",
     }
+
+
+def _place(algorithm: str) -> int:
+    known = list(ALGORITHMS)
+    return known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
 
 
 def _until(series: Series, last: int) -> Series:

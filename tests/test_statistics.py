@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from dime.errors import DimeError
-from dime.experiments.statistics import bootstrap_interval, iqm
+from dime.statistics import bootstrap_interval, iqm
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 4))
 FINITE = st.floats(-1e6, 1e6)
@@ -64,7 +64,7 @@ def test_the_interval_is_batched_over_leading_axes(monkeypatch):
     low, high = bootstrap_interval(scores)
     looped = np.array([bootstrap_interval(row) for row in scores])
     np.testing.assert_allclose(np.stack([low, high], axis=1), looped, rtol=1e-12)
-    monkeypatch.setattr("dime.experiments.statistics._NUMBERS_AT_ONCE", 777)
+    monkeypatch.setattr("dime.statistics._NUMBERS_AT_ONCE", 777)
     np.testing.assert_array_equal(bootstrap_interval(scores), (low, high))
 
 

@@ -1,0 +1,186 @@
+"""Runs as figures and reports read them: from run directories, and from studies' folders."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dime.errors import DimeError
+from dime.training.records import read_records
+from dime.training.run_directory import RunDirectory
+
+RunDirs = str | Path | Iterable[str | Path]
+"""One folder or several, each a run or a study."""
+
+STUDY_FILE = "study.json"
+STUDY_FORMAT_VERSION = 1
+
+_CONFIG_KEYS = {"env", "algorithm", "training"}
+_RECORD_KEYS = {"env_step", "seed", "mode", "returns", "success_last"}
+
+
+class Run(NamedTuple):
+    """A run directory as far as figures need it.
+
+    Attributes:
+        folder: where it is.
+        config: the content of its config.json.
+        records: the lines of its evaluations.jsonl.
+        variant: what its study varies, as "num_steps=4"; "" outside studies.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    variant: str = ""
+
+    @property
+    def environment(self) -> str:
+        """The environment's id."""
+        return self.config["env"]
+
+    @property
+    def kind(self) -> str:
+        """Algorithm and variant: what runs that are pooled have in common."""
+        return f"{self.config['algorithm']} {self.variant}".strip()
+
+
+class Study(NamedTuple):
+    """What a study's folder plans: the names of its trials' folders, and what it varies.
+
+    Attributes:
+        folder: where it is.
+        name: of the study.
+        trials: names of the trials, each a run directory inside the folder once it has begun.
+        varied: settings that differ between trials, by their path in config.json; without
+            environment, algorithm and seeds.
+    """
+
+    folder: Path
+    name: str
+    trials: tuple[str, ...]
+    varied: tuple[str, ...]
+
+    @property
+    def begun(self) -> list[Path]:
+        """The run directories of the trials that have begun."""
+        folders = [self.folder / trial for trial in self.trials]
+        return [folder for folder in folders if (folder / "config.json").is_file()]
+
+
+def is_study(folder: Path) -> bool:
+    """Whether the folder is a study's."""
+    return (folder / STUDY_FILE).is_file()
+
+
+def open_study(folder: Path) -> Study:
+    """Reads a study's folder.
+
+    Raises:
+        DimeError: it is none, its study.json is damaged or of a newer release.
+    """
+    file = folder / STUDY_FILE
+    if not file.is_file():
+        raise DimeError(f"{folder} is not a study: it has no {STUDY_FILE}.")
+    try:
+        content = json.loads(file.read_text())
+        version = int(content["format_version"])
+        trials = tuple(str(trial["name"]) for trial in content["trials"])
+        study = Study(folder, str(content["name"]), trials, tuple(content["varied"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DimeError(f"{file} is damaged or not a study's ({error!r}).") from error
+    if version > STUDY_FORMAT_VERSION:
+        raise DimeError(
+            f"{file} has format version {version}; this release of dime reads up to "
+            f"{STUDY_FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
+        )
+    return study
+
+
+def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
+    """Reads runs, each once; of a study those of its trials that have evaluations.
+
+    Args:
+        run_dirs: folders of runs or of studies.
+        by: settings to tell runs apart by, as "settings.num_steps", beside those that a study
+            varies.
+
+    Raises:
+        DimeError: none is given, one is neither run nor study or damaged, or one has no
+            evaluations yet.
+    """
+    paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
+    if not paths:
+        raise DimeError("There is nothing to draw: name at least one run directory.")
+    runs: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        found = _read_study(path, by) if is_study(path) else [_read_run(path, tuple(by))]
+        runs |= {run.folder.resolve(): run for run in found}
+    return list(runs.values())
+
+
+def _read_study(folder: Path, by: Iterable[str]) -> list[Run]:
+    study = open_study(folder)
+    separate = tuple(dict.fromkeys([*study.varied, *by]))
+    evaluated = [
+        trial
+        for trial in study.begun
+        if (trial / "evaluations.jsonl").is_file() and (trial / "evaluations.jsonl").stat().st_size
+    ]
+    if not evaluated:
+        raise DimeError(f"No trial of {folder} has evaluations yet; try again in a moment.")
+    return [_read_run(trial, separate) for trial in evaluated]
+
+
+def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
+    directory = RunDirectory.open(path)
+    file = directory.evaluations_file
+    config = directory.config()
+    if missing := _CONFIG_KEYS - set(config):
+        raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
+    try:
+        records = list(read_records(file))
+    except ValueError as error:
+        raise DimeError(f"{file} is damaged: a line is not JSON ({error}).") from error
+    if not records:
+        raise DimeError(
+            f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
+            "the run has started: try again then, or leave this run out."
+        )
+    for number, record in enumerate(records, 1):
+        missing = _RECORD_KEYS - set(record)
+        if missing or not record["returns"]:
+            lacks = ", ".join(sorted(missing)) or "episodes"
+            raise DimeError(f"{file}, line {number}, is not an evaluation: it lacks {lacks}.")
+    return Run(path, config, records, variant_of(config, separate))
+
+
+def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
+    """The values of these settings, as a curve's label has them; those a config lacks left out.
+
+    >>> variant_of({"settings": {"num_steps": 4, "critic": {"head": "scalar"}}},
+    ...     ["settings.num_steps", "settings.critic.head", "settings.absent"])
+    'num_steps=4 head=scalar'
+    """
+    flat = flatten(config)
+    named = [(name.rpartition(".")[2], flat[name]) for name in names if name in flat]
+    return " ".join(f"{name}={_shown(value)}" for name, value in named)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with paths as names.
+
+    >>> flatten({"settings": {"discount": 0.99, "critic": {}}})
+    {'settings.discount': 0.99}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
