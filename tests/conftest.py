@@ -16,3 +16,10 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_compiled_programs():
+    """A whole run's programs would fill gigabytes; no two modules share enough to keep them."""
+    yield
+    jax.clear_caches()

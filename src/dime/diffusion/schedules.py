@@ -57,7 +57,7 @@ def cosine_betas(num_steps: int) -> Float[Array, " steps"]:
     """Noise variances of the cosine schedule (Nichol & Dhariwal 2021), beta_1 first, below 0.999.
 
     >>> [round(float(beta), 3) for beta in cosine_betas(4)]
-    [0.153, 0.416, 0.708, 0.999]
+    [0.153, 0.417, 0.708, 0.999]
     """
     offset = _OFFSET - 1.0
     time = jnp.arange(num_steps + 1) / num_steps

@@ -30,7 +30,7 @@ def leave_pictures(run_dir: Path, video: bool) -> None:
         modes = find_algorithm(restored.config.algorithm).modes
         mode = "deterministic" if "deterministic" in modes else modes[0]
         film(restored, mode, restored.config.env, run_dir / "video.mp4")
-        print(f"wrote {run_dir / 'video.mp4'} (an episode, deterministic actions)")
+        print(f"wrote {run_dir / 'video.mp4'} (an episode, {mode} actions)")
     except Exception as error:  # likewise; also whatever an encoder raises
         print(f"no film: {_short(error)}")
 
