@@ -12,7 +12,6 @@ import pytest
 from dime.cli import main
 from tests.training.runs import (
     OPTIONS,
-    SCHEDULE,
     as_words,
     assert_same_run,
     checkpoints,
@@ -198,6 +197,6 @@ def test_kill_9(training, straight):
     assert_same_run(process.run_dir, straight)
     discarded = read_lines(process.run_dir / "discarded.jsonl")
     assert sorted((r["env_step"], r.get("mode", "")) for r in discarded) == [
-        *((32, mode) for mode in sorted(SCHEDULE["evaluation_modes"])),
+        *((32, mode) for mode in sorted(OPTIONS["evaluation_modes"])),
         (40, ""),
     ]
