@@ -1,31 +1,18 @@
 """Training runs as functions: what `dime.train` and `dime.resume` do."""
 
-import dataclasses
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dime.envs.registry import make
-from dime.errors import DimeError, choose
-from dime.experiments.presets import (
-    PRESETS,
-    lacks_support,
-    preset_settings,
-    preset_training,
-    refuse_unknown_support,
-)
-from dime.training.config import RunConfig, TrainingConfig, replace_nested
+from dime.errors import DimeError
+from dime.experiments.configs import make_config, run_config
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
-from dime.training.run import Audience, EnvLike, resume_run, start_run
-from dime.training.run_directory import default_run_dir
+from dime.training.run import Audience, EnvLike, resume_run
 from dime.training.signals import EXIT_SAVED
 
 Callback = Callable[[Record], Any]
-
-
-_OF_TRAIN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video"}
 
 
 class RunFailedError(DimeError):
@@ -110,16 +97,6 @@ def resume(
     return checked(resume_run(Path(run_dir), env, num_env_steps, Audience(callback, progress)))
 
 
-def run_config(
-    config: RunConfig, env: EnvLike, run_dir: str | Path | None, audience: Audience
-) -> RunResult:
-    """Runs a config, once the critic's support is known."""
-    if lacks_support(config.settings):
-        refuse_unknown_support(make(env, config.env_kwargs), config.settings.discount)
-    place = Path(run_dir) if run_dir else default_run_dir(config.env, config.algorithm)
-    return start_run(config, env, place, audience)
-
-
 def checked(result: RunResult) -> RunResult:
     """The result of a run that finished; raises what a signal or a failure asks for."""
     if result.signal == signal.SIGINT:
@@ -129,43 +106,3 @@ def checked(result: RunResult) -> RunResult:
     if result.state == "failed":
         raise RunFailedError(result)
     return result
-
-
-def _describe(env: EnvLike) -> str:
-    """An id, or the name of what makes the environment."""
-    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-
-
-def make_config(
-    env: EnvLike,
-    algorithm: str = "dime",
-    preset: str = "paper",
-    env_kwargs: dict[str, Any] | None = None,
-    **options: Any,
-) -> RunConfig:
-    """The config of a run: a preset with `options` (as for `train`) in it."""
-    choose("preset", preset, PRESETS)
-    # A factory's name may be that of an environment that it does not make.
-    env_id = env if isinstance(env, str) else ""
-    settings = preset_settings(preset, algorithm, env_id)
-    of_loop = {field.name for field in dataclasses.fields(TrainingConfig)}
-    of_algorithm = {field.name for field in dataclasses.fields(settings)}
-    taken = of_algorithm & (of_loop | _OF_TRAIN)
-    if taken:
-        raise DimeError(
-            f"The config of the algorithm '{algorithm}' has a field {min(taken)!r}, which is an "
-            "option of every run. Give it another name."
-        )
-    for name in options:
-        choose("option", name, of_loop | of_algorithm)
-    for_loop = {name: value for name, value in options.items() if name in of_loop}
-    for_algorithm = {name: value for name, value in options.items() if name in of_algorithm}
-    return RunConfig(
-        env=_describe(env),
-        env_kwargs=env_kwargs or {},
-        env_is_object=not isinstance(env, str),
-        algorithm=algorithm,
-        preset=preset,
-        training=replace_nested(preset_training(preset, algorithm, env_id), for_loop),
-        settings=replace_nested(settings, for_algorithm),
-    )

@@ -99,7 +99,7 @@ def _parse_train(arguments: list[str]) -> Any:
 
 def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
     """Reads the whole command line, whose options and defaults `known` decides."""
-    from dime.api import make_config
+    from dime.experiments.configs import make_config
     from dime.experiments.presets import with_known_support
     from dime.training.config import RunConfig, TrainingConfig
 
@@ -199,7 +199,7 @@ def run(command: Any) -> int:
 
 
 def _train(command: Train[Any, Any]) -> int:
-    from dime.api import run_config
+    from dime.experiments.configs import run_config
     from dime.training.config import RunConfig
     from dime.training.run import Audience
 

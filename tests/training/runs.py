@@ -14,7 +14,7 @@ import safetensors.numpy
 import dime.training.learners
 import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS
-from dime.api import make_config
+from dime.experiments.configs import make_config
 from dime.training.programs import Programs
 from dime.training.run import Audience, resume_run, start_run
 from tests.training.walk import walks

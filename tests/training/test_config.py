@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import dime
-from dime.api import make_config
 from dime.errors import DimeError
+from dime.experiments.configs import make_config
 from dime.training.config import RunConfig, TrainingConfig, choose, replace_nested
 
 NAN, INF = float("nan"), float("inf")

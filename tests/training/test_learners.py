@@ -10,8 +10,8 @@ import pytest
 
 import dime.training.learners
 from dime.algorithms.registry import ALGORITHMS
-from dime.api import make_config
 from dime.envs.environment import Environment
+from dime.experiments.configs import make_config
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.learners import Learners
 from tests.training.runs import OPTIONS, shared_programs, start
