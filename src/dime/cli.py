@@ -1,4 +1,4 @@
-"""The command line: `dime train`, `resume`, `evaluate`, `plot`, `list`, `doctor`, `benchmark`.
+"""The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands.
 
 Words become config here and nowhere further right. `dime train` reads its command line in two
 stages: environment, algorithm and preset first, then the options of that algorithm.
@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 
 import dime
-from dime.commands import COMMANDS, Benchmark, Doctor, Evaluate, List, Plot, Resume, Train
+from dime.commands import COMMANDS, Benchmark, Doctor, Evaluate, List, Plot, Resume, Sweep, Train
 from dime.errors import DimeError, choose
 from dime.training.signals import EXIT_CTRL_C
 
@@ -176,6 +176,8 @@ def run(command: Any) -> int:
             return _after_training(result, command.video)
         case Evaluate():
             return _evaluate(command)
+        case Sweep():
+            return _sweep(command)
         case Plot():
             from dime.experiments.figures import plot
 
@@ -263,6 +265,39 @@ def _evaluate(command: Evaluate) -> int:
     if command.video is not None:
         print(f"wrote {command.video}")
     return 0
+
+
+def _sweep(command: Sweep) -> int:
+    from dime.experiments import sweep_plan
+    from dime.experiments.sweep import sweep
+
+    if command.dry_run:
+        sweep_plan.show(command.study, command.variant, command.figures)
+        return 0
+    if command.emit is not None:
+        print(f"wrote {sweep_plan.write_slurm(command.study, command.storage, command.variant)}")
+        return 0
+    if command.trial is not None:
+        from dime.training.signals import exit_code
+
+        result = sweep_plan.run_one(command.study, command.storage, command.variant, command.trial)
+        if result is None:
+            print("This trial has finished before.")
+        elif result.signal is not None:
+            return exit_code(result.signal)
+        return EXIT_FAILED if result is not None and result.state == "failed" else 0
+    result = sweep(
+        command.study, storage=command.storage, variant=command.variant, address=command.address
+    )
+    for name, reason in result.failed.items():
+        print(f"error: {name} failed:\n{reason}", file=sys.stderr)
+    print(
+        f"{result.folder}: {len(result.finished)} trials finished, {len(result.failed)} failed, "
+        f"{len(result.unfinished)} not finished"
+    )
+    if result.unfinished:
+        print("Run the same command again to go on.")
+    return 0 if not (result.failed or result.unfinished) else EXIT_FAILED
 
 
 def entry() -> None:

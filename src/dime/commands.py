@@ -63,11 +63,35 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Run a study: many trials side by side, resumed where they stand."""
+
+    study: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STUDY")]
+    """A .toml or .py file, or the name of a shipped study (`dime list studies`)."""
+    storage: str = "runs"
+    """Folder for the study's folder; for several machines one that all of them see, or a URI
+    that Ray accepts, as s3://bucket/path."""
+    variant: str | None = None
+    """`laptop` for the study's variant that ends in minutes on two cores."""
+    address: str | None = None
+    """Of a Ray cluster: `auto`, or host:port; by default this machine alone."""
+    dry_run: bool = False
+    """Only list the trials and what they will cost."""
+    emit: Literal["slurm"] | None = None
+    """Only write a job array for a cluster without Ray."""
+    trial: int | None = None
+    """Only run the trial of this number, here and without Ray (what the job array does)."""
+    figures: Path | None = None
+    """Costs come from this file of `dime benchmark --all-algorithms --json` instead of the shipped
+    one."""
+
+
+@dataclass(frozen=True)
 class Plot:
-    """Draw the learning curves of runs; of a multi-goal run also its paths."""
+    """Draw the learning curves of runs and studies; of a multi-goal run also its paths."""
 
     run_dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN_DIR...")]
-    """Folders of runs; those on one environment share a panel."""
+    """Folders of runs or studies; those on one environment share a panel."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Picture to write: .png, .svg or .pdf."""
     reference: str | None = None
@@ -78,7 +102,7 @@ class Plot:
 class List:
     """Show what there is."""
 
-    what: tyro.conf.Positional[Literal["algorithms", "environments", "presets"]]
+    what: tyro.conf.Positional[Literal["algorithms", "environments", "presets", "studies"]]
     """What to show."""
 
 
@@ -105,6 +129,7 @@ COMMANDS = {
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "plot": Plot,
     "list": List,
     "doctor": Doctor,

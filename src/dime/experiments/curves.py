@@ -10,7 +10,7 @@ import numpy as np
 
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
-from dime.experiments.runs import Run, flatten
+from dime.experiments.runs import OPERATIONAL, Run, flatten
 from dime.statistics import bootstrap_interval, iqm
 
 MIN_RUNS = 3
@@ -18,22 +18,6 @@ MIN_RUNS = 3
 
 History = dict[int, float]
 """The score of one run by env step."""
-
-# Settings that runs of a kind may differ in: they do not change what is learnt up to an env step.
-_OPERATIONAL = {"format_version", "preset"} | {
-    f"training.{name}"
-    for name in (
-        "seeds",
-        "num_env_steps",
-        "evaluate_every",
-        "num_evaluation_episodes",
-        "evaluation_modes",
-        "log_every",
-        "checkpoint_every",
-        "tensorboard",
-        "wandb_project",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -191,6 +175,6 @@ def series_of(histories: list[History], name: str) -> Series:
 def _differences(configs: list[dict[str, Any]]) -> tuple[str, ...]:
     """Names of the settings that change the learning and are not the same in all configs."""
     flat = [flatten(config) for config in configs]
-    names = sorted(set().union(*flat) - _OPERATIONAL)
+    names = sorted(set().union(*flat) - OPERATIONAL)
     values = {name: {json.dumps(settings.get(name)) for settings in flat} for name in names}
     return tuple(name.removeprefix("settings.") for name in names if len(values[name]) > 1)

@@ -27,8 +27,6 @@ _SUITE_SUPPORT = {"dm_control": 200.0, "mujoco": 1600.0, "myosuite": 3600.0}
 _ENV_SUPPORT = {
     "dime/TwoModeBandit-v0": 20.0,
     "dime/MultiGoal-v0": 100.0,
-    # Rewards in [-16.3, 0]: hanging still costs 987 at a discount of 0.99.
-    "Pendulum-v1": 1000.0,
 }
 # Rewards in [0, 1] and a discount of 0.99 bound returns by 100: with twice the paper's resolution,
 # cartpole-swingup is learnt in fewer steps.

@@ -15,6 +15,22 @@ RunDirs = str | Path | Iterable[str | Path]
 STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
 
+OPERATIONAL = {"format_version", "preset"} | {
+    f"training.{name}"
+    for name in (
+        "seeds",
+        "num_env_steps",
+        "evaluate_every",
+        "num_evaluation_episodes",
+        "evaluation_modes",
+        "log_every",
+        "checkpoint_every",
+        "tensorboard",
+        "wandb_project",
+    )
+}
+"""Settings that runs of a kind may differ in: they do not change what is learnt up to a step."""
+
 _CONFIG_KEYS = {"env", "algorithm", "training"}
 _RECORD_KEYS = {"env_step", "seed", "mode", "returns", "success_last"}
 

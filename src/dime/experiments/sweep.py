@@ -1,0 +1,260 @@
+"""Running a study's trials side by side with Ray Tune, on this machine or on a cluster."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dime.errors import DimeError, require
+from dime.experiments.mirror import Mirror
+from dime.experiments.study import Study, Trial, read_study, source_of, trials_of
+from dime.experiments.study_folder import StudyFolder, run_trial
+from dime.training.config import RunConfig
+from dime.training.listeners import Record
+from dime.training.run_directory import RunDirectory
+
+_ANSWER_WITHIN_S = 5.0
+_OBJECT_STORE_BYTES = 80 * 2**20  # trials exchange nothing but numbers
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended: names of trials in `folder`, and why some failed."""
+
+    folder: Path
+    finished: tuple[str, ...]
+    failed: Mapping[str, str]
+    unfinished: tuple[str, ...]
+
+
+def sweep(
+    study: Study | Mapping[str, Any] | str | Path,
+    *,
+    storage: str | Path = "runs",
+    variant: str | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> SweepResult:
+    """Runs what of a study has not finished yet; the same call again goes on after any stop.
+
+    Each trial is a run directory in `storage/NAME`, written and resumed as by `dime.train` and
+    `dime.resume`. A trial that fails is begun again from its last checkpoint, `retries` times.
+
+    Args:
+        study: as for `read_study`: a file, a shipped study's name, a table or a `Study`.
+        storage: folder for the study's folder; for trials on several machines one that all of
+            them see, or a URI that Ray accepts (s3://bucket/path), to which runs are copied at
+            each checkpoint.
+        variant: "laptop" for the small variant.
+        address: of a Ray cluster ("auto", "host:6379"); this machine by itself if None.
+        progress: whether to show how far the trials are.
+
+    Returns:
+        What finished, what failed and why.
+
+    Raises:
+        DimeError: the study, the storage or the address is refused; no trial was started then.
+        KeyboardInterrupt: Ctrl-C; what was trained since the last checkpoints is lost.
+    """
+    require(
+        importlib.util.find_spec("ray") is not None,
+        "Sweeps need Ray Tune: pip install 'dime-rl[sweep]'",
+    )
+    mirror = Mirror.of(str(storage))
+    chosen = read_study(study, variant)
+    folder = StudyFolder(mirror.local / chosen.name)
+    mirror.pull_records(chosen.name)
+    source = source_of(Path(study)) if isinstance(study, str | Path) else ""
+    with _cluster(address):
+        if chosen.of_search is not None:
+            from dime.experiments.search import search
+
+            trials = search(chosen, folder, source, mirror, progress)
+        else:
+            trials = trials_of(chosen)
+            folder.plan(chosen, source, trials)
+            _run_grid(chosen, folder, trials, mirror, progress)
+    mirror.pull_records(chosen.name)
+    return _result(folder, trials)
+
+
+def _run_grid(
+    study: Study, folder: StudyFolder, trials: list[Trial], mirror: Mirror, progress: bool
+) -> None:
+    from ray import tune
+
+    from dime.experiments.sweep_progress import SweepProgress
+
+    open_trials = [trial for trial in trials if not folder.is_finished(trial)]
+    if not open_trials:
+        return
+    display = SweepProgress(open_trials, len(trials) - len(open_trials), not progress)
+    configs = {trial.name: trial.config.to_json() for trial in open_trials}
+    space = {"trial": tune.grid_search(list(configs)), **_constants(folder, mirror, configs)}
+    run_tuner(study, folder, mirror, space, [display])
+
+
+def run_tuner(
+    study: Study,
+    folder: StudyFolder,
+    mirror: Mirror,
+    space: dict[str, Any],
+    callbacks: list[Any],
+    tune_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Hands the trials to Ray Tune and waits for them; its own state is thrown away."""
+    from ray import tune
+
+    # Ray keeps pickled state beside the results; it is never read, and a new place each time.
+    state = f"{mirror.target(folder.path.name)}/.ray"
+    trainable = tune.with_resources(
+        train_trial, {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **(tune_options or {})
+        ),
+        run_config=tune.RunConfig(
+            name=f"{int(time.time() * 1000):x}",
+            storage_path=state,
+            failure_config=tune.FailureConfig(max_failures=study.retries),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder.path / ".ray", ignore_errors=True)
+
+
+def _constants(folder: StudyFolder, mirror: Mirror, configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What every trial is told beside its name."""
+    return {"study": str(folder.path.absolute()), "mirror": mirror.uri, "configs": dict(configs)}
+
+
+def train_trial(told: Mapping[str, Any]) -> None:
+    """Runs in a worker of Ray: one trial, from wherever it stands."""
+    from ray import tune
+
+    _limit_threads()
+    name = told["trial"]
+    mirror = Mirror.of_uri(told["mirror"])
+    folder = StudyFolder(mirror.folder(Path(told["study"])))
+    trial = Trial(name, RunConfig.from_json(told["configs"][name]))
+    mirror.pull(folder.path, name)
+
+    def report(record: Record) -> None:
+        mirror.push(folder.path, name)
+        tune.report({"env_step": record["env_step"], "score": _score(record)})
+
+    try:
+        result = run_trial(folder.path, trial, report)
+        failure = _reason(result.run_dir) if result and result.state == "failed" else None
+    except BaseException:
+        folder.note_failure(name, traceback.format_exc())
+        mirror.push(folder.path, name)
+        raise
+    mirror.push(folder.path, name)
+    if failure is not None:
+        folder.note_failure(name, failure)
+        raise RuntimeError(failure)
+    folder.forget_failure(name)
+
+
+def _limit_threads() -> None:
+    """A trial on one core computes in one thread; more would wait for each other."""
+    if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray sets it to the trial's cores
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+def _score(record: Record) -> float | None:
+    """The return of a record's episodes."""
+    returns = record.get("returns")
+    return sum(returns) / len(returns) if returns else record.get("episode_return")
+
+
+def _reason(run_dir: Path) -> str:
+    """Why a run failed: what its status says, and the traceback that it left."""
+    directory = RunDirectory(run_dir)
+    texts = sorted(directory.failures_folder.rglob("*.txt"))
+    return "\n\n".join(
+        [str(directory.status().get("reason")), *(text.read_text() for text in texts)]
+    )
+
+
+def _result(folder: StudyFolder, trials: list[Trial]) -> SweepResult:
+    finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
+    failed = {
+        trial.name: text
+        for trial in trials
+        if trial.name not in finished and (text := folder.failure(trial.name)) is not None
+    }
+    rest = [trial.name for trial in trials if trial.name not in finished]
+    return SweepResult(
+        folder.path, finished, failed, tuple(name for name in rest if name not in failed)
+    )
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connects to Ray, or starts one on this machine that hears nobody else."""
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():  # the caller's own
+        yield
+        return
+    if address is not None:
+        _require_answer(address)
+        options: dict[str, Any] = {"address": address}
+    else:
+        options = {
+            "_node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        place = f"the cluster at {address}" if address else "Ray on this machine"
+        raise DimeError(
+            f"{place} does not answer ({error}). Start it (ray start --head), look at its address "
+            "(ray status), or leave --address out to use this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise DimeError(
+            f"The cluster at {address} does not answer ({error}). Look at its address (ray status "
+            "on the head node), or leave --address out to use this machine."
+        ) from error

@@ -1,0 +1,135 @@
+"""What a sweep would do: its trials and their cost, a job array, one trial by itself."""
+
+import json
+import shlex
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from dime.errors import DimeError, require
+from dime.experiments.study import Study, Trial, read_study, source_of, trials_of
+from dime.experiments.study_folder import StudyFolder, run_trial
+from dime.training.config import RunConfig
+from dime.training.loop import RunResult
+
+_SHIPPED_COSTS = "algorithms-cpu-2-cores.json"
+_SLURM = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --cpus-per-task={cpus}
+{gpus}#SBATCH --requeue
+#SBATCH --signal=B:TERM@120
+#SBATCH --output={folder}/slurm-%a.txt
+# Each task is one trial. SIGTERM saves it and ends it with status 75: it is queued again.
+dime sweep {study} --storage {storage}{variant} --trial "$SLURM_ARRAY_TASK_ID" &
+wait $! || {{
+  status=$?
+  wait $!
+  [ "$?" = 75 ] && scontrol requeue "$SLURM_JOB_ID"
+  exit "$status"
+}}
+"""
+
+
+def show(study: Path, variant: str | None, figures: Path | None) -> None:
+    """Prints the trials, and the hours that their updates and actions take."""
+    chosen = read_study(study, variant)
+    costs, note = _costs(figures)
+    table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
+    for column in ("#", "trial", "env steps", "hours"):
+        table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
+    total, unknown = 0.0, False
+    for number, trial in enumerate(_planned(chosen)):
+        hours = _hours(trial.config, costs)
+        total, unknown = total + (hours or 0.0), unknown or hours is None
+        steps = trial.config.training.num_env_steps * len(trial.config.training.seeds)
+        shown = "?" if hours is None else f"{hours:.2f}"
+        table.add_row(str(number), trial.name, f"{steps:,}", shown)
+    console = rich.console.Console()
+    console.print(table)
+    more = " and those of unknown cost" if unknown else ""
+    console.print(
+        f"{total:.1f} hours of one trial's resources ({chosen.cpus} cores, {chosen.gpus:g} GPUs) in"
+        f" all{more}, {note}. Environments, evaluations and compilation come on top.",
+        highlight=False,
+    )
+
+
+def _costs(figures: Path | None) -> tuple[dict[str, Any], str]:
+    """Figures of the benchmark by algorithm, and what they were measured on."""
+    shipped = resources.files("dime").joinpath("data", _SHIPPED_COSTS)
+    try:
+        content = json.loads((figures or shipped).read_text())
+        by_name = {row["algorithm"]: row for row in content["algorithms"]}
+        machine, preset = content["machine"], content["preset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DimeError(
+            f"{figures} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
+        ) from error
+    where = ", ".join(f"{name} {value}" for name, value in machine.items())
+    return by_name, f"from updates at the sizes of the preset '{preset}' on {where}"
+
+
+def _hours(config: RunConfig, costs: dict[str, Any]) -> float | None:
+    row = costs.get(config.algorithm)
+    if row is None:
+        return None
+    training = config.training
+    updates = training.updates_per_env_step / training.env_steps_per_update
+    trained = max(training.num_env_steps - training.num_random_steps, 0)
+    milliseconds = trained * updates * row["update_ms"] + training.num_env_steps * row["act_ms"]
+    return milliseconds * len(training.seeds) / 3.6e6
+
+
+def _planned(study: Study) -> list[Trial]:
+    require(
+        study.of_search is None,
+        "A search draws its trials as it goes: they can neither be listed nor numbered before.",
+    )
+    return trials_of(study)
+
+
+def write_slurm(study: Path, storage: str, variant: str | None) -> Path:
+    """Writes the study's plan and a job array beside it, for clusters with SLURM.
+
+    Returns:
+        The script: submit it with `sbatch`.
+    """
+    require("://" not in storage, f"--storage is {storage}; a job array needs a shared folder.")
+    chosen = read_study(study, variant)
+    trials = _planned(chosen)
+    folder = StudyFolder(Path(storage).absolute() / chosen.name)
+    folder.plan(chosen, source_of(study), trials)
+    script = folder.path / "sweep.sbatch"
+    script.write_text(
+        _SLURM.format(
+            name=chosen.name,
+            last=len(trials) - 1,
+            cpus=chosen.cpus,
+            gpus=f"#SBATCH --gpus-per-task={chosen.gpus:g}\n" if chosen.gpus else "",
+            folder=folder.path,
+            study=shlex.quote(str(study.absolute() if study.suffix else study)),
+            storage=shlex.quote(str(folder.path.parent)),
+            variant=f" --variant {variant}" if variant else "",
+        )
+    )
+    return script
+
+
+def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunResult | None:
+    """Runs or resumes the trial of this number; None where it has finished before."""
+    chosen = read_study(study, variant)
+    trials = _planned(chosen)
+    require(
+        0 <= number < len(trials),
+        f"--trial is {number}; {chosen.name} has the trials 0 to {len(trials) - 1}.",
+    )
+    folder = StudyFolder(Path(storage) / chosen.name)
+    if not folder.file.exists():
+        folder.plan(chosen, source_of(study), trials)
+    return run_trial(folder.path, trials[number], progress=True)
