@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dime.deploy.policy import load_policy
     from dime.envs.registry import list_environments, make_env
     from dime.errors import DimeError
+    from dime.experiments.study import Study
+    from dime.experiments.sweep import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,9 @@ _PUBLIC = {
     "make_env": "dime.envs.registry",
     "list_environments": "dime.envs.registry",
     "DimeError": "dime.errors",
+    "Study": "dime.experiments.study",
+    "SweepResult": "dime.experiments.sweep",
+    "sweep": "dime.experiments.sweep",
 }
 
 __all__ = [
@@ -40,12 +45,15 @@ __all__ = [
     "DimeError",
     "Preset",
     "RunFailedError",
+    "Study",
+    "SweepResult",
     "__version__",
     "evaluate",
     "list_environments",
     "load_policy",
     "make_env",
     "resume",
+    "sweep",
     "train",
 ]
 

@@ -205,7 +205,8 @@ def shade(colour: str, place: int, count: int) -> str:
     ('#0072b2', '#99c7e0')
     """
     white = _LIGHTEST * place / max(count - 1, 1)
-    return to_hex([part + (1.0 - part) * white for part in to_rgb(colour)])
+    red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def curve_style(curve: Curve, variants: dict[str, list[str]]) -> dict[str, Any]:

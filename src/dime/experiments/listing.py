@@ -3,10 +3,11 @@
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import list_environments
 from dime.experiments.presets import PRESETS
+from dime.experiments.study import read_study, shipped_studies
 
 
 def listing(what: str) -> str:
-    """Algorithms, environments or presets, a line each."""
+    """Algorithms, environments, presets or studies, a line each."""
     if what == "algorithms":
         columns = [
             ("name", "paper", "year", "policy", "critic", "official evaluation mode"),
@@ -18,6 +19,9 @@ def listing(what: str) -> str:
         rows = _aligned(columns)
     elif what == "presets":
         rows = [f"{name:8}  {text}" for name, text in PRESETS.items()]
+    elif what == "studies":
+        described = {name: read_study(name).description for name in shipped_studies()}
+        rows = _aligned(list(described.items()))
     else:
         rows = []
         for suite, ids in list_environments().items():

@@ -158,8 +158,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         found = runpy.run_path(str(path)).get("STUDY")
         if isinstance(found, Study):
             return dataclasses.asdict(found)
-        require(isinstance(found, Mapping), f"{path} must define STUDY, a dime.Study or a table.")
-        return dict(found)  # pyright: ignore[reportArgumentType]
+        if not isinstance(found, Mapping):
+            raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
+        return {str(field): value for field, value in found.items()}
     try:
         return tomllib.loads(source_of(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

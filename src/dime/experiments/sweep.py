@@ -2,12 +2,13 @@
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shutil
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,17 @@ def _run_grid(
     display = SweepProgress(open_trials, len(trials) - len(open_trials), not progress)
     configs = {trial.name: trial.config.to_json() for trial in open_trials}
     space = {"trial": tune.grid_search(list(configs)), **_constants(folder, mirror, configs)}
-    run_tuner(study, folder, mirror, space, [display])
+    run_tuner(study, train_trial, folder, mirror, space, [display], {})
 
 
-def run_tuner(
+def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
     study: Study,
+    train: Callable[[Mapping[str, Any]], None],
     folder: StudyFolder,
     mirror: Mirror,
     space: dict[str, Any],
     callbacks: list[Any],
-    tune_options: Mapping[str, Any] | None = None,
+    tune_options: Mapping[str, Any],
 ) -> None:
     """Hands the trials to Ray Tune and waits for them; its own state is thrown away."""
     from ray import tune
@@ -115,13 +117,13 @@ def run_tuner(
     # Ray keeps pickled state beside the results; it is never read, and a new place each time.
     state = f"{mirror.target(folder.path.name)}/.ray"
     trainable = tune.with_resources(
-        train_trial, {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
+        train, {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
     )
     tuner = tune.Tuner(
         trainable,
         param_space=space,
         tune_config=tune.TuneConfig(
-            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **(tune_options or {})
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **tune_options
         ),
         run_config=tune.RunConfig(
             name=f"{int(time.time() * 1000):x}",
@@ -143,32 +145,45 @@ def _constants(folder: StudyFolder, mirror: Mirror, configs: Mapping[str, Any]) 
 
 
 def train_trial(told: Mapping[str, Any]) -> None:
-    """Runs in a worker of Ray: one trial, from wherever it stands."""
+    """Runs in a worker of Ray: the trial of a name."""
+    name = told["trial"]
+    trial = Trial(name, RunConfig.from_json(told["configs"][name]))
+    train_in_worker(Path(told["study"]), told["mirror"], trial, _scored)
+
+
+def train_in_worker(
+    study: Path, uri: str, trial: Trial, scored: Callable[[Record], dict[str, Any] | None]
+) -> None:
+    """Runs a trial from wherever it stands, and reports what `scored` makes of its records."""
     from ray import tune
 
     _limit_threads()
-    name = told["trial"]
-    mirror = Mirror.of_uri(told["mirror"])
-    folder = StudyFolder(mirror.folder(Path(told["study"])))
-    trial = Trial(name, RunConfig.from_json(told["configs"][name]))
-    mirror.pull(folder.path, name)
+    mirror = Mirror.of_uri(uri)
+    folder = StudyFolder(mirror.folder(study))
+    mirror.pull(folder.path, trial.name)
 
     def report(record: Record) -> None:
-        mirror.push(folder.path, name)
-        tune.report({"env_step": record["env_step"], "score": _score(record)})
+        mirror.push(folder.path, trial.name)
+        if (told := scored(record)) is not None:
+            tune.report(told)
 
     try:
         result = run_trial(folder.path, trial, report)
-        failure = _reason(result.run_dir) if result and result.state == "failed" else None
-    except BaseException:
-        folder.note_failure(name, traceback.format_exc())
-        mirror.push(folder.path, name)
+        if result and result.state == "failed":
+            raise RuntimeError(_reason(result.run_dir))
+        folder.forget_failure(trial.name)
+    except Exception:
+        folder.note_failure(trial.name, traceback.format_exc())
         raise
-    mirror.push(folder.path, name)
-    if failure is not None:
-        folder.note_failure(name, failure)
-        raise RuntimeError(failure)
-    folder.forget_failure(name)
+    finally:
+        mirror.push(folder.path, trial.name)
+
+
+def _scored(record: Record) -> dict[str, Any]:
+    """Position, and the return of the record's episodes."""
+    returns = record.get("returns")
+    score = sum(returns) / len(returns) if returns else record.get("episode_return")
+    return {"env_step": record["env_step"], "score": score}
 
 
 def _limit_threads() -> None:
@@ -176,12 +191,6 @@ def _limit_threads() -> None:
     if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray sets it to the trial's cores
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-
-
-def _score(record: Record) -> float | None:
-    """The return of a record's episodes."""
-    returns = record.get("returns")
-    return sum(returns) / len(returns) if returns else record.get("episode_return")
 
 
 def _reason(run_dir: Path) -> str:
@@ -233,7 +242,7 @@ def _cluster(address: str | None) -> Iterator[None]:
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
     try:
-        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"the cluster at {address}" if address else "Ray on this machine"
         raise DimeError(

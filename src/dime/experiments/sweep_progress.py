@@ -106,7 +106,14 @@ class SweepProgress(tune.Callback):
             self._live.stop()
 
     def _state(self, trial: Any) -> _State:
-        return self._states.setdefault(self.name_of(trial), _State(0))
+        name = self.name_of(trial)
+        if name not in self._states:
+            self._states[name] = _State(self.planned_steps(trial))
+        return self._states[name]
+
+    def planned_steps(self, trial: Any) -> int:
+        """Env steps of a trial that was not known when the sweep began."""
+        return 0
 
     def name_of(self, trial: Any) -> str:
         """Our name of one of Ray's trials."""
