@@ -18,7 +18,21 @@ from typing import Any
 import tyro
 
 import dime
-from dime.commands import COMMANDS, Benchmark, Doctor, Evaluate, List, Plot, Resume, Sweep, Train
+from dime.commands import (
+    COMMANDS,
+    Benchmark,
+    Doctor,
+    Evaluate,
+    Figure,
+    Inspect,
+    List,
+    Plot,
+    Report,
+    Resume,
+    Serve,
+    Sweep,
+    Train,
+)
 from dime.errors import DimeError, choose
 from dime.training.signals import EXIT_CTRL_C
 
@@ -178,10 +192,8 @@ def run(command: Any) -> int:
             return _evaluate(command)
         case Sweep():
             return _sweep(command)
-        case Plot():
-            from dime.experiments.figures import plot
-
-            print(f"wrote {plot(list(command.run_dirs), command.output, command.reference)}")
+        case Plot() | Figure() | Inspect() | Report() | Serve():
+            _show(command)
         case List():
             from dime.experiments.listing import listing
 
@@ -198,6 +210,44 @@ def run(command: Any) -> int:
             else:
                 benchmark(command.cases, command.json)
     return 0
+
+
+def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
+    """Makes pictures and pages of runs."""
+    match command:
+        case Plot():
+            from dime.experiments.figures import plot
+
+            written = [plot(list(command.run_dirs), command.output, command.reference, command.by)]
+        case Figure():
+            from dime.experiments.paper_figures import draw_figure
+
+            runs = list(command.run_dirs)
+            written = [draw_figure(command.name, runs, command.output, command.reference)]
+        case Inspect():
+            from dime.experiments.inspection import inspect_policy
+
+            written = inspect_policy(
+                command.run_dir,
+                command.output,
+                checkpoint=command.checkpoint,
+                num_states=command.states,
+                plane=command.plane,
+                seed=command.seed,
+                suffixes=(f".{command.format}", f".{command.film}"),
+            )
+        case Report():
+            from dime.experiments.report import write_report
+
+            runs = list(command.run_dirs)
+            written = [write_report(runs, command.output, reference=command.reference)]
+        case Serve():
+            from dime.experiments.report import serve
+
+            serve(command.runs_dir, command.port, open_browser=command.open_browser)
+            written = []
+    for file in written:
+        print(f"wrote {file}")
 
 
 def _train(command: Train[Any, Any]) -> int:

@@ -96,6 +96,73 @@ class Plot:
     """Picture to write: .png, .svg or .pdf."""
     reference: str | None = None
     """CSV of curves to draw beside them; `shipped` for the authors' published ones."""
+    by: tuple[str, ...] = ()
+    """Settings to tell runs of one algorithm apart by, as settings.policy.num_denoising_steps;
+    those that a study varies are known."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Draw a figure of the paper from the records of its study."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Its number: 1, 2a to 2d, 3a to 3d, 4, 5, 6, 7, 8, 9; or `comparison`, ours."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Picture to write: .png, .svg or .pdf."""
+    run_dirs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STUDY_OR_RUN...")
+    ] = ()
+    """Folders of its study or of runs; none for figure 5."""
+    reference: str | None = None
+    """CSV of curves to draw beside them; `shipped` for the authors' published ones."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Draw what a diffusion policy does in states of an episode, and film its chains."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run's folder."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for the pictures."""
+    checkpoint: Path | None = None
+    """Another checkpoint's folder than the newest intact one."""
+    states: int = 3
+    """How many states, spread over the episode."""
+    plane: tuple[int, ...] | None = None
+    """One action dimension or two; by default the first two."""
+    seed: int | None = None
+    """Which of the run's seeds; by default the first."""
+    format: Literal["png", "svg", "pdf"] = "png"
+    """Of the figures."""
+    film: Literal["gif", "mp4"] = "gif"
+    """Of the film."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML file on runs and studies, which opens without a network."""
+
+    run_dirs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STUDY_OR_RUN...")
+    ]
+    """Folders of studies or runs."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """File to write: report.html."""
+    reference: str | None = None
+    """CSV of curves to draw beside them; `shipped` for the authors' published ones."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Show the report of all runs below a folder in a browser, live, on this machine only."""
+
+    runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
+    """Folder with runs and studies anywhere below it."""
+    port: int = 8765
+    """Of 127.0.0.1."""
+    open_browser: bool = False
+    """Open the page in a browser."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +198,10 @@ COMMANDS = {
     "evaluate": Evaluate,
     "sweep": Sweep,
     "plot": Plot,
+    "figure": Figure,
+    "inspect": Inspect,
+    "report": Report,
+    "serve": Serve,
     "list": List,
     "doctor": Doctor,
     "benchmark": Benchmark,

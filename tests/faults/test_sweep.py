@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,9 +9,7 @@ from pathlib import Path
 import pytest
 
 import dime
-from dime.cli import main
-from dime.errors import DimeError
-from tests.training.runs import OPTIONS, assert_same_run, read_lines, status_of
+from tests.training.runs import OPTIONS, assert_same_run
 from tests.training.walk import ID
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,7 @@
 """The figures of runs: learning curves, and paths on the multi-goal plane."""
 
 import zlib
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dime.experiments.captions import learning_caption
 from dime.experiments.curves import Curve, Panel, Series, panels_of
 from dime.experiments.paths import ENVIRONMENT, PATHS_NOTE, draw_paths, paths_caption, play_paths
 from dime.experiments.reference import Reference, read_reference
-from dime.experiments.runs import Run, RunDirs, read_runs
+from dime.experiments.runs import Run, RunDirs, read_runs, studies_among, unevaluated_trials
 from dime.training.run_directory import RunDirectory
 
 # Colours that colour-blind readers tell apart; the marker tells algorithms apart in grey.
@@ -31,7 +32,7 @@ _MARKERS = "os^DvPX<>hp"
 _MODE_DASHES = {"stochastic": "-", "deterministic": (0, (4, 2)), "best_of_n": (0, (1, 1.5))}
 _OTHER_DASHES = (0, (6, 2, 1, 2))
 _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
-_METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
+METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 _NUM_MARKERS = 8  # per line
 _NUM_PATHS = 50
 _LIGHTEST = 0.6  # of white in the last variant's shade
@@ -82,19 +83,26 @@ def multi_goal_paths(run_dir: str | Path, output: str | Path, num_episodes: int 
     return save(paths_figure(run_dir, num_episodes), path)
 
 
-def plot(run_dirs: RunDirs, output: str | Path, reference: str | Path | None = None) -> Path:
+def plot(
+    run_dirs: RunDirs,
+    output: str | Path,
+    reference: str | Path | None = None,
+    by: Iterable[str] = (),
+) -> Path:
     """Draws what there is to see of runs: learning curves, and paths of multi-goal runs.
 
-    Arguments, result and errors are those of `learning_curves`. A multi-goal run without a
-    checkpoint has no paths yet; the caption says so.
+    Arguments, result and errors are those of `learning_curves`; `by` names settings that tell runs
+    of one algorithm apart, as "settings.discount". A multi-goal run without a checkpoint has no
+    paths yet; the caption says so. Of a study no paths are drawn.
     """
     path = check_output(output)
-    return save(plot_figure(run_dirs, reference), path)
+    return save(plot_figure(run_dirs, reference, by), path)
 
 
 def learning_figure(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
     """The figure that `learning_curves` writes."""
-    return make_figure(*_learning(read_runs(run_dirs), read_reference(reference)))
+    draws, captions = _learning(read_runs(run_dirs), read_reference(reference))
+    return make_figure(draws, [*captions, *unevaluated_note(run_dirs)])
 
 
 def paths_figure(run_dir: str | Path, num_episodes: int = 50) -> Figure:
@@ -108,11 +116,18 @@ def paths_figure(run_dir: str | Path, num_episodes: int = 50) -> Figure:
     return make_figure([draw], [caption, PATHS_NOTE])
 
 
-def plot_figure(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
+def plot_figure(
+    run_dirs: RunDirs, reference: str | Path | None = None, by: Iterable[str] = ()
+) -> Figure:
     """The figure that `plot` writes."""
-    runs = read_runs(run_dirs)
+    runs = read_runs(run_dirs, by)
     draws, captions = _learning(runs, read_reference(reference))
-    folders = [run.folder for run in runs if run.environment == ENVIRONMENT]
+    in_studies = {trial for study in studies_among(run_dirs) for trial in study.begun}
+    folders = [
+        run.folder
+        for run in runs
+        if run.environment == ENVIRONMENT and run.folder not in in_studies
+    ]
     with_paths = [folder for folder in folders if RunDirectory(folder).checkpoints.steps()]
     for folder in with_paths:
         draw, caption = _paths(folder, _NUM_PATHS)
@@ -120,6 +135,7 @@ def plot_figure(run_dirs: RunDirs, reference: str | Path | None = None) -> Figur
         captions.append(caption)
     if with_paths:
         captions.append(PATHS_NOTE)
+    captions += unevaluated_note(run_dirs)
     waiting = ", ".join(_name(folder) for folder in folders if folder not in with_paths)
     if waiting:
         captions.append(f"No paths of {waiting}: no checkpoint yet.")
@@ -128,11 +144,25 @@ def plot_figure(run_dirs: RunDirs, reference: str | Path | None = None) -> Figur
 
 def _learning(runs: list[Run], reference: Reference | None) -> tuple[list[Draw], list[str]]:
     panels = panels_of(runs)
+    return learning_panels(panels, reference), learning_caption(panels, reference)
+
+
+def learning_panels(panels: list[Panel], reference: Reference | None) -> list[Draw]:
+    """What draws the curves of each panel."""
     variants = variants_of(panels)
-    draws: list[Draw] = [
+    return [
         partial(draw_panel, panel=panel, variants=variants, reference=reference) for panel in panels
     ]
-    return draws, learning_caption(panels, reference)
+
+
+def unevaluated_note(run_dirs: RunDirs) -> list[str]:
+    """What a caption says of trials that a study plans and no figure can show yet."""
+    silent = {study.name: len(unevaluated_trials(study)) for study in studies_among(run_dirs)}
+    return [
+        f"Left out of {name}: {count} trials that have no evaluations yet."
+        for name, count in silent.items()
+        if count
+    ]
 
 
 def _paths(run_dir: Path, num_episodes: int) -> tuple[Draw, str]:
@@ -168,12 +198,17 @@ def draw_panel(
         _draw_series(axes, _until(published, last), reference.name, _REFERENCE_STYLE)
         if last > 0:
             axes.set_xlim(-0.03 * last, 1.03 * last)
-    axes.set_title(panel.environment, fontsize=10, parse_math=False)
-    axes.set(xlabel="env steps", ylabel=_METRIC_LABELS[panel.metric])
+    plain_axes(axes, panel.environment, "env steps", METRIC_LABELS[panel.metric])
     if panel.metric == "success_rate":
         axes.set_ylim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def plain_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Title and labels; a light grid below, and no frame above and to the right."""
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

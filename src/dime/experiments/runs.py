@@ -135,14 +135,27 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
     return list(runs.values())
 
 
+def studies_among(run_dirs: RunDirs) -> list[Study]:
+    """The studies among folders."""
+    paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
+    return [open_study(path) for path in map(Path, paths) if is_study(path)]
+
+
+def unevaluated_trials(study: Study) -> list[str]:
+    """Names of the trials that have no evaluations yet."""
+    evaluated = {folder.name for folder in _evaluated(study)}
+    return [name for name in study.trials if name not in evaluated]
+
+
+def _evaluated(study: Study) -> list[Path]:
+    files = [(folder, folder / "evaluations.jsonl") for folder in study.begun]
+    return [folder for folder, file in files if file.is_file() and file.stat().st_size]
+
+
 def _read_study(folder: Path, by: Iterable[str]) -> list[Run]:
     study = open_study(folder)
     separate = tuple(dict.fromkeys([*study.varied, *by]))
-    evaluated = [
-        trial
-        for trial in study.begun
-        if (trial / "evaluations.jsonl").is_file() and (trial / "evaluations.jsonl").stat().st_size
-    ]
+    evaluated = _evaluated(study)
     if not evaluated:
         raise DimeError(f"No trial of {folder} has evaluations yet; try again in a moment.")
     return [_read_run(trial, separate) for trial in evaluated]

@@ -1,0 +1,65 @@
+"""Every algorithm on the two-mode bandit: its actions against the exact density."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.deploy.policy import load_policy
+from dime.envs.tiny import two_mode_log_density
+from dime.experiments.canvas import Draw
+from dime.experiments.figures import colour_of, plain_axes
+from dime.training.run_directory import RunDirectory
+
+ENVIRONMENT = "dime/TwoModeBandit-v0"
+_NUM_ACTIONS = 4_000
+_EDGES = np.linspace(-1.0, 1.0, 61)
+
+
+def bandit_histograms(run_dirs: list[Path]) -> tuple[list[Draw], str]:
+    """A panel per run on the bandit: actions of its newest checkpoint, first seed.
+
+    Returns:
+        The panels in the registry's order, and the sentence that belongs under them.
+    """
+    order = {name: place for place, name in enumerate(ALGORITHMS)}
+    configs = {folder: RunDirectory.open(folder).config() for folder in run_dirs}
+    on_bandit = [folder for folder in run_dirs if configs[folder]["env"] == ENVIRONMENT]
+    on_bandit.sort(key=lambda folder: order.get(configs[folder]["algorithm"], len(order)))
+    draws: list[Draw] = []
+    for folder in on_bandit:
+        algorithm = configs[folder]["algorithm"]
+        mode = _sampling_mode(algorithm)
+        actions = bandit_actions(folder, mode)
+        draws.append(partial(_draw, actions=actions, algorithm=algorithm, mode=mode))
+    note = (
+        f"Histograms: {_NUM_ACTIONS} actions of each algorithm's newest checkpoint (first seed) on "
+        "the two-mode bandit. Black line: the density whose logarithm is the reward, the best "
+        "policy at temperature 1; algorithms that learn their temperature, or have none, aim at "
+        "others with the same two modes."
+    )
+    return draws, note
+
+
+def bandit_actions(run_dir: Path, mode: str) -> np.ndarray:
+    """Actions of a run's first seed in the bandit's one state, (actions,)."""
+    policy = load_policy(run_dir, mode=mode)
+    obs = np.zeros((_NUM_ACTIONS, 1), np.float32)
+    return np.asarray(policy(obs))[:, 0]
+
+
+def _sampling_mode(algorithm: str) -> str:
+    """The mode that draws plainly from the policy, where there is one."""
+    modes = ALGORITHMS[algorithm].modes
+    return "stochastic" if "stochastic" in modes else ALGORITHMS[algorithm].official_mode
+
+
+def _draw(axes: Axes, actions: np.ndarray, algorithm: str, mode: str) -> None:
+    colour = colour_of(algorithm)
+    axes.hist(actions, _EDGES, density=True, color=colour, alpha=0.6, zorder=2)
+    grid = np.linspace(-1.0, 1.0, 401)
+    axes.plot(grid, np.exp(two_mode_log_density(grid)), color="black", linewidth=1.2, zorder=3)
+    axes.set_ylim(0.0, 6.0)
+    plain_axes(axes, f"{algorithm}, {mode.replace('_', ' ')}", "action", "density")
