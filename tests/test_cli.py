@@ -13,6 +13,7 @@ import imageio
 import pytest
 
 import dime
+import dime.actions
 import dime.cli
 import dime.training.learners
 from dime.cli import COMMANDS, main, parse
@@ -349,7 +350,7 @@ def test_a_runs_config_can_be_run_again(tmp_path, plane):
 
 def test_words_for_the_environment():
     words = ("contact=true", "size=3", "name=dog", "weights=[1, 2.5]", "path=a=b", "none=null")
-    assert dime.cli._parse_env_kwargs(words) == {
+    assert dime.actions._parse_env_kwargs(words) == {
         "contact": True, "size": 3, "name": "dog", "weights": [1, 2.5], "path": "a=b", "none": None,
     }  # fmt: skip
 
@@ -358,7 +359,7 @@ def test_the_environments_options_are_kept_and_come_back(tmp_path):
     content = {"env": "Ant-v4", "env_kwargs": {"use_contact_forces": True, "name": "x y"}}
     (tmp_path / "config.json").write_text(json.dumps(content))
     command = parse(["train", "--config", str(tmp_path / "config.json")])
-    assert dime.cli._parse_env_kwargs(command.env_kwargs) == content["env_kwargs"]
+    assert dime.actions._parse_env_kwargs(command.env_kwargs) == content["env_kwargs"]
 
 
 def test_what_a_training_leaves(run):

@@ -20,7 +20,7 @@ LAYERS = [
     {"envs", "statistics"},
     {"training"},
     {"experiments", "deploy"},
-    {"api", "costs", "timing", "benchmark_algorithms", "benchmark", "commands", "cli"},
+    {"api", "costs", "timing", "benchmark_algorithms", "benchmark", "commands", "actions", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])

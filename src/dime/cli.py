@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,26 +17,10 @@ from typing import Any
 import tyro
 
 import dime
-from dime.commands import (
-    COMMANDS,
-    Benchmark,
-    Doctor,
-    Evaluate,
-    Figure,
-    Inspect,
-    List,
-    Plot,
-    Report,
-    Resume,
-    Serve,
-    Sweep,
-    Train,
-)
+from dime.actions import EXIT_FAILED, EXIT_REFUSED, perform
+from dime.commands import COMMANDS, Train
 from dime.errors import DimeError, choose
 from dime.training.signals import EXIT_CTRL_C
-
-EXIT_FAILED = 1
-EXIT_REFUSED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(parse(arguments))
+        return perform(parse(arguments))
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -176,178 +159,6 @@ def _read_config(file: Path) -> Any:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise DimeError(f"{file} cannot be read as a config ({error}).") from error
-
-
-def run(command: Any) -> int:
-    """Does what a command asks; returns the exit status."""
-    match command:
-        case Train():
-            return _train(command)
-        case Resume():
-            from dime.training.run import Audience, resume_run
-
-            result = resume_run(command.run_dir, None, command.num_env_steps, Audience())
-            return _after_training(result, command.video)
-        case Evaluate():
-            return _evaluate(command)
-        case Sweep():
-            return _sweep(command)
-        case Plot() | Figure() | Inspect() | Report() | Serve():
-            _show(command)
-        case List():
-            from dime.experiments.listing import listing
-
-            print(listing(command.what))
-        case Doctor():
-            from dime.experiments.doctor import examine
-
-            return examine()
-        case Benchmark():
-            from dime.benchmark import benchmark, benchmark_all
-
-            if command.all_algorithms:
-                benchmark_all(command.preset, command.json)
-            else:
-                benchmark(command.cases, command.json)
-    return 0
-
-
-def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
-    """Makes pictures and pages of runs."""
-    match command:
-        case Plot():
-            from dime.experiments.figures import plot
-
-            written = [plot(list(command.run_dirs), command.output, command.reference, command.by)]
-        case Figure():
-            from dime.experiments.paper_figures import draw_figure
-
-            runs = list(command.run_dirs)
-            written = [draw_figure(command.name, runs, command.output, command.reference)]
-        case Inspect():
-            from dime.experiments.inspection import inspect_policy
-
-            written = inspect_policy(
-                command.run_dir,
-                command.output,
-                checkpoint=command.checkpoint,
-                num_states=command.states,
-                plane=command.plane,
-                seed=command.seed,
-                suffixes=(f".{command.format}", f".{command.film}"),
-            )
-        case Report():
-            from dime.experiments.report import write_report
-
-            runs = list(command.run_dirs)
-            written = [write_report(runs, command.output, reference=command.reference)]
-        case Serve():
-            from dime.experiments.report import serve
-
-            serve(command.runs_dir, command.port, open_browser=command.open_browser)
-            written = []
-    for file in written:
-        print(f"wrote {file}")
-
-
-def _train(command: Train[Any, Any]) -> int:
-    from dime.experiments.configs import run_config
-    from dime.training.config import RunConfig
-    from dime.training.run import Audience
-
-    config = RunConfig(
-        env=command.env,
-        env_kwargs=_parse_env_kwargs(command.env_kwargs),
-        algorithm=command.algorithm,
-        preset=command.preset,
-        training=command.training,
-        settings=command.settings,
-    )
-    result = run_config(config, config.env, command.run_dir, Audience())
-    return _after_training(result, command.video)
-
-
-def _parse_env_kwargs(words: tuple[str, ...]) -> dict[str, Any]:
-    """Reads `name=value`; a value is JSON if it can be, else text."""
-    kwargs: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (equals and name.isidentifier()):
-            raise DimeError(f"--env-kwargs takes name=value, got '{word}'.")
-        try:
-            kwargs[name] = json.loads(value)
-        except ValueError:
-            kwargs[name] = value
-    return kwargs
-
-
-def _after_training(result: Any, video: bool) -> int:
-    """Shows how a run ended, and makes its pictures; returns the exit status."""
-    from dime.experiments.closing import leave_pictures, result_table
-    from dime.training.signals import exit_code
-
-    if result.signal is not None:
-        print(f"Stopped by {signal.Signals(result.signal).name} at env step {result.env_step}.")
-        print(f"Saved; continue with: dime resume {result.run_dir}")
-        return exit_code(result.signal)
-    if result.state == "failed":
-        print(f"error: the run failed: {result.reason}", file=sys.stderr)
-    print(result_table(result.run_dir))
-    print(f"run directory: {result.run_dir}")
-    leave_pictures(result.run_dir, video)
-    return EXIT_FAILED if result.state == "failed" else 0
-
-
-def _evaluate(command: Evaluate) -> int:
-    from dime.deploy.evaluate import evaluate
-    from dime.experiments.closing import evaluation_table
-
-    records = evaluate(
-        command.run_dir,
-        command.mode,
-        episodes=command.episodes,
-        checkpoint=command.checkpoint,
-        video=command.video,
-    )
-    for warning in records[0].pop("warnings"):
-        print(f"warning: {warning}", file=sys.stderr)
-    print(evaluation_table(records))
-    if command.video is not None:
-        print(f"wrote {command.video}")
-    return 0
-
-
-def _sweep(command: Sweep) -> int:
-    from dime.experiments import sweep_plan
-    from dime.experiments.sweep import sweep
-
-    if command.dry_run:
-        sweep_plan.show(command.study, command.variant, command.figures)
-        return 0
-    if command.emit is not None:
-        print(f"wrote {sweep_plan.write_slurm(command.study, command.storage, command.variant)}")
-        return 0
-    if command.trial is not None:
-        from dime.training.signals import exit_code
-
-        result = sweep_plan.run_one(command.study, command.storage, command.variant, command.trial)
-        if result is None:
-            print("This trial has finished before.")
-        elif result.signal is not None:
-            return exit_code(result.signal)
-        return EXIT_FAILED if result is not None and result.state == "failed" else 0
-    result = sweep(
-        command.study, storage=command.storage, variant=command.variant, address=command.address
-    )
-    for name, reason in result.failed.items():
-        print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-    print(
-        f"{result.folder}: {len(result.finished)} trials finished, {len(result.failed)} failed, "
-        f"{len(result.unfinished)} not finished"
-    )
-    if result.unfinished:
-        print("Run the same command again to go on.")
-    return 0 if not (result.failed or result.unfinished) else EXIT_FAILED
 
 
 def entry() -> None:
