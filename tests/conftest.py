@@ -6,8 +6,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
+# How long an example takes says more about what else the machine is doing.
+settings.register_profile("dime", deadline=None)
+settings.load_profile("dime")
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ PURE_MAY_IMPORT = {
     "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
     "difflib", "importlib", "math",
 }  # fmt: skip
+STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}
 READS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py"))
@@ -95,6 +96,12 @@ def test_environments_know_neither_jax_nor_the_algorithms(path):
     assert imported_layers(path).isdisjoint(REINFORCEMENT_LEARNING)
 
 
+@pytest.mark.parametrize("path", in_layers({"statistics"}), ids=name_of)
+def test_statistics_are_numpy_and_know_nothing_of_learning(path):
+    assert {name.split(".")[0] for name in imported(path)} <= STATISTICS_MAY_IMPORT | {"dime"}
+    assert imported_layers(path) <= {"errors", "statistics"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_runs_code_from_data(path):
     assert {name.split(".")[0] for name in imported(path)}.isdisjoint(READS_CODE)
@@ -126,6 +133,12 @@ def test_importing_the_algorithm_brings_no_environment_screen_or_file_format():
         "scipy", "imageio", "PIL", "tensorboardX", "wandb", "safetensors", "h5py",
     }  # fmt: skip
     assert loaded.isdisjoint(heavy), loaded & heavy
+
+
+def test_statistics_are_there_without_jax():
+    loaded = modules_after("import dime; dime.statistics.iqm")
+    assert "numpy" in loaded
+    assert loaded.isdisjoint({"jax", "equinox", "scipy", "pandas", "rliable", "matplotlib"})
 
 
 def test_importing_the_package_is_lazy():

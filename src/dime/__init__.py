@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dime import statistics
     from dime.algorithms.algorithm import Algorithm, Preset
     from dime.api import RunFailedError, resume, train
     from dime.deploy.evaluate import evaluate
@@ -39,6 +40,7 @@ _PUBLIC = {
     "SweepResult": "dime.experiments.sweep",
     "sweep": "dime.experiments.sweep",
 }
+_PUBLIC_MODULES = {"statistics"}
 
 __all__ = [
     "Algorithm",
@@ -53,12 +55,15 @@ __all__ = [
     "load_policy",
     "make_env",
     "resume",
+    "statistics",
     "sweep",
     "train",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in _PUBLIC_MODULES:
+        return importlib.import_module(f"dime.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dime' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,1 +1,1 @@
-"""Many runs, and what is made of them: presets, statistics, figures."""
+"""Many runs, and what is made of them: presets, curves, figures."""
