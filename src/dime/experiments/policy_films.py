@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imageio
 import numpy as np
@@ -54,8 +55,8 @@ def write_film(view: PolicyView, file: Path) -> Path:
         if file.suffix == ".mp4":
             write_video(file, frames(view), FRAMES_PER_SECOND)
         else:
-            pictures = list(frames(view))
-            imageio.mimwrite(file, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)  # pyright: ignore[reportArgumentType]
+            pictures: list[Any] = list(frames(view))
+            imageio.mimwrite(file, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)
     except OSError as error:
         raise DimeError(f"The film cannot be written to {file}: {error}.") from error
     return file
