@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from dime.policies.diffusion import DiffusionPolicy
 
-NUM_BINS = {1: 100, 2: 50}
+NUM_BINS = {1: 100, 2: 40}
 """Per action dimension, on a line and on a plane."""
 
 
@@ -53,7 +53,7 @@ def draw_chains(policy: DiffusionPolicy, obs: np.ndarray, num: int, key: Key[Arr
     """
     repeated = jnp.broadcast_to(jnp.asarray(obs), (num, *obs.shape))
     actions, log_prob = _draw(policy, repeated, key)
-    return Chains(np.asarray(actions, np.float64), np.asarray(log_prob, np.float64))
+    return Chains(np.asarray(actions), np.asarray(log_prob, np.float64))
 
 
 def masses(actions: np.ndarray) -> np.ndarray:

@@ -30,7 +30,9 @@ NUM_PATHS = 15
 _SIDE = 0.32  # width of a side panel, as a share of the chain's length
 _LINE_PANEL, _PLANE_PANEL = (4.4, 3.4), (2.5, 2.4)  # inches
 _MAX_BARS_NAMED = 8
+_DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
 
+CONTOURS_NOTE = f"Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of exp(Q / temperature)."
 LINE_NOTE = (
     "Middle: share of chains per bin and denoising step, dark is many (root scale), each column by "
     f"itself; {NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
@@ -38,8 +40,7 @@ LINE_NOTE = (
 )
 PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
-    f"column is exp(Q / temperature). Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of "
-    "it."
+    "column is exp(Q / temperature). " + CONTOURS_NOTE
 )
 
 
@@ -72,11 +73,8 @@ def chains_figure(view: PolicyView) -> Figure:
         ]
         return make_figure(draws, [*_about_chains(view), LINE_NOTE], panel_size=_LINE_PANEL)
     shown = shown_steps(len(view.step_sizes))
-    draws = [
-        draw for row, state in enumerate(view.states) for draw in _plane_row(view, state, row == 0)
-    ]
     caption = [*_about_chains(view), PLANE_NOTE]
-    return make_figure(draws, caption, columns=len(shown) + 1, panel_size=_PLANE_PANEL)
+    return make_figure(_plane_rows(view), caption, columns=len(shown) + 1, panel_size=_PLANE_PANEL)
 
 
 def _about_chains(view: PolicyView) -> list[str]:
@@ -168,31 +166,36 @@ def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, lab
     )
 
 
-def _plane_row(view: PolicyView, state: StateView, first: bool) -> list[Draw]:
-    """The panels of one state; only the first row has titles."""
+def _plane_rows(view: PolicyView) -> list[Draw]:
+    """Row by row, the panels of each state: some denoising steps, then exp(Q / temperature)."""
     num_steps = len(view.step_sizes)
     shown = shown_steps(num_steps)
-    names = {0: "prior", num_steps: "actions"}
-    titles = [f"denoising step {n}" + (f": {names[n]}" if n in names else "") for n in shown]
-    masses = [*state.mass[shown], state.density / state.density.sum()]
+    names = {0: ": prior", num_steps: ": actions"}
+    titles = [f"denoising step {n}{names.get(n, '')}" for n in shown] + ["exp(Q / temperature)"]
+    x_label, y_label = (f"action {dim}" for dim in view.plane)
     draws: list[Draw] = []
-    for mass, title in zip(masses, [*titles, "exp(Q / temperature)"], strict=True):
-        above = "" if draws else f"env step {state.env_step}\n"
-        labels = (title if first else "", f"{above}action {view.plane[1]}")
-        draws.append(partial(_draw_plane, mass=mass, state=state, plane=view.plane, labels=labels))
+    for state in view.states:
+        masses = [*state.mass[shown], state.density / state.density.sum()]
+        first, last = state is view.states[0], state is view.states[-1]
+        for column, (mass, title) in enumerate(zip(masses, titles, strict=True)):
+            labels = {
+                "title": title if first else "",
+                "xlabel": x_label if last else "",
+                "ylabel": "" if column else f"env step {state.env_step}\n{y_label}",
+            }
+            draws.append(partial(_draw_plane, mass=mass, density=state.density, labels=labels))
     return draws
 
 
-def _draw_plane(
-    axes: Axes, mass: np.ndarray, state: StateView, plane: tuple[int, ...], labels: tuple[str, str]
-) -> None:
-    """A share per bin in blue, contours of exp(Q / temperature); labels: the title, the y axis."""
+def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
+    """A share per bin in blue, contours of exp(Q / temperature)."""
     edges = bin_edges(2)
-    norm = PowerNorm(0.5, 0, mass.max())
+    darkest = np.quantile(mass, _DARKEST) or mass.max()  # where all is in few bins, the fullest
+    norm = PowerNorm(0.5, 0, darkest)
     axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
-    draw_contours(axes, state.density)
-    axes.set_title(labels[0], fontsize=9)
-    axes.set(xlabel=f"action {plane[0]}", ylabel=labels[1])
+    draw_contours(axes, density)
+    axes.set(**labels)
+    axes.title.set_fontsize(9)
     set_box(axes)
 
 

@@ -15,6 +15,7 @@ from dime.errors import DimeError
 from dime.experiments.canvas import Draw, make_figure
 from dime.experiments.chains import bin_centres, bin_edges
 from dime.experiments.policy_figures import (
+    CONTOURS_NOTE,
     DARK,
     FILL,
     TARGET,
@@ -22,13 +23,15 @@ from dime.experiments.policy_figures import (
     draw_contours,
     set_box,
 )
-from dime.experiments.policy_views import PolicyView, StateView
+from dime.experiments.policy_views import NUM_POINTS, PolicyView, StateView
 
 FRAMES_PER_SECOND = 4
 """Denoising steps per second."""
 NUM_LAST_FRAMES = 8
 """How often the last denoising step is shown, before the film begins again."""
 _DPI = 100
+_LINE_NOTE = "Blue: share of chains per bin, relative to the fullest."
+_PLANE_NOTE = f"Dots: {NUM_POINTS} chains. {CONTOURS_NOTE}"
 _PANEL = 3.2, 3.2  # inches
 
 
@@ -71,10 +74,8 @@ def frames(view: PolicyView) -> Iterator[np.ndarray]:
         updates.append(start(axes, state, view.plane))
 
     draws: list[Draw] = [partial(draw, state=state) for state in view.states]
-    what = (
-        "Dots: chains" if len(view.plane) == 2 else "Blue: share of chains per bin, to its highest"
-    )
-    caption = [f"{about(view)}. {what}; temperature {view.temperature:.3g}."]
+    what = _LINE_NOTE if len(view.plane) == 1 else _PLANE_NOTE
+    caption = [f"{about(view)}. {what} Temperature {view.temperature:.3g}."]
     figure = make_figure(draws, caption, panel_size=_PANEL)
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
@@ -91,7 +92,7 @@ def frames(view: PolicyView) -> Iterator[np.ndarray]:
 
 def _start_plane(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
     """Draws the contours; the result draws the chains as they are at a denoising step."""
-    (dots,) = axes.plot([], [], ".", color=DARK, markersize=3, alpha=0.5, markeredgewidth=0)
+    (dots,) = axes.plot([], [], ".", color=DARK, markersize=4, alpha=0.55, markeredgewidth=0)
     draw_contours(axes, state.density)
     set_box(axes)
     axes.set(xlabel=f"action {plane[0]}", ylabel=f"action {plane[1]}")
@@ -109,7 +110,7 @@ def _start_line(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callabl
     expected = state.density / state.density.max()
     axes.plot(bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
     axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
-    axes.set(xlabel=f"action {plane[0]}")
+    axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {plane[0]}")
 
     def update(step: int) -> None:
         bars.set_data(state.mass[step] / state.mass[step].max())

@@ -22,7 +22,7 @@ from dime.training.evaluation import evaluation_seeds, run_episodes
 from dime.training.run import EnvLike
 from dime.updates.max_entropy import combined_value
 
-NUM_CHAINS = 8192
+NUM_CHAINS = 16_384
 """Chains of each state that is drawn."""
 NUM_POINTS = 1000
 """Of these, chains that are kept one by one."""

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -22,7 +23,7 @@ METRIC = "diffusion_scale"
 _NUM_PANELS = 4
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
-Histories = dict[tuple[Path, int], dict[int, list[float]]]
+Histories = dict[tuple[Path, int], dict[int, np.ndarray]]
 """By run and seed, the scales of all action dimensions by env step."""
 
 
@@ -63,13 +64,18 @@ def scales_figure(run_dirs: RunDirs, dims: Iterable[int] | None = None) -> Figur
     )
     shown = default_dims(action_dim) if dims is None else _checked(dims, action_dim)
     styles = _styles(by_kind)
-    draws: list[Draw] = []
-    for dim in shown:
-        series = {
+    series = {
+        dim: {
             kind: series_of(_of_dimension(histories, dim), f"{kind} on {environment}")
             for kind, histories in recorded.items()
         }
-        draws.append(partial(_draw, series=series, styles=styles, dim=dim))
+        for dim in shown
+    }
+    drawn = [one for of_dim in series.values() for one in of_dim.values()]
+    top = max(float((one.lines if one.band is None else one.band).max()) for one in drawn)
+    draws: list[Draw] = [
+        partial(_draw, series=series[dim], styles=styles, dim=dim, top=1.08 * top) for dim in shown
+    ]
     return make_figure(draws, _caption(environment, action_dim, recorded))
 
 
@@ -99,19 +105,13 @@ def _recorded(runs: list[Run]) -> Histories:
         found = [record for record in records if METRIC in record]
         if not found:
             raise DimeError(
-                f"{run.folder} has no {METRIC} in its metrics.jsonl: "
-                + ("it has made no updates yet." if _is_dime(run) else _OTHER)
+                f"{run.folder} has no {METRIC} in its metrics.jsonl: it has made no updates "
+                f"yet, or {run.config['algorithm']} does not learn one, as dime and dime-gb do."
             )
         for record in found:
-            histories[run.folder, record["seed"]][record["env_step"]] = record[METRIC]
+            scales = np.asarray(record[METRIC], np.float64)
+            histories[run.folder, record["seed"]][record["env_step"]] = scales
     return histories
-
-
-_OTHER = "only runs of dime and dime-gb learn one."
-
-
-def _is_dime(run: Run) -> bool:
-    return run.config["algorithm"] in ("dime", "dime-gb")
 
 
 def _checked(dims: Iterable[int], action_dim: int) -> list[int]:
@@ -123,7 +123,7 @@ def _checked(dims: Iterable[int], action_dim: int) -> list[int]:
 
 def _of_dimension(histories: Histories, dim: int) -> list[History]:
     return [
-        {env_step: scales[dim] for env_step, scales in history.items()}
+        {env_step: float(scales[dim]) for env_step, scales in history.items()}
         for history in histories.values()
     ]
 
@@ -142,12 +142,16 @@ def _styles(by_kind: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
 
 
 def _draw(
-    axes: Axes, series: dict[str, Series], styles: dict[str, dict[str, Any]], dim: int
+    axes: Axes,
+    series: dict[str, Series],
+    styles: dict[str, dict[str, Any]],
+    dim: int,
+    top: float,
 ) -> None:
     for kind, of_kind in series.items():
         draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
     axes.set_title(f"action dimension {dim}", fontsize=10)
-    axes.set(xlabel="env steps", ylabel="diffusion scale")
+    axes.set(xlabel="env steps", ylabel="diffusion scale", ylim=(0.0, top))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(color="#e4e4e4", linewidth=0.6)
