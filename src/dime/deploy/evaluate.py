@@ -61,13 +61,17 @@ def evaluate(
     count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
     if count < 1:
         raise DimeError(f"episodes is {count}; it must be at least 1.")
-    source = _environment(restored, env, Path(run_dir))
+    source = environment_of(restored, env, Path(run_dir))
     if video is not None:  # first: what stands in its way costs no episodes then
         film(restored, mode, source, Path(video))
     return _play(restored, mode, count, source)
 
 
-def _environment(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
+def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
+    """What makes the run's environment: `env` if given, else the run's id.
+
+    Raises `DimeError` where the run's environment was passed as an object and is not given again.
+    """
     if env is not None:
         return env
     if restored.config.env_is_object:
@@ -84,7 +88,7 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
     env_step = restored.checkpoint.env_step
     at_a_time = min(count, restored.config.training.num_evaluation_episodes)
     played: list[list[EpisodeResult]] = [[] for _ in restored.seeds]
-    act = _actions(restored, mode)
+    act = actions_of(restored, mode)
     with ExitStack() as stack:
         environments = [
             stack.enter_context(closing(make(env, restored.config.env_kwargs)))
@@ -112,7 +116,7 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
     ]
 
 
-def _actions(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int], np.ndarray]:
+def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int], np.ndarray]:
     """Actions in episodes from a first one on, for their observations and the step in them."""
     program = jax.jit(partial(evaluation_actions, restored.agent, mode))
     keys = seed_keys(tuple(restored.seeds))
@@ -130,7 +134,7 @@ def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
     refuse_unless_writable(file)
     environment = make(env, restored.config.env_kwargs, render=True)
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
-    act = _actions(restored, mode)
+    act = actions_of(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
 
     stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))

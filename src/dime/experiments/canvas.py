@@ -51,16 +51,24 @@ def check_output(output: str | Path) -> Path:
     return path
 
 
-def make_figure(draws: list[Draw], caption: list[str]) -> Figure:
+def make_figure(
+    draws: list[Draw],
+    caption: list[str],
+    *,
+    columns: int | None = None,
+    panel_size: tuple[float, float] = _PANEL_SIZE,
+) -> Figure:
     """A figure of these panels, with one legend for all of them.
 
     Args:
-        draws: one function per panel.
+        draws: one function per panel, row by row.
         caption: paragraphs to stand below.
+        columns: panels in a row; by default as many as make a compact figure.
+        panel_size: width and height of a panel, in inches.
     """
-    columns = _num_columns(len(draws))
+    columns = columns or _num_columns(len(draws))
     rows = math.ceil(len(draws) / columns)
-    width = max(_MIN_WIDTH, columns * _PANEL_SIZE[0])
+    width = max(_MIN_WIDTH, columns * panel_size[0])
     text = _wrapped(caption, width)
     with _plain_style():
         figure = Figure(facecolor="white", layout="constrained")
@@ -76,7 +84,7 @@ def make_figure(draws: list[Draw], caption: list[str]) -> Figure:
             text, x=0.01, ha="left", fontsize=_CAPTION_SIZE, linespacing=1.3, parse_math=False
         )
         extra = _CAPTION_SIZE * (text.count("\n") + 2) + _LEGEND_SIZE * (legend_rows + 1)
-        figure.set_size_inches(width, rows * _PANEL_SIZE[1] + extra * _LINE_HEIGHT)
+        figure.set_size_inches(width, rows * panel_size[1] + extra * _LINE_HEIGHT)
     return figure
 
 

@@ -191,11 +191,11 @@ def draw_panel(
 ) -> None:
     """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
-        _draw_series(axes, curve.series, curve.label, curve_style(curve, variants))
+        draw_series(axes, curve.series, curve.label, curve_style(curve, variants))
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(int(curve.series.env_step[-1]) for curve in panel.curves)
-        _draw_series(axes, _until(published, last), reference.name, _REFERENCE_STYLE)
+        draw_series(axes, _until(published, last), reference.name, _REFERENCE_STYLE)
         if last > 0:
             axes.set_xlim(-0.03 * last, 1.03 * last)
     plain_axes(axes, panel.environment, "env steps", METRIC_LABELS[panel.metric])
@@ -214,8 +214,8 @@ def plain_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
-    """The band below, the line or lines above; only the first line has a label."""
+def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
+    """Draws the band below, the line or lines above; only the first line has a label."""
     width = 0.8 if series.band is None else 1.8
     every = -(-len(series.env_step) // _NUM_MARKERS)
     for number, line in enumerate(series.lines):

@@ -1,0 +1,1 @@
+from tests.training.fixtures import straight  # noqa: F401
