@@ -113,3 +113,99 @@ def test_a_node_dies_and_all_trials_end_as_if_nothing_had_happened(
         for n in names()
     ]
     assert sorted(starts) == [[0], [0], [0, 30]]  # one trial lost its node and 10 env steps
+
+
+def start_sweep(tmp_path, hold_at, number):
+    """The command in a process of its own, held at an env step of each trial's process."""
+    hold = tmp_path / f"hold-{number}"
+    hold.mkdir()
+    environment = os.environ | {"WALK_HOLD": f"0:{hold_at}:{hold}"}
+    # SIGINT may be ignored where the tests run in the background; the command is to heed it.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{heeding}from dime.cli import entry; entry()", "sweep"]
+        + [str(tmp_path / "walks.py"), "--storage", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    return process, hold
+
+
+def test_stopped_by_ctrl_c_and_by_kill_9_the_same_command_finishes(undisturbed, tmp_path):
+    (tmp_path / "walks.py").write_text(f"STUDY = {study(cpus=1)!r}")
+    for number, (hold_at, how) in enumerate([(40, signal.SIGINT), (8, signal.SIGKILL)]):
+        process, hold = start_sweep(tmp_path, hold_at, number)
+        wait_for((hold / "reached").exists, "a trial at the step where it waits")
+        os.kill(process.pid, how)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), out
+        assert "Traceback" not in out
+    process, hold = start_sweep(tmp_path, 1000, 2)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "3 trials finished, 0 failed, 0 not finished" in out
+    assert_same_results(tmp_path / "walks", undisturbed)
+    assert main(["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]) == 0
+
+
+def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(tmp_path, capsys):
+    # Its reward is no number at the 20th step of a process: with checkpoints every 15 steps, the
+    # run of 48 steps gets through at the third attempt.
+    bad = {"algorithm": "dime", "env_kwargs.nan_at": 20}
+    changes = {"seeds": [0], "arms": [bad], "retries": 1}
+    (tmp_path / "walks.py").write_text(f"STUDY = {study(**changes)!r}")
+    words = ["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "1 trials finished, 1 failed, 0 not finished" in out
+    failed = "tests.training.walk-Walk-v0_dime_env_kwargs.nan_at-20_seed-0"
+    assert f"{failed} failed and is begun again" in out
+    assert f"error: {failed} failed" in err and "Traceback" in err and "nan" in err
+    folder = tmp_path / "walks" / failed
+    starts = json.loads((folder / "provenance.json").read_text())["starts"]
+    assert [start["env_step"] for start in starts] == [0, 15]
+    assert status_of(folder)["state"] == "failed"
+    assert main(words) == 0
+    assert status_of(folder)["state"] == "finished"
+    assert not list((tmp_path / "walks" / "failures").iterdir())
+
+
+def test_a_search_keeps_what_it_tried(tmp_path):
+    space = {
+        "batch_size": {"low": 4, "high": 12},
+        "policy.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    plan = {"space": space, "num_samples": 2, "grace_env_steps": 16, "mode": "stochastic"}
+    result = dime.sweep(study(search=plan, seeds=[0, 1]), storage=tmp_path, progress=False)
+    assert len(result.finished) + len(result.unfinished) == 2 and not result.failed
+    tried = json.loads((tmp_path / "walks" / "search.json").read_text())
+    for name, entry in tried.items():
+        config = json.loads((tmp_path / "walks" / name / "config.json").read_text())
+        assert config["training"]["batch_size"] == entry["values"]["batch_size"]
+        assert config["training"]["seeds"] == [0, 1]
+        records = read_lines(tmp_path / "walks" / name / "evaluations.jsonl")
+        scores = [r["returns"] for r in records if r["mode"] == "stochastic"]
+        last = [sum(returns) / len(returns) for returns in scores[-2:]]
+        assert entry["score"] == pytest.approx(sum(last) / 2)
+    again = dime.sweep(
+        study(search=plan | {"num_samples": 3}, seeds=[0, 1]), storage=tmp_path, progress=False
+    )
+    after = json.loads((tmp_path / "walks" / "search.json").read_text())
+    assert len(after) == 3 and {name: after[name] for name in tried} == tried
+    assert len(again.finished) + len(again.unfinished) == 3
+
+
+@pytest.mark.parametrize(
+    "address, said",
+    [("127.0.0.1:1", "does not answer"), ("nowhere.invalid:6379", "does not answer")],
+)
+def test_a_cluster_that_does_not_answer_is_refused_before_anything_starts(tmp_path, address, said):
+    began = time.monotonic()
+    with pytest.raises(DimeError, match=said):
+        dime.sweep(study(), storage=tmp_path, address=address)
+    assert time.monotonic() - began < 60
+    assert not list(tmp_path.glob("walks/*/config.json"))

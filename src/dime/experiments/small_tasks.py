@@ -15,7 +15,7 @@ from dime.training.run_directory import RunDirectory
 
 ENVIRONMENT = "dime/TwoModeBandit-v0"
 _NUM_ACTIONS = 4_000
-_EDGES = np.linspace(-1.0, 1.0, 61)
+_EDGES = np.linspace(-1.0, 1.0, 61).tolist()
 
 
 def bandit_histograms(run_dirs: list[Path]) -> tuple[list[Draw], str]:

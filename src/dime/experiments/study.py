@@ -62,7 +62,7 @@ class Study:
     preset: str = "paper"
     """What the options start from."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Options of every trial."""
+    """Options of every trial; also `env_kwargs`, a table that the environments are made with."""
     grid: dict[str, Any] = field(default_factory=dict)
     """By option a list of values; all combinations are run."""
     search: dict[str, Any] = field(default_factory=dict)
@@ -237,10 +237,11 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
 
 def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: Any) -> RunConfig:
     """The config of a trial."""
-    options = {**study.settings, **arm, "seeds": list(seeds)}
+    options = nested({**study.settings, **arm, "seeds": list(seeds)})
     algorithm = options.pop("algorithm")
     preset = options.pop("preset", study.preset)
-    return make_config(environment, algorithm, preset, **nested(options))
+    env_kwargs = options.pop("env_kwargs", None)
+    return make_config(environment, algorithm, preset, env_kwargs, **options)
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:

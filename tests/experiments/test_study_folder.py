@@ -1,0 +1,163 @@
+"""A study's folder, a trial by itself, copies on other storage; all of it without Ray."""
+
+import json
+import subprocess
+
+import pytest
+
+from dime.cli import main
+from dime.errors import DimeError
+from dime.experiments.mirror import Mirror
+from dime.experiments.study import read_study, trials_of
+from dime.experiments.study_folder import StudyFolder, run_trial
+from tests.training.runs import assert_same_run, read_lines, status_of
+
+STUDY = {
+    "name": "small",
+    "description": "Two seeds",
+    "environments": ["dime/TwoModeBandit-v0"],
+    "algorithms": ["sac"],
+    "preset": "laptop",
+    "seeds": 2,
+    "settings": {
+        "num_env_steps": 30,
+        "num_random_steps": 10,
+        "evaluate_every": 10,
+        "log_every": 10,
+        "checkpoint_every": 10,
+        "batch_size": 4,
+        "tensorboard": False,
+    },
+}
+FIRST = "dime-TwoModeBandit-v0_sac_seed-0"
+
+
+def plan(folder, **changes):
+    study = read_study(STUDY | changes)
+    trials = trials_of(study)
+    StudyFolder(folder).plan(study, "its source", trials)
+    return trials
+
+
+def longer(steps):
+    return {"settings": STUDY["settings"] | {"num_env_steps": steps}}
+
+
+def test_a_trial_begins_goes_on_and_is_left_alone_once_it_has_finished(tmp_path):
+    first, second = plan(tmp_path / "small")
+    stopped = run_trial(tmp_path / "small", first, callback=lambda r: r["env_step"] >= 10)
+    assert stopped.state == "interrupted" and stopped.env_step < 30
+    assert not StudyFolder(tmp_path / "small").is_finished(first)
+    assert run_trial(tmp_path / "small", first).state == "finished"
+    assert run_trial(tmp_path / "small", first) is None
+    plan(tmp_path / "straight")
+    run_trial(tmp_path / "straight", first)
+    assert_same_run(tmp_path / "small" / FIRST, tmp_path / "straight" / FIRST)
+
+
+def test_a_plan_may_grow_but_what_has_begun_keeps_its_settings(tmp_path):
+    first, _ = plan(tmp_path / "small")
+    run_trial(tmp_path / "small", first)
+    trials = plan(tmp_path / "small", seeds=3, algorithms=["sac", "crossq"])
+    assert len(trials) == 6
+    extended, *_ = plan(tmp_path / "small", **longer(40))
+    assert run_trial(tmp_path / "small", extended).env_step == 40
+    for changes in (longer(20), {"settings": STUDY["settings"] | {"batch_size": 5}}):
+        with pytest.raises(DimeError, match="has begun in .* with other settings: training"):
+            plan(tmp_path / "small", **changes)
+
+
+def test_folders_that_cannot_be_written_or_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DimeError, match="cannot be written"):
+        plan(tmp_path / "file" / "small")
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(DimeError, match="not a study, or damaged"):
+        StudyFolder(tmp_path).trials()
+
+
+def toml(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{k} = {json.dumps(v)}" for k, v in STUDY.items() if k not in ("name", "settings")]
+    settings = [f"{k} = {json.dumps(v)}" for k, v in STUDY["settings"].items()]
+    (tmp_path / "small.toml").write_text("\n".join([*lines, "[settings]", *settings]))
+
+
+def test_a_dry_run_lists_trials_and_hours_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    toml(tmp_path, monkeypatch)
+    figures = {
+        "machine": {"device": "abacus"},
+        "preset": "laptop",
+        "algorithms": [{"algorithm": "sac", "update_ms": 3.6e6, "act_ms": 0.0}],
+    }
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    assert main(["sweep", "small.toml", "--dry-run", "--figures", "figures.json"]) == 0
+    out = capsys.readouterr().out
+    updates = 20 * trials_of(read_study(STUDY))[0].config.training.updates_per_env_step
+    assert FIRST in out and f"{updates:.2f}" in out and f"{2 * updates:.1f} hours" in out
+    assert "abacus" in out
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "figures.json").write_text("{}")
+    assert main(["sweep", "small.toml", "--dry-run", "--figures", "figures.json"]) == 2
+
+
+def test_the_job_array_runs_each_trial_by_its_number(tmp_path, monkeypatch, capsys):
+    toml(tmp_path, monkeypatch)
+    assert main(["sweep", "small.toml", "--emit", "slurm", "--storage", "there"]) == 0
+    script = tmp_path / "there" / "small" / "sweep.sbatch"
+    assert f"wrote {script}" in capsys.readouterr().out
+    text = script.read_text()
+    assert "--array=0-1" in text and "--cpus-per-task=1" in text
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    words = ["sweep", str(tmp_path / "small.toml"), "--storage", str(tmp_path / "there")]
+    assert " ".join(words) in text
+    assert main([*words, "--trial", "1"]) == 0
+    run = tmp_path / "there" / "small" / "dime-TwoModeBandit-v0_sac_seed-1"
+    assert status_of(run)["state"] == "finished"
+    assert main([*words, "--trial", "1"]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert main([*words, "--trial", "2"]) == 2
+    assert "has the trials 0 to 1" in capsys.readouterr().err
+
+
+def test_a_run_on_other_storage_is_copied_there_and_resumed_from_there(tmp_path):
+    uri = f"file://{tmp_path / 'bucket'}"
+    first, _ = plan(tmp_path / "small")
+    there = tmp_path / "bucket" / "small" / FIRST
+
+    worker = Mirror.of_uri(uri)
+    folder = worker.folder(tmp_path / "small")
+
+    def push(record):
+        worker.push(folder, FIRST)
+        return record["env_step"] >= 20
+
+    worker.pull(folder, FIRST)
+    run_trial(folder, first, push)
+    worker.push(folder, FIRST)
+    kept = {path.name for path in (folder / FIRST / "checkpoints").iterdir()}
+    assert {path.name for path in (there / "checkpoints").iterdir() if any(path.iterdir())} == kept
+
+    other = Mirror.of_uri(uri)
+    elsewhere = other.folder(tmp_path / "small")
+    assert elsewhere != folder
+    other.pull(elsewhere, FIRST)
+    assert run_trial(elsewhere, first, lambda r: other.push(elsewhere, FIRST)).env_step == 30
+    other.push(elsewhere, FIRST)
+    plan(tmp_path / "straight")
+    run_trial(tmp_path / "straight", first)
+    assert_same_run(elsewhere / FIRST, tmp_path / "straight" / FIRST)
+
+    driver = Mirror.of(uri)
+    driver.pull_records("small")
+    records = driver.local / "small" / FIRST
+    assert read_lines(records / "evaluations.jsonl") == read_lines(there / "evaluations.jsonl")
+    assert not list(records.glob("checkpoints/*"))
+
+
+def test_storage_that_is_none(tmp_path):
+    with pytest.raises(DimeError, match="cannot be written"):
+        Mirror.of("nosuch://bucket/path")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DimeError, match="cannot be written"):
+        Mirror.of(f"file://{tmp_path}/file/below")
