@@ -137,7 +137,7 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
         for record in run.records:
             if record["mode"] == mode:
                 history = histories[run.folder, record["seed"]]
-                history[record["env_step"]] = _score(record, metric)
+                history[record["env_step"]] = score(record, metric)
                 num_episodes.add(len(record["returns"]))
     first = runs[0]
     pooled = [run for run in runs if any(folder == run.folder for folder, _ in histories)]
@@ -153,7 +153,7 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
     )
 
 
-def _score(record: dict[str, Any], metric: str) -> float:
+def score(record: dict[str, Any], metric: str) -> float:
     """The mean over an evaluation's episodes; NaN where an episode has no finite return."""
     episodes = record["returns"] if metric == "return" else record["success_last"]
     return float(np.mean(np.array(episodes, np.float64)))
