@@ -24,6 +24,11 @@ from dime.experiments.report.states import (
 from dime.experiments.report.summary import mode_name, summary, swatch
 from dime.experiments.report.wording import counted, steps_text
 
+_TAILS = (
+    "Thin dotted lines: single runs that go on beyond the last env step that all runs of their "
+    "algorithm have; final scores are those at that step."
+)
+
 
 class Content(NamedTuple):
     """What a page shows.
@@ -51,6 +56,8 @@ def content_of(
     panels = [result.panel for result in results if result.panel is not None]
     looks = looks_of(panels)
     caption = learning_caption(panels, reference) if panels else ["No curves yet."]
+    if any(outcome.tails for result in results for outcome in result.outcomes):
+        caption.append(_TAILS)
     drawn = [result for result in results if result.panel is not None]
     blocks = {
         "title": tag("span", _title(sources)),

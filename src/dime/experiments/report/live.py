@@ -8,14 +8,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from dime.errors import DimeError
 from dime.experiments.report.content import Content, content_of
 from dime.experiments.report.markup import embedded_json
 from dime.experiments.report.page import page
 from dime.experiments.report.results import Analyst
 from dime.experiments.report.sources import Reader, Stamp, find_sources, stamp_of
 from dime.experiments.report.videos import linked
-from dime.experiments.runs import STUDY_FILE, is_study, open_study
 
 _NUM_REMEMBERED = 20  # versions that a page may have and be told the difference to
 
@@ -72,7 +70,7 @@ class LiveReport:
 
     def _fresh(self) -> Content:
         paths = find_sources(self._root)
-        stamp = tuple(_stamp(path) for path in paths)
+        stamp = tuple(stamp_of(path) for path in paths)
         if self._content is None or stamp != self._stamp:
             sources = self._reader.read(paths, self._root)
             films = linked(sources.entries, self._root)
@@ -95,17 +93,3 @@ def _pieces(content: Content) -> dict[str, dict[str, Any]]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> Stamp:
-    """Of a run, or of a study with its trials."""
-    if not is_study(path):
-        return path, stamp_of(path)
-    place = path / STUDY_FILE
-    try:
-        stat = place.stat()
-        trials = open_study(path).trials
-    except (DimeError, OSError):
-        return path, None
-    failures = [stamp_of(path)[-1]]
-    return path, stat.st_mtime_ns, tuple(stamp_of(path / trial) for trial in trials), *failures

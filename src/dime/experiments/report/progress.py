@@ -1,9 +1,11 @@
 """How far a run came, and how fast, as its files say."""
 
-import math
 from typing import Any, NamedTuple
 
 from dime.experiments.runs import Run
+
+LARGEST = 1e15
+"""No number of a run reaches this; one that does is damage."""
 
 
 class Progress(NamedTuple):
@@ -23,7 +25,7 @@ class Progress(NamedTuple):
     planned: int | None
     wall_time_s: float | None
     pace: float | None
-    seeds: list[Any]
+    seeds: list[int]
     state: str
     reason: str
 
@@ -53,16 +55,16 @@ def progress_of(
         planned=int(planned[0]) if planned else None,
         wall_time_s=max([*times, *_numbers([status.get("wall_time_s")])], default=None),
         pace=_pace(records),
-        seeds=seeds if isinstance(seeds, list) else [],
+        seeds=[seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else [],
         state=str(status.get("state", "unknown")),
         reason=_reason(run, status, problem),
     )
 
 
 def _numbers(values: list[Any]) -> list[float]:
-    """Those of the values that are finite numbers."""
+    """Those of the values that are numbers which a run can have."""
     numbers = [value for value in values if isinstance(value, int | float)]
-    return [value for value in numbers if math.isfinite(value) and not isinstance(value, bool)]
+    return [value for value in numbers if 0 <= value < LARGEST and not isinstance(value, bool)]
 
 
 def _pace(records: list[dict[str, Any]]) -> float | None:
@@ -90,14 +92,14 @@ def _reason(run: Run | None, status: dict[str, Any], problem: str) -> str:
     return "; ".join(reason for reason in reasons if reason)
 
 
-def _silent_seeds(run: Run | None) -> list[Any]:
+def _silent_seeds(run: Run | None) -> list[int]:
     if run is None:
         return []
     evaluated = {record["seed"] for record in run.records}
     return [seed for seed in run.config["training"]["seeds"] if seed not in evaluated]
 
 
-def seed_text(seeds: list[Any]) -> str:
+def seed_text(seeds: list[int]) -> str:
     """Seeds in a row as a range.
 
     >>> seed_text([0, 1, 2, 3]), seed_text([3, 7]), seed_text([])
@@ -105,7 +107,6 @@ def seed_text(seeds: list[Any]) -> str:
     """
     if not seeds:
         return "–"
-    numbers = [seed for seed in seeds if isinstance(seed, int)]
-    in_a_row = len(seeds) > 2 and numbers == list(range(seeds[0], seeds[0] + len(seeds)))
+    in_a_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     text = f"{seeds[0]}–{seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
     return f"seed{'' if len(seeds) == 1 else 's'} {text}"

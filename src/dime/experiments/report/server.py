@@ -96,6 +96,18 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_for_us():
             self._refuse(HTTPStatus.FORBIDDEN)
             return
+        try:
+            self._route()
+        except ConnectionError:
+            raise  # the reader has gone
+        except Exception as error:  # the next request may find the files in order again
+            text = f"The report cannot be made ({type(error).__name__}: {error})."
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            self._answer(text.encode("utf-8", "replace"), "text/plain; charset=utf-8", status)
+
+    do_HEAD = do_GET
+
+    def _route(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/":
             self._answer(self.server.report.page(), "text/html; charset=utf-8")
@@ -105,8 +117,6 @@ class Handler(BaseHTTPRequestHandler):
             self._answer_file(url.path.removeprefix("/files/"))
         else:
             self._refuse(HTTPStatus.NOT_FOUND)
-
-    do_HEAD = do_GET
 
     def _is_for_us(self) -> bool:
         """Whether the request names this machine: a page elsewhere whose name leads here does not.
@@ -173,7 +183,7 @@ def find_file(root: Path, name: str) -> Path | None:
     Links are followed before it is checked that the file is inside, and of a known kind.
     """
     try:
-        file = (root / unquote(name)).resolve(strict=True)
+        file = (root / unquote(name, errors="surrogateescape")).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):
         return None
     known = file.is_relative_to(root) and file.suffix in _TYPES

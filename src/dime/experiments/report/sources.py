@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dime.errors import DimeError
-from dime.experiments.report.progress import NOTHING, Progress, progress_of
+from dime.experiments.report.progress import LARGEST, NOTHING, Progress, progress_of
 from dime.experiments.runs import STUDY_FILE, Run, Study, is_study, open_study, read_runs
 from dime.training.run_directory import RunDirectory
 
 _MARKERS = {"config.json", "evaluations.jsonl", "status.json"}
 _WATCHED = ("config.json", "evaluations.jsonl", "status.json", "provenance.json", "video.mp4")
 _MOST_OF_A_TRACEBACK = 20_000  # characters, its end
+
 
 Stamp = tuple[Any, ...]
 """Changes when the files do."""
@@ -109,20 +110,19 @@ class Reader:
             try:
                 study = open_study(path) if is_study(path) else None
             except DimeError as error:
-                problems.append((_name(path, root), str(error)))
+                name = _name(path, root)
+                problems.append((name, str(error).replace(str(path), name)))
                 continue
             if study is None:
-                entries.setdefault(path.resolve(), self._entry(path, _name(path, root)))
+                if path.resolve() not in entries:  # as a trial of its study
+                    entries[path.resolve()] = self._entry(path, _name(path, root))
                 continue
             found, missing = self._trials(study, _name(path, root) if root else study.name)
             studies.append(StudyEntry(path, study.name, _source(path), missing))
             for entry in found:  # as a trial of its study rather than as a run by itself
                 entries[entry.folder.resolve()] = entry
-        self._known = {
-            key: known
-            for key, known in self._known.items()
-            if key[0] in {entry.folder for entry in entries.values()}
-        }
+        kept = {entry.folder for entry in entries.values()}
+        self._known = {key: known for key, known in self._known.items() if key[0] in kept}
         return Sources(studies, list(entries.values()), problems)
 
     def _trials(self, study: Study, prefix: str) -> tuple[list[Entry], list[tuple[str, str]]]:
@@ -131,10 +131,10 @@ class Reader:
         place = study.folder.resolve()
         for trial in study.trials:
             folder = study.folder / trial
-            if not folder.resolve().is_relative_to(place):
+            if "\0" in trial or not folder.resolve().is_relative_to(place):
                 missing.append((trial, "The trial's name leads out of the study's folder."))
                 continue
-            failure = _trial_failure(study.folder, trial)
+            failure = _text(_failure_file(study.folder, trial))
             if (folder / "config.json").is_file():
                 found.append(self._entry(folder, f"{prefix}/{trial}", study=study, failure=failure))
             else:
@@ -151,6 +151,8 @@ class Reader:
             return known
         directory = RunDirectory(folder)
         run, problem = read_run(folder, separate)
+        for place in (folder.absolute(), folder):  # a report goes to others: no paths of its maker
+            problem = problem.replace(str(place), name)
         status = _object(directory.status_file)
         config = run.config if run else _object(directory.config_file)
         entry = Entry(
@@ -161,7 +163,7 @@ class Reader:
             problem=problem,
             progress=progress_of(run, config, status, problem),
             config=config,
-            written=directory.status_file.stat().st_mtime if status else None,
+            written=_written(directory.status_file) if status else None,
             starts=_starts(_object(directory.provenance_file)),
             failures=[*([("trial", failure)] if failure else []), *_failures(directory)],
             stamp=stamp,
@@ -186,21 +188,24 @@ def _check(run: Run) -> None:
     """Raises `DimeError` where config or records have other types than a run's."""
     texts = [run.environment, run.config["algorithm"]]
     seeds = run.config["training"]["seeds"]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(seeds, list):
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
+    if not whole or not all(isinstance(text, str) for text in texts):
         raise DimeError(f"{run.folder.name}/config.json is damaged: other types than a run's.")
     for number, record in enumerate(run.records, 1):
         whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
+        whole = whole and 0 <= record["env_step"] < LARGEST
         lists = [record["returns"], record["success_last"] or []]
-        numeric = all(
-            isinstance(values, list)
-            and all(value is None or isinstance(value, int | float) for value in values)
-            for values in lists
-        )
+        numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
         if not whole or not numeric or not isinstance(record["mode"], str):
             raise DimeError(
                 f"{run.folder.name}/evaluations.jsonl, line {number}, is damaged: other types "
                 "than an evaluation's."
             )
+
+
+def _is_score(value: Any) -> bool:
+    """A number, or what stands for one that JSON does not have."""
+    return value is None or isinstance(value, int | float) and not abs(value) >= LARGEST
 
 
 def find_sources(root: Path) -> list[Path]:
@@ -210,8 +215,6 @@ def find_sources(root: Path) -> list[Path]:
         folder = Path(place)
         if STUDY_FILE in files:
             found.append(folder)
-            planned = _planned(folder)
-            folders[:] = [name for name in folders if name not in planned]
         elif _MARKERS & set(files):
             found.append(folder)
             folders.clear()
@@ -219,16 +222,13 @@ def find_sources(root: Path) -> list[Path]:
     return found
 
 
-def _planned(folder: Path) -> set[str]:
-    """Folders that a study's trials are in, and that of its failures; none if it is damaged."""
-    with suppress(DimeError):
-        return {Path(trial).parts[0] for trial in open_study(folder).trials} | {"failures"}
-    return set()
-
-
 def stamp_of(folder: Path) -> Stamp:
-    """Times and sizes of a run's files."""
-    return tuple(_stat(folder / name) for name in (*_WATCHED, "failures"))
+    """Times and sizes of a run's files, or of those that a study has beside its runs."""
+    files = [folder / name for name in (*_WATCHED, STUDY_FILE, "failures")]
+    if is_study(folder):
+        with suppress(DimeError):
+            files += [_failure_file(folder, trial) for trial in open_study(folder).trials]
+    return folder, *map(_stat, files)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
@@ -260,8 +260,13 @@ def _source(study: Path) -> str:
     return source if isinstance(source, str) else ""
 
 
-def _trial_failure(study: Path, trial: str) -> str:
-    return _text(study / "failures" / f"{trial}.txt")
+def _failure_file(study: Path, trial: str) -> Path:
+    return study / "failures" / f"{trial}.txt"
+
+
+def _written(file: Path) -> float | None:
+    stat = _stat(file)
+    return stat and stat[0] / 1e9
 
 
 def _failures(directory: RunDirectory) -> list[tuple[str, str]]:

@@ -74,7 +74,8 @@ def _kind_head(look: Look, finals: list[Final]) -> Markup:
         [
             swatch(look),
             tag("span", look.kind, class_="kind"),
-            tag("small", f"{modes}, {_seeds(seeds)}"),
+            tag("small", modes),
+            tag("small", _seeds(seeds)),
         ]
     )
 
@@ -145,8 +146,8 @@ def _notes(results: list[Result], groups: list[Aggregate], mode: str) -> Markup:
         notes.append("With fewer than 3 seeds: their mean, no interval.")
     if any(len({final.env_step for final in group}) > 1 for group in finals):
         notes.append("Scores at different env steps stand in one row; their ranks mislead.")
-    if any(len({run for final in group for run in final.num_runs}) > 1 for group in finals):
-        notes.append("Numbers of seeds differ between algorithms; the run list says which.")
+    if len({count for group in finals for final in group for count in final.num_runs}) > 1:
+        notes.append("Numbers of seeds differ; the text above the curves says where.")
     if any(len({final.mode for final in group}) > 1 for group in finals):
         notes.append("Algorithms are compared in different action modes.")
     for aggregate in groups:

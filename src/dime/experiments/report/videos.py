@@ -16,7 +16,7 @@ def films(entries: list[Entry]) -> dict[tuple[str, str], Path]:
     """One film per algorithm and environment: of seed 0, or else of the lowest seed."""
     chosen: dict[tuple[str, str], tuple[int, Path]] = {}
     for entry in entries:
-        seeds = [seed for seed in entry.progress.seeds if isinstance(seed, int)]
+        seeds = entry.progress.seeds
         if entry.video is None or not seeds:
             continue
         key, seed = (kind_of(entry), environment_of(entry)), seeds[0]  # films show the first seed
@@ -50,7 +50,7 @@ def linked(entries: list[Entry], root: Path) -> Markup:
 
 
 def _address(file: Path, root: Path) -> str:
-    return quote(file.resolve().relative_to(root).as_posix())
+    return quote(file.resolve().relative_to(root).as_posix(), errors="surrogateescape")
 
 
 def gallery(

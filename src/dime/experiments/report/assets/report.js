@@ -115,7 +115,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, color: variable("--soft"), size: 12 },
       margin: { l: 44, r: 10, t: 8, b: 36 }, showlegend: false, uirevision: "kept",
-      hovermode: narrow.matches ? "closest" : "x unified", hoverdistance: 30,
+      hovermode: narrow.matches ? "closest" : "x unified", hoverdistance: narrow.matches ? 30 : -1,
       hoverlabel: { bgcolor: variable("--raised"), bordercolor: variable("--line"),
         font: { color: variable("--ink"), size: 12 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: variable("--soft"), activecolor: variable("--accent") },
