@@ -1,5 +1,7 @@
 """The report and the live page in a browser."""
 
+import itertools
+
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -161,9 +163,15 @@ def test_texts_of_runs_do_not_run(browser, tmp_path):
     browser.get(write_report(study, tmp_path / "report.html").as_uri())
     draw_all(browser)
     plot = browser.find_element(By.CSS_SELECTOR, ".plot")
-    ActionChains(browser).move_to_element(plot).perform()
-    hover = wait_until(lambda: browser.find_elements(By.CSS_SELECTOR, ".hoverlayer text"))
-    wait_until(lambda: "onerror" in "".join(text.text for text in hover))
+    places = itertools.cycle((-50, 50, 0))
+
+    def told():
+        mouse = ActionChains(browser).move_to_element_with_offset(plot, next(places), 0)
+        mouse.pause(0.2).perform()
+        texts = browser.find_elements(By.CSS_SELECTOR, ".hoverlayer text")
+        return "onerror" in "".join(text.text for text in texts)
+
+    wait_until(told)
     assert browser.find_element(By.TAG_NAME, "h1").text == HOSTILE
     assert browser.find_elements(By.TAG_NAME, "img") == []
     assert complaints(browser) == []

@@ -136,7 +136,9 @@ def _controls(results: list[Result], looks: list[Look], reference: Reference | N
     ]
     if reference is not None:
         look = Look(reference.name, "", "", "dash")
-        kinds.append(tag("label", _checkbox(reference.name), swatch(look), reference.name))
+        kinds.append(
+            tag("label", _checkbox(reference.name), swatch(look), tag("span", reference.name))
+        )
     buttons = [tag("button", text, type="button", data_all=text) for text in ("all", "none")]
     parts = [tag("fieldset", tag("legend", "Show"), tag("div", *kinds, *buttons, class_="kinds"))]
     choices = mode_choices(results)

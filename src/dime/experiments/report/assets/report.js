@@ -90,13 +90,13 @@
     const drawn = look ? "lines+markers" : "lines";
     curve.lines.forEach((line, number) => {
       const seed = curve.lines.length > 1 ? ` (run ${number + 1})` : "";
-      traces.push({ ...base, x: curve.x, y: line, mode: drawn, hoverinfo: "text",
+      traces.push({ ...base, x: curve.x, y: line, mode: drawn, hoverinfo: "x+text",
         text: line.map((value, at) => hoverText(name + seed, curve, value, at)),
         line: { color: colour, width: curve.low ? 2 : 1.1, dash: dashOf(curve.kind) },
         marker: { color: colour, size: 6, symbol: look?.symbol, maxdisplayed: 9 } });
     });
     for (const tail of curve.tails ?? []) {
-      traces.push({ ...base, x: tail.x, y: tail.y, mode: "lines", hoverinfo: "text",
+      traces.push({ ...base, x: tail.x, y: tail.y, mode: "lines", hoverinfo: "x+text",
         text: tail.y.map((value) => `${name}: one run ${shown(value)}`),
         line: { color: faded(colour, 0.75), width: 1, dash: "dot" } });
     }
@@ -108,20 +108,22 @@
     return `${name}: <b>${shown(value)}</b>${band}`;
   }
 
-  function layoutOf(chart) {
+  /** All values at an env step, as long as they leave something of the chart to see. */
+  function layoutOf(chart, curves) {
+    const together = !narrow.matches && curves.length <= 5;
     const axis = { gridcolor: variable("--grid"), zerolinecolor: variable("--grid"), automargin: true,
       linecolor: variable("--line"), tickfont: { size: 11 }, title: { font: { size: 12 }, standoff: 8 } };
     return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      paper_bgcolor: variable("--raised"), plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, color: variable("--soft"), size: 12 },
       margin: { l: 44, r: 10, t: 8, b: 36 }, showlegend: false, uirevision: "kept",
-      hovermode: narrow.matches ? "closest" : "x unified", hoverdistance: narrow.matches ? 30 : -1,
+      hovermode: together ? "x unified" : "closest", hoverdistance: together ? -1 : 30,
       hoverlabel: { bgcolor: variable("--raised"), bordercolor: variable("--line"),
-        font: { color: variable("--ink"), size: 12 } },
+        font: { color: variable("--ink"), size: 12 }, namelength: 40 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: variable("--soft"), activecolor: variable("--accent") },
       dragmode: touch.matches ? false : "zoom",
       xaxis: { ...axis, title: { ...axis.title, text: "env steps" }, tickformat: "~s", hoverformat: ",d",
-        rangemode: "tozero", nticks: 7 },
+        rangemode: "tozero", nticks: 7, spikethickness: 1, spikecolor: variable("--soft"), spikedash: "solid" },
       yaxis: { ...axis, ...(chart.metric === "return" ? {} : { range: [-0.03, 1.03] }), nticks: 6 },
     };
   }
@@ -134,10 +136,9 @@
     const chart = charts.get(frame.dataset.name);
     const place = frame.querySelector(".plot");
     if (!chart || !place) return;
-    const curves = chart.curves.filter(chosen);
-    if (chart.reference) curves.unshift(chart.reference);
-    const traces = curves.filter((curve) => !hidden.has(curve.kind)).flatMap(tracesOf);
-    Plotly.react(place, traces, layoutOf(chart), SETTINGS);
+    const all = chart.reference ? [chart.reference, ...chart.curves.filter(chosen)] : chart.curves.filter(chosen);
+    const curves = all.filter((curve) => !hidden.has(curve.kind));
+    Plotly.react(place, curves.flatMap(tracesOf), layoutOf(chart, curves), SETTINGS);
     frame.dataset.drawn = "true";
     delete frame.dataset.stale;
   }
