@@ -159,7 +159,7 @@ class Serve:
 
     runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
     """Folder with runs and studies anywhere below it."""
-    port: int = 8765
+    port: int = 8420
     """Of 127.0.0.1."""
     open_browser: bool = False
     """Open the page in a browser."""

@@ -195,7 +195,7 @@ def draw_panel(
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(int(curve.series.env_step[-1]) for curve in panel.curves)
-        draw_series(axes, _until(published, last), reference.name, _REFERENCE_STYLE)
+        draw_series(axes, until(published, last), reference.name, _REFERENCE_STYLE)
         if last > 0:
             axes.set_xlim(-0.03 * last, 1.03 * last)
     plain_axes(axes, panel.environment, "env steps", METRIC_LABELS[panel.metric])
@@ -264,7 +264,7 @@ def _place(algorithm: str) -> int:
     return known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
 
 
-def _until(series: Series, last: int) -> Series:
+def until(series: Series, last: int) -> Series:
     """The series up to the first point at or beyond `last`, so that the line leaves the panel."""
     count = int(np.searchsorted(series.env_step, last)) + 1
     band = None if series.band is None else series.band[:, :count]

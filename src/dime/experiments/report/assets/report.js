@@ -1,0 +1,295 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const charts = new Map(Object.entries(data.charts));
+  const hidden = new Set();
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const narrow = matchMedia("(max-width: 640px)");
+  const touch = matchMedia("(pointer: coarse)");
+  let looks = new Map(data.looks.map((look) => [look.kind, look]));
+  let mode = document.getElementById("mode")?.value ?? null;
+
+  // ---- looks
+
+  const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+  /** Relative luminance, 0 to 1. */
+  function luminance(rgb) {
+    const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  /** The algorithm's colour; on dark paper lightened until it stands out. */
+  function inkOf(kind) {
+    let rgb = channels(looks.get(kind)?.colour ?? variable("--soft"));
+    for (let i = 0; dark.matches && luminance(rgb) < 0.19 && i < 20; i++) {
+      rgb = rgb.map((c) => Math.round(c + (255 - c) * 0.1));
+    }
+    return `rgb(${rgb.join(",")})`;
+  }
+
+  const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `,${alpha})`);
+  const dashOf = (kind) => looks.get(kind)?.dash ?? "longdash";
+
+  const DASHES = { solid: "", dash: "6 3", dot: "1.5 2.5", dashdot: "6 3 1.5 3", longdash: "10 4",
+    longdashdot: "10 4 1.5 4" };
+  const SHAPES = {
+    "circle": "M11.5 6a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0Z", "square": "M12 3h6v6h-6Z",
+    "triangle-up": "M15 2l4 7h-8Z", "triangle-down": "M15 10l-4 -7h8Z", "diamond": "M15 1.5L19.5 6L15 10.5L10.5 6Z",
+    "cross": "M13.7 2h2.6v2.7h2.7v2.6h-2.7V10h-2.6V7.3h-2.7V4.7h2.7Z",
+    "x": "M12.5 2l2.5 2.5L17.5 2L19 3.5L16.5 6L19 8.5L17.5 10L15 7.5L12.5 10L11 8.5L13.5 6L11 3.5Z",
+    "triangle-left": "M11 6l7 -4v8Z", "triangle-right": "M19 6l-7 -4v8Z",
+    "hexagon": "M15 2l3.5 2v4L15 10L11.5 8V4Z", "pentagon": "M15 2l3.8 2.8L17.3 9.5h-4.6L11.2 4.8Z",
+  };
+
+  function drawSwatches() {
+    for (const place of document.querySelectorAll(".swatch")) {
+      const kind = place.dataset.kind;
+      const make = (name, attributes) => {
+        const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+        for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+        return node;
+      };
+      const svg = make("svg", { width: 30, height: 12, viewBox: "0 0 30 12" });
+      svg.append(make("path", { d: "M0 6H30", stroke: inkOf(kind), "stroke-width": 2, fill: "none",
+        "stroke-dasharray": DASHES[dashOf(kind)] ?? "" }));
+      const shape = SHAPES[looks.get(kind)?.symbol];
+      if (shape) svg.append(make("path", { d: shape, fill: inkOf(kind) }));
+      place.replaceChildren(svg);
+    }
+  }
+
+  // ---- charts
+
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  function shown(value) {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    if (size >= 1000) return Math.round(value).toLocaleString("en-US");
+    return value.toFixed(size >= 10 ? 1 : 2);
+  }
+
+  function chosen(curve) {
+    return (mode === "official" ? curve.official : mode === null || curve.mode === mode);
+  }
+
+  /** Line, band and what goes on beyond them; texts are escaped, for the library reads HTML. */
+  function tracesOf(curve) {
+    const colour = inkOf(curve.kind);
+    const look = looks.get(curve.kind);
+    const name = plain(curve.kind);
+    const traces = [];
+    const base = { legendgroup: name, meta: { kind: curve.kind }, name, showlegend: false };
+    if (curve.low) {
+      traces.push({ ...base, x: [...curve.x, ...curve.x.slice().reverse()],
+        y: [...curve.low, ...curve.high.slice().reverse()], mode: "lines", fill: "toself",
+        fillcolor: faded(colour, dark.matches ? 0.18 : 0.14), line: { width: 0 }, hoverinfo: "skip" });
+    }
+    const drawn = look ? "lines+markers" : "lines";
+    curve.lines.forEach((line, number) => {
+      const seed = curve.lines.length > 1 ? ` (run ${number + 1})` : "";
+      traces.push({ ...base, x: curve.x, y: line, mode: drawn, hoverinfo: "x+text",
+        text: line.map((value, at) => hoverText(name + seed, curve, value, at)),
+        line: { color: colour, width: curve.low ? 2 : 1.1, dash: dashOf(curve.kind) },
+        marker: { color: colour, size: 6, symbol: look?.symbol, maxdisplayed: 9 } });
+    });
+    for (const tail of curve.tails ?? []) {
+      traces.push({ ...base, x: tail.x, y: tail.y, mode: "lines", hoverinfo: "x+text",
+        text: tail.y.map((value) => `${name}: one run ${shown(value)}`),
+        line: { color: faded(colour, 0.75), width: 1, dash: "dot" } });
+    }
+    return traces;
+  }
+
+  function hoverText(name, curve, value, at) {
+    const band = curve.low ? ` [${shown(curve.low[at])}, ${shown(curve.high[at])}]` : "";
+    return `${name}: <b>${shown(value)}</b>${band}`;
+  }
+
+  /** All values at an env step, as long as they leave something of the chart to see. */
+  function layoutOf(chart, curves) {
+    const together = !narrow.matches && curves.length <= 5;
+    const axis = { gridcolor: variable("--grid"), zerolinecolor: variable("--grid"), automargin: true,
+      linecolor: variable("--line"), tickfont: { size: 11 }, title: { font: { size: 12 }, standoff: 8 } };
+    return {
+      paper_bgcolor: variable("--raised"), plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, color: variable("--soft"), size: 12 },
+      margin: { l: 44, r: 10, t: 8, b: 36 }, showlegend: false, uirevision: "kept",
+      hovermode: together ? "x unified" : "closest", hoverdistance: together ? -1 : 30,
+      hoverlabel: { bgcolor: variable("--raised"), bordercolor: variable("--line"),
+        font: { color: variable("--ink"), size: 12 }, namelength: 40 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: variable("--soft"), activecolor: variable("--accent") },
+      dragmode: touch.matches ? false : "zoom",
+      xaxis: { ...axis, title: { ...axis.title, text: "env steps" }, tickformat: "~s", hoverformat: ",d",
+        rangemode: "tozero", nticks: 7, spikethickness: 1, spikecolor: variable("--soft"), spikedash: "solid" },
+      yaxis: { ...axis, ...(chart.metric === "return" ? {} : { range: [-0.03, 1.03] }), nticks: 6 },
+    };
+  }
+
+  const SETTINGS = { responsive: true, displaylogo: false, doubleClick: "reset",
+    displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+    modeBarButtons: [["toImage", "resetScale2d"]] };
+
+  function draw(frame) {
+    const chart = charts.get(frame.dataset.name);
+    const place = frame.querySelector(".plot");
+    if (!chart || !place) return;
+    const all = chart.reference ? [chart.reference, ...chart.curves.filter(chosen)] : chart.curves.filter(chosen);
+    const curves = all.filter((curve) => !hidden.has(curve.kind));
+    Plotly.react(place, curves.flatMap(tracesOf), layoutOf(chart, curves), SETTINGS);
+    frame.dataset.drawn = "true";
+    delete frame.dataset.stale;
+  }
+
+  const frames = () => document.querySelectorAll("figure.chart[data-name]");
+
+  function isInView(frame) {
+    const box = frame.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  }
+
+  /** Draws again what was drawn before: at once what is in view, the others one after the other. */
+  function redraw() {
+    for (const frame of frames()) if (frame.dataset.drawn) frame.dataset.stale = "true";
+    for (const frame of stale()) if (isInView(frame)) draw(frame);
+    catchUp();
+  }
+
+  const stale = () => document.querySelectorAll("figure[data-stale]");
+  let catchingUp = 0;
+
+  function catchUp() {
+    clearTimeout(catchingUp);
+    const [next] = stale();
+    if (!next) return;
+    catchingUp = setTimeout(() => { if (next.dataset.stale) draw(next); catchUp(); }, 0);
+  }
+
+  function drawAll() {
+    for (const frame of frames()) if (!frame.dataset.drawn || frame.dataset.stale) draw(frame);
+  }
+
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      watcher.unobserve(entry.target);
+      if (!entry.target.dataset.drawn) draw(entry.target);
+    }
+  }, { rootMargin: "500px" });
+
+  function watch() {
+    const all = frames();
+    for (const frame of all) {
+      frame.classList.toggle("alone", all.length === 1);
+      if (!frame.dataset.drawn) watcher.observe(frame);
+    }
+  }
+
+  // ---- controls
+
+  function applyControls() {
+    const choices = document.getElementById("mode");
+    if (choices && mode !== null) choices.value = mode;
+    if (!choices || !choices.value) mode = null;
+    if (choices && mode === null) mode = choices.value;
+    for (const box of document.querySelectorAll("[data-toggle]")) box.checked = !hidden.has(box.dataset.toggle);
+    for (const part of document.querySelectorAll("[data-mode]")) part.hidden = mode !== null && part.dataset.mode !== mode;
+  }
+
+  document.addEventListener("change", (event) => {
+    const kind = event.target.dataset?.toggle;
+    if (kind !== undefined) hidden[event.target.checked ? "delete" : "add"](kind);
+    else if (event.target.id === "mode") mode = event.target.value;
+    else return;
+    applyControls();
+    redraw();
+  });
+
+  document.addEventListener("click", (event) => {
+    const which = event.target.dataset?.all;
+    if (!which) return;
+    for (const box of document.querySelectorAll("[data-toggle]")) {
+      hidden[which === "all" ? "delete" : "add"](box.dataset.toggle);
+    }
+    applyControls();
+    redraw();
+  });
+
+  const restyle = () => { drawSwatches(); redraw(); };
+  dark.addEventListener("change", restyle);
+  narrow.addEventListener("change", restyle);
+  addEventListener("beforeprint", drawAll);
+
+  // ---- news of a live page
+
+  const parse = (html) => {
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    return template.content;
+  };
+
+  /** Puts new HTML in its place; parts that the reader has opened or scrolled stay so. */
+  function renew(place, html) {
+    const open = new Set([...place.querySelectorAll("details[open]")].map((part) => part.dataset.key));
+    const scrolled = [...place.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
+    const focused = place.contains(document.activeElement) ? document.activeElement.dataset.toggle : undefined;
+    place.replaceChildren(parse(html));
+    for (const part of place.querySelectorAll("details")) part.open = open.has(part.dataset.key);
+    place.querySelectorAll(".scroll").forEach((box, at) => scrolled[at] && box.scrollTo(...scrolled[at]));
+    for (const box of place.querySelectorAll("[data-toggle]")) if (box.dataset.toggle === focused) box.focus();
+  }
+
+  function renewFrames(figures, order) {
+    const grid = document.querySelector(".grid");
+    const known = new Map([...frames()].map((frame) => [frame.dataset.name, frame]));
+    for (const [name, html] of Object.entries(figures)) {
+      const fresh = parse(html).firstElementChild;
+      known.get(name)?.replaceWith(fresh);
+      known.set(name, fresh);
+    }
+    for (const [name, frame] of known) if (!order.includes(name)) frame.remove();
+    order.forEach((name, at) => {
+      if (grid.children[at] !== known.get(name)) grid.insertBefore(known.get(name), grid.children[at] ?? null);
+    });
+  }
+
+  function accept(news) {
+    data.version = news.version;
+    document.title = news.title;
+    looks = new Map(news.looks.map((look) => [look.kind, look]));
+    renewFrames(news.figures, news.order);
+    for (const [name, html] of Object.entries(news.blocks)) {
+      const place = document.querySelector(`[data-block="${CSS.escape(name)}"]`);
+      if (place) renew(place, html);
+    }
+    for (const [name, chart] of Object.entries(news.charts)) charts.set(name, chart);
+    applyControls();
+    drawSwatches();
+    for (const frame of frames()) {
+      if (frame.dataset.drawn && (news.charts[frame.dataset.name] || news.restyled)) draw(frame);
+    }
+    watch();
+  }
+
+  const status = document.getElementById("live");
+  const say = (text, lost) => { status.textContent = text; status.classList.toggle("lost", lost); };
+
+  async function poll() {
+    try {
+      const answer = await fetch(`/data?have=${encodeURIComponent(data.version)}`, { cache: "no-store" });
+      if (answer.status === 200) accept(await answer.json());
+      if (answer.ok) say("live", false);
+      else say("the folder cannot be read at the moment", true);
+    } catch (error) {
+      say("not connected; trying again", true);
+    }
+    setTimeout(poll, document.hidden ? 15000 : 3000);
+  }
+
+  applyControls();
+  drawSwatches();
+  watch();
+  if (data.live) { say("live", false); setTimeout(poll, 3000); }
+})();
