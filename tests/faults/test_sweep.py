@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import dime
-from tests.training.runs import OPTIONS, assert_same_run
+from dime.cli import main
+from dime.errors import DimeError
+from tests.training.runs import OPTIONS, assert_same_run, read_lines, status_of
 from tests.training.walk import ID
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +117,8 @@ def test_a_node_dies_and_all_trials_end_as_if_nothing_had_happened(
         ]
         for n in names()
     ]
-    assert sorted(starts) == [[0], [0], [0, 30]]  # one trial lost its node and 10 env steps
+    # One trial lost its node; by the time its process was gone it may have saved once more.
+    assert sorted(starts)[:2] == [[0], [0]] and sorted(starts)[2] in ([0, 30], [0, 45])
 
 
 def start_sweep(tmp_path, hold_at, number):
