@@ -55,6 +55,14 @@ def test_seeds_can_share_a_trial_and_the_last_one_takes_the_rest():
     assert found[0].name == "dime-TwoModeBandit-v0_dime_seeds-0-1"
 
 
+def test_an_environment_can_have_options_of_its_own():
+    goal = "dime/MultiGoal-v0"
+    own = {goal: {"num_env_steps": 60}}
+    found = trials(environments=[BANDIT, goal], by_environment=own)
+    steps = {trial.config.env: trial.config.training.num_env_steps for trial in found}
+    assert steps == {BANDIT: 40, goal: 60}
+
+
 def test_arms_have_options_of_their_own():
     arms = [
         {"algorithm": "dime", "critic.head": "scalar"},
@@ -102,6 +110,8 @@ def test_what_varies_is_what_differs_within_an_algorithm_and_environment():
         ({"name": "../elsewhere"}, "name is '../elsewhere'"),
         ({"arms": [{"batch_size": 3}]}, "names no algorithm"),
         ({"grid": {"batch_size": [8]}, "search": {"num_samples": 2}}, "a grid and a search"),
+        ({"by_environment": {"dime/TwoModeBandits": {}}}, "nearest: dime/TwoModeBandit-v0"),
+        ({"by_environment": {BANDIT: 3}}, "no table"),
         ({"preset": "labtop"}, "nearest: laptop"),
     ],
 )

@@ -63,6 +63,8 @@ class Study:
     """What the options start from."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Options of every trial; also `env_kwargs`, a table that the environments are made with."""
+    by_environment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By environment, options that replace those of `settings` there."""
     grid: dict[str, Any] = field(default_factory=dict)
     """By option a list of values; all combinations are run."""
     search: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +98,11 @@ class Study:
             require(
                 isinstance(values, list | tuple) and len(values) > 0,
                 f"grid: {option} is {values!r}; it must be a list of at least one value.",
+            )
+        for environment, own in self.by_environment.items():
+            choose("environment in by_environment:", environment, self.environments)
+            require(
+                isinstance(own, Mapping), f"by_environment: {environment} is {own!r}, no table."
             )
         for place, arm in enumerate(self.arms):
             require("algorithm" in arm, f"arms: number {place + 1} names no algorithm: {arm}.")
@@ -237,7 +244,8 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
 
 def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: Any) -> RunConfig:
     """The config of a trial."""
-    options = nested({**study.settings, **arm, "seeds": list(seeds)})
+    own = study.by_environment.get(environment, {})
+    options = nested({**study.settings, **own, **arm, "seeds": list(seeds)})
     algorithm = options.pop("algorithm")
     preset = options.pop("preset", study.preset)
     env_kwargs = options.pop("env_kwargs", None)
