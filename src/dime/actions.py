@@ -186,15 +186,18 @@ def _sweep(command: Sweep) -> int:
         elif result.signal is not None:
             return exit_code(result.signal)
         return EXIT_FAILED if result is not None and result.state == "failed" else 0
-    result = sweep(
-        command.study, storage=command.storage, variant=command.variant, address=command.address
-    )
+    try:
+        result = sweep(
+            command.study, storage=command.storage, variant=command.variant, address=command.address
+        )
+    except KeyboardInterrupt:
+        print("The trials are saved; run the same command again to go on.", file=sys.stderr)
+        raise
     for name, reason in result.failed.items():
         print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-    print(
-        f"{result.folder}: {len(result.finished)} trials finished, {len(result.failed)} failed, "
-        f"{len(result.unfinished)} not finished"
-    )
-    if result.unfinished:
-        print("Run the same command again to go on.")
-    return 0 if not (result.failed or result.unfinished) else EXIT_FAILED
+    counts = {"finished": result.finished, "failed": result.failed}
+    if result.stopped_early:
+        counts["stopped early"] = result.stopped_early
+    told = ", ".join(f"{len(names)} {state}" for state, names in counts.items())
+    print(f"{result.folder}: {told}")
+    return EXIT_FAILED if result.failed else 0

@@ -51,7 +51,7 @@ def undisturbed(tmp_path_factory):
     storage = tmp_path_factory.mktemp("undisturbed")
     result = dime.sweep(study(), storage=storage, progress=False)
     assert result.finished == tuple(names())
-    assert not result.failed and not result.unfinished
+    assert not result.failed
     return result.folder
 
 
@@ -153,7 +153,7 @@ def test_stopped_by_ctrl_c_and_by_kill_9_the_same_command_finishes(undisturbed, 
     process, hold = start_sweep(tmp_path, 1000, 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    assert "3 trials finished, 0 failed, 0 not finished" in out
+    assert "walks: 3 finished, 0 failed" in out
     assert_same_results(tmp_path / "walks", undisturbed)
     assert main(["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]) == 0
 
@@ -167,7 +167,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(t
     words = ["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]
     assert main(words) == 1
     out, err = capsys.readouterr()
-    assert "1 trials finished, 1 failed, 0 not finished" in out
+    assert "walks: 1 finished, 1 failed" in out
     failed = "tests.training.walk-Walk-v0_dime_env_kwargs.nan_at-20_seed-0"
     assert f"{failed} failed and is begun again" in out
     assert f"error: {failed} failed" in err and "Traceback" in err and "nan" in err
@@ -187,7 +187,7 @@ def test_a_search_keeps_what_it_tried(tmp_path):
     }
     plan = {"space": space, "num_samples": 2, "grace_env_steps": 16, "mode": "stochastic"}
     result = dime.sweep(study(search=plan, seeds=[0, 1]), storage=tmp_path, progress=False)
-    assert len(result.finished) + len(result.unfinished) == 2 and not result.failed
+    assert len(result.finished) + len(result.stopped_early) == 2 and not result.failed
     tried = json.loads((tmp_path / "walks" / "search.json").read_text())
     for name, entry in tried.items():
         config = json.loads((tmp_path / "walks" / name / "config.json").read_text())
@@ -202,7 +202,7 @@ def test_a_search_keeps_what_it_tried(tmp_path):
     )
     after = json.loads((tmp_path / "walks" / "search.json").read_text())
     assert len(after) == 3 and {name: after[name] for name in tried} == tried
-    assert len(again.finished) + len(again.unfinished) == 3
+    assert len(again.finished) + len(again.stopped_early) == 3
 
 
 @pytest.mark.parametrize(

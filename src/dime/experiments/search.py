@@ -30,8 +30,8 @@ Tried = dict[str, dict[str, Any]]
 
 def search(
     study: Study, folder: StudyFolder, source: str, mirror: Mirror, progress: bool
-) -> list[Trial]:
-    """Tries settings until as many as wanted have ended; returns the trials.
+) -> tuple[list[Trial], tuple[str, ...]]:
+    """Tries settings until enough have ended; returns the trials, and those stopped early.
 
     A trial is named by its values. What search.json has of an earlier call is told to Optuna:
     values that have ended with their scores, the others to be tried first; their runs are resumed.
@@ -64,9 +64,11 @@ def search(
         options = _tune_options(plan, tried, example.config.training.num_env_steps)
         told = {"values": space, "table": table, "mode": mode, **constants}
         run_tuner(study, train_sample, folder, mirror, told, [display], options)
-    trials = [trial_of(study, entry["values"]) for entry in _read(folder).values()]
+    tried = _read(folder)
+    trials = [trial_of(study, entry["values"]) for entry in tried.values()]
     folder.plan(study, source, trials)
-    return trials
+    stopped = [trial for trial in trials if tried[trial.name].get("score") is not None]
+    return trials, tuple(trial.name for trial in stopped if not folder.is_finished(trial))
 
 
 def trial_of(study: Study, values: Mapping[str, Any]) -> Trial:

@@ -27,12 +27,19 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # trials exchange nothing but numbers
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended: names of trials in `folder`, and why some failed."""
+    """How a sweep ended.
+
+    Attributes:
+        folder: the study's.
+        finished: names of its trials that reached their last env step.
+        failed: those that failed for good, and why.
+        stopped_early: those of a search that ASHA stopped.
+    """
 
     folder: Path
     finished: tuple[str, ...]
     failed: Mapping[str, str]
-    unfinished: tuple[str, ...]
+    stopped_early: tuple[str, ...]
 
 
 def sweep(
@@ -62,7 +69,7 @@ def sweep(
 
     Raises:
         DimeError: the study, the storage or the address is refused; no trial was started then.
-        KeyboardInterrupt: Ctrl-C; what was trained since the last checkpoints is lost.
+        KeyboardInterrupt: Ctrl-C; trials are saved at their next record.
     """
     require(
         importlib.util.find_spec("ray") is not None,
@@ -73,17 +80,19 @@ def sweep(
     folder = StudyFolder(mirror.local / chosen.name)
     mirror.pull_records(chosen.name)
     source = source_of(Path(study)) if isinstance(study, str | Path) else ""
-    with _cluster(address):
-        if chosen.of_search is not None:
-            from dime.experiments.search import search
+    stopped_early: tuple[str, ...] = ()
+    if chosen.of_search is not None:
+        from dime.experiments.search import search
 
-            trials = search(chosen, folder, source, mirror, progress)
-        else:
-            trials = trials_of(chosen)
-            folder.plan(chosen, source, trials)
+        with _cluster(address):
+            trials, stopped_early = search(chosen, folder, source, mirror, progress)
+    else:
+        trials = trials_of(chosen)
+        folder.plan(chosen, source, trials)
+        with _cluster(address):
             _run_grid(chosen, folder, trials, mirror, progress)
     mirror.pull_records(chosen.name)
-    return _result(folder, trials)
+    return _result(folder, trials, stopped_early)
 
 
 def _run_grid(
@@ -99,7 +108,10 @@ def _run_grid(
     display = SweepProgress(open_trials, len(trials) - len(open_trials), not progress)
     configs = {trial.name: trial.config.to_json() for trial in open_trials}
     space = {"trial": tune.grid_search(list(configs)), **_constants(folder, mirror, configs)}
-    run_tuner(study, train_trial, folder, mirror, space, [display], {})
+    for result in run_tuner(study, train_trial, folder, mirror, space, [display], {}):
+        name = result.config["trial"]
+        if result.error is not None and folder.failure(name) is None:
+            folder.note_failure(name, str(result.error))  # the worker died and left no word
 
 
 def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
@@ -110,8 +122,8 @@ def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
     space: dict[str, Any],
     callbacks: list[Any],
     tune_options: Mapping[str, Any],
-) -> None:
-    """Hands the trials to Ray Tune and waits for them; its own state is thrown away."""
+) -> Any:
+    """Hands the trials to Ray Tune and returns their results; its own state is thrown away."""
     from ray import tune
 
     # Ray keeps pickled state beside the results; it is never read, and a new place each time.
@@ -134,7 +146,7 @@ def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
         ),
     )
     try:
-        tuner.fit()
+        return tuner.fit()
     finally:
         shutil.rmtree(folder.path / ".ray", ignore_errors=True)
 
@@ -162,16 +174,20 @@ def train_in_worker(
     folder = StudyFolder(mirror.folder(study))
     mirror.pull(folder.path, trial.name)
 
-    def report(record: Record) -> None:
+    def report(record: Record) -> bool:
         mirror.push(folder.path, trial.name)
         if (told := scored(record)) is not None:
-            tune.report(told)
+            try:
+                tune.report(told)
+            except SystemExit:  # how Ray stops a trial: the run is to save itself first
+                return True
+        return False
 
+    folder.forget_failure(trial.name)
     try:
         result = run_trial(folder.path, trial, report)
         if result and result.state == "failed":
             raise RuntimeError(_reason(result.run_dir))
-        folder.forget_failure(trial.name)
     except Exception:
         folder.note_failure(trial.name, traceback.format_exc())
         raise
@@ -202,16 +218,16 @@ def _reason(run_dir: Path) -> str:
     )
 
 
-def _result(folder: StudyFolder, trials: list[Trial]) -> SweepResult:
+def _result(
+    folder: StudyFolder, trials: list[Trial], stopped_early: tuple[str, ...]
+) -> SweepResult:
     finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
-    failed = {
-        trial.name: text
-        for trial in trials
-        if trial.name not in finished and (text := folder.failure(trial.name)) is not None
-    }
-    rest = [trial.name for trial in trials if trial.name not in finished]
+    open_names = [t.name for t in trials if t.name not in finished and t.name not in stopped_early]
+    failures = {name: folder.failure(name) for name in open_names}
+    if None in failures.values():  # Ray itself returns as if all were well
+        raise KeyboardInterrupt
     return SweepResult(
-        folder.path, finished, failed, tuple(name for name in rest if name not in failed)
+        folder.path, finished, {name: str(text) for name, text in failures.items()}, stopped_early
     )
 
 
