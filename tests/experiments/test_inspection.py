@@ -171,9 +171,9 @@ def test_a_line_has_prior_chain_actions_and_density_in_one_panel(bandit):
     assert view.plane == (0,) and view.action_dim == 1
     (state,) = view.states  # an episode of one step
     (axes,) = chains_figure(view).axes
-    shares = axes.collections[0].get_array().reshape(NUM_BINS[1], 3)
-    fullest = state.mass.max(axis=1)
-    np.testing.assert_allclose((shares * fullest).sum(axis=0), 1.0)
+    drawn = axes.collections[0].get_array().reshape(NUM_BINS[1], 3)
+    np.testing.assert_array_equal(drawn, state.mass.T)
+    np.testing.assert_allclose(drawn.sum(axis=0), 1.0)
     curve = axes.lines[-1]
     base = curve.get_xdata().min()
     height = curve.get_xdata() - base

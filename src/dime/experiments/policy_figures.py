@@ -20,8 +20,8 @@ from dime.experiments.chains import (
 from dime.experiments.policy_views import NUM_BOUND_CHAINS, NUM_CHAINS, PolicyView, StateView
 
 # From white to a blue that lines still stand out from; lightness falls evenly.
-SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#9ecae1", "#2f7ab8", "#0b4a86"])
-TARGET, PATH, DARK, FILL, GREY = "#B23A00", "#222222", "#0b4a86", "#9ecae1", "#c8c8c8"
+SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
+TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
 ENCLOSED = 0.5, 0.9
 """Shares of exp(Q / temperature) that contours enclose."""
 NUM_PATHS = 15
@@ -30,12 +30,13 @@ NUM_PATHS = 15
 _SIDE = 0.32  # width of a side panel, as a share of the chain's length
 _LINE_PANEL, _PLANE_PANEL = (4.4, 3.4), (2.5, 2.4)  # inches
 _MAX_BARS_NAMED = 8
+_DARKEST_ON_LINE = 0.97  # share of a line's bins that are lighter than the darkest shade
 _DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
 
 CONTOURS_NOTE = f"Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of exp(Q / temperature)."
 LINE_NOTE = (
-    "Middle: share of chains per bin and denoising step, dark is many (root scale), each column by "
-    f"itself; {NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
+    "Middle: share of chains per bin and denoising step, dark is many; "
+    f"{NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
     "of the last actions and the density that they should have."
 )
 PLANE_NOTE = (
@@ -130,9 +131,9 @@ def draw_line_chain(axes: Axes, chain: LineChain) -> None:
     steps = len(chain.mass) - 1
     side, gap = _SIDE * steps, 0.03 * steps
     columns = np.arange(steps + 2) - 0.5
-    shares = (chain.mass / chain.mass.max(axis=1, keepdims=True)).T
-    norm = PowerNorm(0.5, 0, 1)
-    axes.pcolormesh(columns, bin_edges(1), shares, cmap=SHADES, norm=norm, rasterized=True)
+    darkest = max(float(np.quantile(chain.mass, _DARKEST_ON_LINE)), 2.5 * chain.mass[0].mean())
+    norm = PowerNorm(0.7, 0.0, darkest)
+    axes.pcolormesh(columns, bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True)
     axes.plot(chain.points[:, :NUM_PATHS], color=PATH, linewidth=0.6, alpha=0.6)
     left, right = -0.5 - gap, steps + 0.5 + gap
     prior = np.sqrt(chain.prior / chain.prior.max())
