@@ -177,6 +177,4 @@ def test_dots_make_tables():
 @pytest.mark.parametrize("variant", [None, "laptop"])
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_can_start(name, variant):
-    if name in ("comparison", "figure_1"):  # small already
-        variant = None
     assert trials_of(read_study(name, variant))
