@@ -27,14 +27,14 @@ def study(**changes):
         "name": "walks",
         "environments": [ID],
         "algorithms": ["dime"],
-        "seeds": [0, 1, 2],
+        "seeds": [0, 1],
         "settings": SETTINGS,
         "retries": 2,
     }
     return plain | changes
 
 
-def names(count=3):
+def names(count=2):
     return [f"tests.training.walk-Walk-v0_dime_seed-{seed}" for seed in range(count)]
 
 
@@ -118,7 +118,7 @@ def test_a_node_dies_and_all_trials_end_as_if_nothing_had_happened(
         for n in names()
     ]
     # One trial lost its node; by the time its process was gone it may have saved once more.
-    assert sorted(starts)[:2] == [[0], [0]] and sorted(starts)[2] in ([0, 30], [0, 45])
+    assert sorted(starts)[0] == [0] and sorted(starts)[1] in ([0, 30], [0, 45])
 
 
 def start_sweep(tmp_path, hold_at, number):
@@ -153,7 +153,7 @@ def test_stopped_by_ctrl_c_and_by_kill_9_the_same_command_finishes(undisturbed, 
     process, hold = start_sweep(tmp_path, 1000, 2)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    assert "walks: 3 finished, 0 failed" in out
+    assert "walks: 2 finished, 0 failed" in out
     assert_same_results(tmp_path / "walks", undisturbed)
     assert main(["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]) == 0
 
@@ -170,7 +170,9 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(t
     assert "walks: 1 finished, 1 failed" in out
     failed = "tests.training.walk-Walk-v0_dime_env_kwargs.nan_at-20_seed-0"
     assert f"{failed} failed and is begun again" in out
-    assert f"error: {failed} failed" in err and "Traceback" in err and "nan" in err
+    assert (
+        f"error: {failed} failed" in err and "Traceback" in err and "non-finite reward (nan)" in err
+    )
     folder = tmp_path / "walks" / failed
     starts = json.loads((folder / "provenance.json").read_text())["starts"]
     assert [start["env_step"] for start in starts] == [0, 15]
@@ -186,7 +188,7 @@ def test_a_search_keeps_what_it_tried(tmp_path):
         "policy.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     }
     plan = {"space": space, "num_samples": 2, "grace_env_steps": 16, "mode": "stochastic"}
-    result = dime.sweep(study(search=plan, seeds=[0, 1]), storage=tmp_path, progress=False)
+    result = dime.sweep(study(search=plan), storage=tmp_path, progress=False)
     assert len(result.finished) + len(result.stopped_early) == 2 and not result.failed
     tried = json.loads((tmp_path / "walks" / "search.json").read_text())
     for name, entry in tried.items():

@@ -63,7 +63,7 @@ class Study:
     """What the options start from."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Options of every trial; also `env_kwargs`, a table that the environments are made with."""
-    by_environment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_environment: dict[str, Any] = field(default_factory=dict)
     """By environment, options that replace those of `settings` there."""
     grid: dict[str, Any] = field(default_factory=dict)
     """By option a list of values; all combinations are run."""
@@ -84,7 +84,8 @@ class Study:
 
     def __post_init__(self):
         require(
-            re.fullmatch(r"[\w.-]*", self.name) is not None and self.name not in (".", ".."),
+            re.fullmatch(r"[\w.-]*", self.name, re.ASCII) is not None
+            and self.name not in (".", ".."),
             f"name is {self.name!r}; a study's name is that of a folder: letters, digits, - and _.",
         )
         require_at_least(self, 1, "seeds_per_trial", "cpus")
@@ -295,4 +296,4 @@ def _name(config: RunConfig, shown: Mapping[str, Any]) -> str:
     label = f"seed-{seeds[0]}" if len(seeds) == 1 else f"seeds-{seeds[0]}-{seeds[-1]}"
     values = [f"{name}-{value}" for name, value in shown.items()]
     parts = [config.env, config.algorithm, *values, label]
-    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
+    return "_".join(re.sub(r"[^\w.+-]+", "-", part, flags=re.ASCII).strip("-") for part in parts)

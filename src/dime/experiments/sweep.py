@@ -109,9 +109,11 @@ def _run_grid(
     configs = {trial.name: trial.config.to_json() for trial in open_trials}
     space = {"trial": tune.grid_search(list(configs)), **_constants(folder, mirror, configs)}
     for result in run_tuner(study, train_trial, folder, mirror, space, [display], {}):
+        if result.error is None or result.config is None:
+            continue  # it ended well, or never began
         name = result.config["trial"]
-        if result.error is not None and folder.failure(name) is None:
-            folder.note_failure(name, str(result.error))  # the worker died and left no word
+        if folder.failure(name) is None:  # its worker died and left no word
+            folder.note_failure(name, str(result.error))
 
 
 def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
