@@ -84,6 +84,8 @@ def test_what_varies_is_what_differs_within_an_algorithm_and_environment():
     )
     assert varied_settings(found) == ("settings.critic.head",)
     assert varied_settings(trials(seeds=2)) == ()
+    only_one_has_it = trials(arms=[{"algorithm": "dime", "env_kwargs.render_mode": "rgb_array"}])
+    assert varied_settings(only_one_has_it) == ("env_kwargs.render_mode",)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_files_of_both_kinds_and_the_small_variant(tmp_path):
     [
         ("a.toml", None, "cannot be read"),
         ("a.toml", "seeds = ", "is not TOML"),
-        ("a.py", None, "There is no study"),
+        ("a.py", None, "cannot be read"),
         ("a.py", "x = 1", "must define STUDY"),
         ("figure_44", None, "nearest: figure_4"),
     ],
@@ -165,6 +167,7 @@ def test_files_that_are_no_study(tmp_path, monkeypatch, name, text, said):
 
 
 def test_a_study_may_be_passed_as_it_is():
+    assert read_study(Study(environments=("a",), algorithms=("sac",))).name == "study"
     study = Study("mine", environments=(BANDIT,), algorithms=("sac",))
     assert read_study(study) == study
     assert dataclasses.asdict(read_study(dataclasses.asdict(study))) == dataclasses.asdict(study)

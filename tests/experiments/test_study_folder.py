@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -76,6 +77,27 @@ def test_folders_that_cannot_be_written_or_read(tmp_path):
         StudyFolder(tmp_path).trials()
 
 
+def saved_and_queued_again(tmp_path, script):
+    """SLURM tells the batch shell alone of the preemption; the run is to hear of it and to save."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    heeds = 'trap "echo saved > saved; exit 75" TERM; touch begun; while true; do sleep 0.05; done'
+    for name, text in {"dime": heeds, "scontrol": 'echo "$*" > queued'}.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "1",
+    }
+    process = subprocess.Popen(["bash", str(script)], cwd=tmp_path, env=environment)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 75
+    assert (tmp_path / "saved").exists() and (tmp_path / "queued").read_text() == "requeue 7\n"
+
+
 def toml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [f"{k} = {json.dumps(v)}" for k, v in STUDY.items() if k not in ("name", "settings")]
@@ -108,7 +130,7 @@ def test_the_job_array_runs_each_trial_by_its_number(tmp_path, monkeypatch, caps
     assert f"wrote {script}" in capsys.readouterr().out
     text = script.read_text()
     assert "--array=0-1" in text and "--cpus-per-task=1" in text
-    subprocess.run(["bash", "-n", str(script)], check=True)
+    saved_and_queued_again(tmp_path, script)
     words = ["sweep", str(tmp_path / "small.toml"), "--storage", str(tmp_path / "there")]
     assert " ".join(words) in text
     assert main([*words, "--trial", "1"]) == 0

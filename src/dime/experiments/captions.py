@@ -80,6 +80,9 @@ def _remarks(curve: Curve) -> list[str]:
         remarks.append(f"{count} env step{plural} left out, not evaluated for all of its seeds")
     if count := curve.num_silent:
         remarks.append(f"{count} of its seeds left out, not evaluated at all")
+    if count := curve.num_repeated:
+        plural = "" if count == 1 else "s"
+        remarks.append(f"{count} seed{plural} counted more than once, from several folders")
     if curve.differences:
         remarks.append(f"pooled runs differ in {_enumerated(curve.differences)}")
     return remarks

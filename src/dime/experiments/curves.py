@@ -46,6 +46,7 @@ class Curve:
     Attributes:
         num_episodes: the numbers of episodes that its evaluations have; mostly one number.
         num_silent: seeds of its runs without a single evaluation.
+        num_repeated: how many of its runs have a seed that another one has too.
         differences: settings that its pooled runs do not share.
     """
 
@@ -55,6 +56,7 @@ class Curve:
     series: Series
     num_episodes: frozenset[int]
     num_silent: int
+    num_repeated: int
     differences: tuple[str, ...]
 
     @property
@@ -133,6 +135,7 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
         series_of(list(histories.values()), f"{first.kind} ({mode}) on {first.environment}"),
         frozenset(num_episodes),
         expected - len(histories),
+        len(histories) - len({seed for _, seed in histories}),
         _differences([run.config for run in pooled]),
     )
 

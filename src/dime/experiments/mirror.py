@@ -1,5 +1,7 @@
-"""Run directories on storage that is no folder: copied there at each checkpoint, and back."""
+"""Run directories on storage that is no folder: copied there at each record, and back."""
 
+import contextlib
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,11 @@ class Mirror:
         return self.local / study.name if self.uri else study
 
     def pull(self, study: Path, trial: str) -> None:
-        """Brings what the storage has of a trial into its local folder."""
-        self._pull(f"{study.name}/{trial}", study / trial, small_only=False)
+        """Brings what the storage has of a trial, and of its failure, into the local folder."""
+        failure = f"failures/{trial}.txt"
+        for name in (trial, failure):
+            self._pull(f"{study.name}/{name}", study / name, small_only=False)
+        self._pushed = {name: _state(file) for name, file in _files_of(study, trial).items()}
 
     def pull_records(self, study: str) -> None:
         """Brings a study's small files, without checkpoints: what figures and reports need."""
@@ -60,25 +65,43 @@ class Mirror:
         if not self.uri:
             return
         files, base = self._files()
-        local = {
-            file.relative_to(study).as_posix(): file
-            for place in (study / trial, study / "failures" / f"{trial}.txt")
-            for file in ([place] if place.is_file() else sorted(place.rglob("*")))
-            if file.is_file() and ".lock" not in file.name
-        }
-        # A checkpoint counts once its manifest is there: manifests last.
-        for name in sorted(local, key=lambda name: name.endswith("manifest.json")):
-            stat = local[name].stat()
-            state = (stat.st_mtime_ns, stat.st_size)
+        local = _files_of(study, trial)
+        for name in sorted(local, key=_place_in_order):
+            state = _state(local[name])
             if self._pushed.get(name) != state:
-                place = f"{base}/{study.name}/{name}"
-                files.create_dir(place.rpartition("/")[0], recursive=True)
-                with files.open_output_stream(place) as stream:
-                    stream.write(local[name].read_bytes())
+                self._write(files, f"{base}/{study.name}/{name}", local[name])
                 self._pushed[name] = state
         for name in set(self._pushed) - set(local):
-            files.delete_file(f"{base}/{study.name}/{name}")
+            with contextlib.suppress(FileNotFoundError):
+                files.delete_file(f"{base}/{study.name}/{name}")
             del self._pushed[name]
+
+    def push_small(self, study: Path) -> None:
+        """Copies the files of the study itself: its plan, its search, failures."""
+        if not self.uri:
+            return
+        files, base = self._files()
+        for file in [*study.glob("*.json"), *study.glob("failures/*.txt")]:
+            self._write(files, f"{base}/{study.name}/{file.relative_to(study).as_posix()}", file)
+
+    def remove(self, place: str) -> None:
+        """Removes a folder that `target` is above of."""
+        if not self.uri:
+            shutil.rmtree(place, ignore_errors=True)
+            return
+        files, base = self._files()
+        with contextlib.suppress(OSError):
+            files.delete_dir(base + place.removeprefix(self.uri.rstrip("/")))
+
+    def discard(self) -> None:
+        """Removes a worker's own folder."""
+        if self.uri:
+            shutil.rmtree(self.local, ignore_errors=True)
+
+    def _write(self, files: Any, place: str, file: Path) -> None:
+        files.create_dir(place.rpartition("/")[0], recursive=True)
+        with files.open_output_stream(place) as stream:
+            stream.write(file.read_bytes())
 
     def _pull(self, name: str, target: Path, small_only: bool) -> None:
         if not self.uri:
@@ -86,13 +109,18 @@ class Mirror:
         from pyarrow import fs
 
         files, base = self._files()
-        selector = fs.FileSelector(f"{base}/{name}", recursive=True, allow_not_found=True)
-        for info in files.get_file_info(selector):
-            relative = info.path.removeprefix(f"{base}/{name}/")
+        found = files.get_file_info(f"{base}/{name}")
+        if found.type == fs.FileType.File:
+            infos = [found]
+        else:
+            selector = fs.FileSelector(f"{base}/{name}", recursive=True, allow_not_found=True)
+            infos = files.get_file_info(selector)
+        for info in infos:
+            relative = info.path.removeprefix(f"{base}/{name}").removeprefix("/")
             wanted = relative.endswith(_SMALL) and "checkpoints/" not in relative
             if info.type != fs.FileType.File or (small_only and not wanted) or ".ray/" in relative:
                 continue
-            place = target / relative
+            place = target / relative if relative else target
             place.parent.mkdir(parents=True, exist_ok=True)
             with files.open_input_stream(info.path) as stream:
                 place.write_bytes(stream.read())
@@ -110,3 +138,24 @@ class Mirror:
                 "as s3://bucket/path or gs://bucket/path that this machine may write to."
             ) from error
         return files, base
+
+
+def _files_of(study: Path, trial: str) -> dict[str, Path]:
+    """The files of a trial and its failure, by their names in the study."""
+    places = [study / trial, study / "failures" / f"{trial}.txt"]
+    found = [file for place in places for file in ([place] if place.is_file() else _below(place))]
+    return {file.relative_to(study).as_posix(): file for file in found if file.name != ".lock"}
+
+
+def _below(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.is_file()]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _place_in_order(name: str) -> int:
+    """A checkpoint counts once its manifest is there, a run once its status says finished."""
+    return 2 if name.endswith("status.json") else int(name.endswith("manifest.json"))

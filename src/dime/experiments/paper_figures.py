@@ -14,7 +14,7 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError, choose, require
 from dime.experiments.canvas import check_output, make_figure, save
 from dime.experiments.captions import learning_caption
-from dime.experiments.curves import MIN_RUNS, History, Panel, panels_of, series_of
+from dime.experiments.curves import MIN_RUNS, History, Panel, panels_of, score, series_of
 from dime.experiments.figures import (
     METRIC_LABELS,
     colour_of,
@@ -31,6 +31,12 @@ from dime.experiments.temperatures import temperature_chains_figure
 
 _TEMPERATURE = "settings.temperature.initial"
 _NUM_STEPS = "settings.policy.num_denoising_steps"
+
+
+_POINTS_NOTE = (
+    "Dots: runs. Line: their interquartile mean, bars: its 95 % stratified bootstrap interval; "
+    "with fewer than three runs their mean, no interval."
+)
 
 
 class Point(NamedTuple):
@@ -76,13 +82,15 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
 
 
 def official(runs: list[Run]) -> list[Run]:
-    """The runs with the records of their algorithm's official mode alone, where there are any."""
+    """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
         algorithm = ALGORITHMS.get(run.config["algorithm"])
-        mode = algorithm.official_mode if algorithm else run.records[0]["mode"]
+        modes = [record["mode"] for record in run.records]
+        mode = algorithm.official_mode if algorithm else modes[0]
+        mode = mode if mode in modes else modes[0]
         records = [record for record in run.records if record["mode"] == mode]
-        shown.append(run._replace(records=records or run.records))
+        shown.append(run._replace(records=records))
     return shown
 
 
@@ -94,8 +102,8 @@ def _curves(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
     return make_figure(learning_panels(panels, curves), caption)
 
 
-def final_score_points(runs: list[Run], panel: Panel, setting: str) -> list[Point]:
-    """Scores at the last env step that all runs share, by the value of a setting.
+def final_score_points(runs: list[Run], panel: Panel, setting: str) -> tuple[int, list[Point]]:
+    """The last env step that all runs share, and the scores there by the value of a setting.
 
     Raises:
         DimeError: the runs lack the setting or share no env step.
@@ -104,22 +112,28 @@ def final_score_points(runs: list[Run], panel: Panel, setting: str) -> list[Poin
     shared = set.intersection(*(set(history) for of in histories.values() for history in of))
     require(bool(shared), "The runs share no evaluated env step.")
     last = max(shared)
+    require(last > 0, "The runs share no evaluation after env step 0.")
     settings = _settings(runs, setting)
     by_value: dict[float, list[float]] = defaultdict(list)
     for folder, of_run in histories.items():
         by_value[settings[folder]] += [history[last] for history in of_run]
-    return [Point(value, np.array(by_value[value])) for value in sorted(by_value)]
+    return last, [Point(value, np.array(by_value[value])) for value in sorted(by_value)]
 
 
 def wall_clock_points(runs: list[Run], setting: str) -> list[Point]:
-    """Hours per million env steps between first and last evaluation, by the value of a setting.
+    """Hours per million env steps between evaluations, by the value of a setting.
 
-    One number per run directory: seeds that share a program share its time.
+    Of runs with more than two, the time up to the second is left out: compilation is in it. One
+    number per run directory: seeds that share a program share its time.
     """
     settings = _settings(runs, setting)
     by_value: dict[float, list[float]] = defaultdict(list)
     for run in runs:
-        first, last = run.records[0], run.records[-1]
+        steps_evaluated = sorted({record["env_step"] for record in run.records})
+        begin = steps_evaluated[1 if len(steps_evaluated) > 2 else 0]
+        # The last record of an evaluation: its own time is not to be counted either.
+        first = [record for record in run.records if record["env_step"] == begin][-1]
+        last = run.records[-1]
         steps = last["env_step"] - first["env_step"]
         require(steps > 0, f"{run.folder} has only one evaluation: there is no time between two.")
         seconds = last["wall_time_s"] - first["wall_time_s"]
@@ -137,8 +151,6 @@ def _settings(runs: list[Run], setting: str) -> dict[Path, float]:
 
 def _histories(runs: list[Run], metric: str) -> dict[Path, list[History]]:
     """By run directory, the history of each of its seeds."""
-    from dime.experiments.curves import score
-
     histories: dict[Path, dict[int, History]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         for record in run.records:
@@ -154,11 +166,14 @@ def _final_scores(run_dirs: RunDirs) -> Figure:
     draws = []
     for panel in panels:
         own = [run for run in runs if run.environment == panel.environment]
-        points = final_score_points(own, panel, _TEMPERATURE)
-        label = f"final {METRIC_LABELS[panel.metric]}"
+        last, points = final_score_points(own, panel, _TEMPERATURE)
+        label = f"{METRIC_LABELS[panel.metric]} at env step {last:,}"
         draws.append(partial(_draw_points, points=points, title=panel.environment, label=label))
-    note = "At the last env step that all runs share, against the fixed temperature."
-    caption = [note, *learning_caption(panels, None), *unevaluated_note(run_dirs)]
+    note = (
+        "Scores at the last env step that all runs share, against the initial temperature (fixed "
+        f"in the study figure_2ab). {_POINTS_NOTE}"
+    )
+    caption = [note, *learning_caption(panels, None)[1:], *unevaluated_note(run_dirs)]
     return make_figure([partial(draw, xlabel="temperature") for draw in draws], caption)
 
 
@@ -175,8 +190,9 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
     shared = " and ".join(map(str, seeds))
     caption = [
         f"Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps of "
-        f"{shared} seed{'s' if seeds != [1] else ''} in one program. Dots: runs; line: their mean. "
-        "Runs that shared a machine slowed each other.",
+        f"{shared} seed{'s' if seeds != [1] else ''} in one program; up to the second evaluation, "
+        f"where programs are compiled, not counted. {_POINTS_NOTE} Runs that shared a machine "
+        "slowed each other.",
         *unevaluated_note(run_dirs),
     ]
     return make_figure([partial(draw, xlabel="denoising steps") for draw in draws], caption)

@@ -192,12 +192,13 @@ def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
     'num_steps=4 head=scalar'
     """
     flat = flatten(config)
-    named = [(name.rpartition(".")[2], flat[name]) for name in names if name in flat]
-    return " ".join(f"{name}={_shown(value)}" for name, value in named)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    present = [name for name in names if name in flat]
+    last = [name.rpartition(".")[2] for name in present]
+    shown = [
+        short if last.count(short) == 1 else name.removeprefix("settings.")
+        for name, short in zip(present, last, strict=True)
+    ]
+    return " ".join(f"{short}={flat[name]}" for name, short in zip(present, shown, strict=True))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from dime.errors import DimeError
 from dime.experiments.canvas import Draw, check_output, make_figure, save
 from dime.experiments.curves import MIN_RUNS, History, Series, series_of
-from dime.experiments.figures import colour_of, draw_series, shade
+from dime.experiments.figures import (
+    colour_of,
+    draw_series,
+    plain_axes,
+    shade,
+    unevaluated_note,
+)
 from dime.experiments.runs import Run, RunDirs, read_runs
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
@@ -76,7 +82,11 @@ def scales_figure(run_dirs: RunDirs, dims: Iterable[int] | None = None) -> Figur
     draws: list[Draw] = [
         partial(_draw, series=series[dim], styles=styles, dim=dim, top=1.08 * top) for dim in shown
     ]
-    return make_figure(draws, _caption(environment, action_dim, recorded))
+    caption = _caption(environment, action_dim, recorded)
+    left_out = max(one.num_left_out for one in drawn)
+    if left_out:
+        caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
+    return make_figure(draws, [*caption, *unevaluated_note(run_dirs)])
 
 
 def default_dims(action_dim: int) -> list[int]:
@@ -150,13 +160,10 @@ def _draw(
 ) -> None:
     for kind, of_kind in series.items():
         draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
-    axes.set_title(f"action dimension {dim}", fontsize=10)
-    axes.set(xlabel="env steps", ylabel="diffusion scale", ylim=(0.0, top))
+    plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
+    axes.set_ylim(0.0, top)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _caption(environment: str, action_dim: int, recorded: dict[str, Histories]) -> list[str]:

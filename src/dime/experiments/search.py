@@ -11,16 +11,26 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Float
 
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require
 from dime.experiments.mirror import Mirror
-from dime.experiments.study import Search, Study, Trial, check_trials, configured
+from dime.experiments.study import (
+    Search,
+    Study,
+    Trial,
+    arms_of,
+    check_trials,
+    configured,
+    read_study,
+)
 from dime.experiments.study_folder import StudyFolder
-from dime.experiments.sweep import run_tuner, train_in_worker
+from dime.experiments.sweep import run_tuner
 from dime.experiments.sweep_progress import SweepProgress
+from dime.experiments.sweep_worker import Report, told_to_workers, train_in_worker
 from dime.training.listeners import Record
-from dime.training.records import write_json
+from dime.training.records import read_records, write_json
 
 _FILE = "search.json"
 
@@ -33,8 +43,8 @@ def search(
 ) -> tuple[list[Trial], tuple[str, ...]]:
     """Tries settings until enough have ended; returns the trials, and those stopped early.
 
-    A trial is named by its values. What search.json has of an earlier call is told to Optuna:
-    values that have ended with their scores, the others to be tried first; their runs are resumed.
+    A trial is named by its values. Values that an earlier call began are tried first, and their
+    runs resumed; Optuna hears the scores of those that ended where none was left in the middle.
 
     Raises:
         DimeError: the space names an option that the algorithm lacks, a value that it refuses, or
@@ -48,32 +58,44 @@ def search(
     )
     require(bool(plan.space), "search.space names no option.")
     space = {option: _domain(option, given) for option, given in plan.space.items()}
+    # Two proposals of the same values would share a folder.
+    require(
+        any(isinstance(domain, Float) for domain in space.values()),
+        "search.space has no range of real numbers, { low = 0.1, high = 1.0 }: lists of values are "
+        "a grid.",
+    )
     example = trial_of(study, {option: domain.sample() for option, domain in space.items()})
     check_trials([example])
     algorithm = find_algorithm(example.config.algorithm)
     mode = plan.mode or algorithm.official_mode
     choose("mode in search.mode:", mode, example.config.training.evaluation_modes)
 
-    folder.plan(study, source, [])
     tried = _read(folder)
+    for name, entry in tried.items():
+        require(
+            set(entry["values"]) == set(space),
+            f"{folder.path} holds a search over {', '.join(entry['values'])} ({name}). Give the "
+            "study another name, or choose another place (--storage).",
+        )
+    folder.plan(study, source, [trial_of(study, entry["values"]) for entry in tried.values()])
     ended = {name: entry for name, entry in tried.items() if "score" in entry}
     if len(ended) < plan.num_samples:
-        display = _SearchProgress(study, folder, tried, not progress)
-        table = dataclasses.asdict(study)
-        constants = {"study": str(folder.path.absolute()), "mirror": mirror.uri}
+        keeper = _SearchProgress(study, source, folder, mirror, tried, quiet=not progress)
         options = _tune_options(plan, tried, example.config.training.num_env_steps)
-        told = {"values": space, "table": table, "mode": mode, **constants}
-        run_tuner(study, train_sample, folder, mirror, told, [display], options)
+        # As text: Optuna would take the tables in it for parts of the space.
+        table = json.dumps(dataclasses.asdict(study))
+        told = {"values": space, "table": table, "mode": mode}
+        told |= told_to_workers(study, folder, mirror)
+        run_tuner(study, train_sample, told, folder, mirror, keeper, options)
     tried = _read(folder)
     trials = [trial_of(study, entry["values"]) for entry in tried.values()]
-    folder.plan(study, source, trials)
     stopped = [trial for trial in trials if tried[trial.name].get("score") is not None]
     return trials, tuple(trial.name for trial in stopped if not folder.is_finished(trial))
 
 
 def trial_of(study: Study, values: Mapping[str, Any]) -> Trial:
     """The trial of these values: all of the study's seeds in one program."""
-    (arm,) = [{"algorithm": name} for name in study.algorithms] + list(study.arms)
+    (arm,) = arms_of(study)
     config = configured(study, study.environments[0], {**arm, **values}, study.seeds)
     digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
     return Trial(f"{config.algorithm}_{digest[:10]}", config)
@@ -81,10 +103,11 @@ def trial_of(study: Study, values: Mapping[str, Any]) -> Trial:
 
 def train_sample(told: Mapping[str, Any]) -> None:
     """Runs in a worker of Ray: the trial of the values that Optuna proposed."""
-    study = Study(**told["table"])
+    study = read_study(json.loads(told["table"]))
+    trial = trial_of(study, told["values"])
     seeds_of_step: dict[int, list[float]] = defaultdict(list)
 
-    def scored(record: Record) -> dict[str, Any] | None:
+    def scored(record: Record) -> Report | None:
         if record.get("mode") != told["mode"]:
             return None
         scores = seeds_of_step[record["env_step"]]
@@ -93,7 +116,12 @@ def train_sample(told: Mapping[str, Any]) -> None:
             return None
         return {"env_step": record["env_step"], "score": sum(scores) / len(scores)}
 
-    train_in_worker(Path(told["study"]), told["mirror"], trial_of(study, told["values"]), scored)
+    finished = StudyFolder(Path(told["study"])).is_finished(trial)
+    train_in_worker(told, trial, scored)
+    if finished:  # before, but its score was not noted: there were no records to report
+        records = read_records(Path(told["study"]) / trial.name / "evaluations.jsonl")
+        reports = [report for record in records if (report := scored(record)) is not None]
+        tune.report(reports[-1])
 
 
 def _domain(option: str, given: Any) -> Any:
@@ -138,6 +166,7 @@ def _tune_options(plan: Search, tried: Tried, num_env_steps: int) -> dict[str, A
             max_t=num_env_steps,
             grace_period=plan.grace_env_steps,
             reduction_factor=plan.reduction_factor,
+            stop_last_trials=False,  # they end by themselves, and save
         )
     return options
 
@@ -158,14 +187,22 @@ def _read(folder: StudyFolder) -> Tried:
 class _SearchProgress(SweepProgress):
     """Also keeps search.json."""
 
-    def __init__(self, study: Study, folder: StudyFolder, tried: Tried, quiet: bool):
+    def __init__(  # noqa: PLR0913  what it keeps in step
+        self,
+        study: Study,
+        source: str,
+        folder: StudyFolder,
+        mirror: Mirror,
+        tried: Tried,
+        quiet: bool,
+    ):
         super().__init__([], sum("score" in entry for entry in tried.values()), quiet)
-        self._study, self._folder, self._tried = study, folder, tried
+        self._study, self._source, self._folder = study, source, folder
+        self._mirror, self._tried = mirror, tried
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the screen."""
-        kept = {"_study": self._study, "_folder": self._folder, "_tried": self._tried}
-        return super().__getstate__() | kept
+        return super().__getstate__() | {"_study": self._study, "_tried": self._tried}
 
     def name_of(self, trial: Any) -> str:
         """By its values."""
@@ -182,11 +219,15 @@ class _SearchProgress(SweepProgress):
         """Notes the values."""
         self._tried.setdefault(self.name_of(trial), {"values": trial.config["values"]})
         self._write()
+        trials_ = [trial_of(self._study, entry["values"]) for entry in self._tried.values()]
+        self._folder.plan(self._study, self._source, trials_)
+        self._mirror.push_small(self._folder.path)
         super().on_trial_start(iteration, trials, trial, **info)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Notes the score, of the whole trial or of where ASHA stopped it."""
-        self._tried[self.name_of(trial)]["score"] = trial.last_result.get("score")
+        if (score := trial.last_result.get("score")) is not None:
+            self._tried[self.name_of(trial)]["score"] = score
         self._write()
         super().on_trial_complete(iteration, trials, trial, **info)
 
@@ -199,3 +240,4 @@ class _SearchProgress(SweepProgress):
     def _write(self) -> None:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         write_json(self._folder.path / _FILE, self._tried)
+        self._mirror.push_small(self._folder.path)

@@ -94,6 +94,7 @@ class Study:
         require(bool(self.environments), "The study names no environments.")
         require(bool(self.algorithms or self.arms), "The study names no algorithms and no arms.")
         require(bool(self.seeds), "The study has no seeds.")
+        require(len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in {self.seeds}.")
         require(not (self.grid and self.search), "The study has a grid and a search; choose one.")
         for option, values in self.grid.items():
             require(
@@ -141,7 +142,7 @@ def read_study(
         content, name = dict(study), "study"
     else:
         content, name = _read_file(Path(study)), Path(study).stem
-    content = {"name": name, **content}
+    content = {**content, "name": content.get("name") or name or "study"}
     if variant is not None:
         choose("variant", variant, ["laptop"])
         small = content.get("laptop")
@@ -162,7 +163,7 @@ def _of_table(content: dict[str, Any]) -> Study:
 
 def _read_file(path: Path) -> dict[str, Any]:
     if path.suffix == ".py":
-        require(path.is_file(), f"There is no study {path}.")
+        source_of(path)
         found = runpy.run_path(str(path)).get("STUDY")
         if isinstance(found, Study):
             return dataclasses.asdict(found)
@@ -202,7 +203,7 @@ def trials_of(study: Study) -> list[Trial]:
     trials = [
         Trial(_name(config, shown), config)
         for environment, arm, values in itertools.product(
-            study.environments, _arms(study), _combinations(study.grid)
+            study.environments, arms_of(study), _combinations(study.grid)
         )
         for config, shown in _with_seeds(study, environment, arm, values)
     ]
@@ -220,9 +221,9 @@ def check_trials(trials: list[Trial]) -> None:
             f"Two trials would share the folder {trial.name}: an algorithm, environment, value or "
             "arm stands twice in the study.",
         )
-    for name in dict.fromkeys(trial.config.env for trial in trials):
-        trial = next(trial for trial in trials if trial.config.env == name)
-        make(name, trial.config.env_kwargs).close()
+    configs = {f"{trial.config.env} {trial.config.env_kwargs}": trial.config for trial in trials}
+    for config in configs.values():
+        make(config.env, config.env_kwargs).close()
     for trial in trials:
         require_support(trial.config, trial.config.env)
 
@@ -236,9 +237,9 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
     varied = {
         name: None
         for configs in groups.values()
-        for name in configs[0]
-        if name not in OPERATIONAL
-        and any(config.get(name) != configs[0].get(name) for config in configs)
+        for config in configs
+        for name in config
+        if name not in OPERATIONAL and any(other.get(name) != config[name] for other in configs)
     }
     return tuple(varied)
 
@@ -272,7 +273,8 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _arms(study: Study) -> list[dict[str, Any]]:
+def arms_of(study: Study) -> list[dict[str, Any]]:
+    """Algorithms, each with options of its own."""
     return [{"algorithm": name} for name in study.algorithms] + list(study.arms)
 
 

@@ -65,15 +65,15 @@ class StudyFolder:
         if not (folder / "config.json").is_file():
             return
         begun = flatten(RunConfig.from_json(RunDirectory.open(folder).config()).to_json())
-        wanted = flatten(json.loads(json.dumps(trial.config.to_json())))
-        begun = flatten(json.loads(json.dumps(begun)))
-        other = [name for name in wanted if wanted[name] != begun.get(name, wanted[name])]
-        longer = wanted[_EXTENDED] >= begun[_EXTENDED]
-        other = [name for name in other if not (name == _EXTENDED and longer)]
+        wanted = flatten(trial.config.to_json())
+        names = dict.fromkeys([*wanted, *begun])
+        other = [name for name in names if wanted.get(name) != begun.get(name)]
+        if wanted[_EXTENDED] >= begun[_EXTENDED]:
+            other = [name for name in other if name != _EXTENDED]
         require(
             not other,
             f"The trial {trial.name} has begun in {self.path} with other settings: "
-            + ", ".join(f"{name} {begun[name]} (now {wanted[name]})" for name in other[:4])
+            + ", ".join(f"{name} {begun.get(name)} (now {wanted.get(name)})" for name in other[:4])
             + ". Give the study another name, choose another place (--storage), or remove that "
             "trial's folder.",
         )

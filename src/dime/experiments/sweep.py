@@ -4,22 +4,20 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dime.errors import DimeError, require
 from dime.experiments.mirror import Mirror
 from dime.experiments.study import Study, Trial, read_study, source_of, trials_of
-from dime.experiments.study_folder import StudyFolder, run_trial
-from dime.training.config import RunConfig
-from dime.training.listeners import Record
-from dime.training.run_directory import RunDirectory
+from dime.experiments.study_folder import StudyFolder
+
+if TYPE_CHECKING:  # needs Ray
+    from dime.experiments.sweep_progress import SweepProgress
 
 _ANSWER_WITHIN_S = 5.0
 _OBJECT_STORE_BYTES = 80 * 2**20  # trials exchange nothing but numbers
@@ -59,7 +57,7 @@ def sweep(
         study: as for `read_study`: a file, a shipped study's name, a table or a `Study`.
         storage: folder for the study's folder; for trials on several machines one that all of
             them see, or a URI that Ray accepts (s3://bucket/path), to which runs are copied at
-            each checkpoint.
+            each record.
         variant: "laptop" for the small variant.
         address: of a Ray cluster ("auto", "host:6379"); this machine by itself if None.
         progress: whether to show how far the trials are.
@@ -69,7 +67,7 @@ def sweep(
 
     Raises:
         DimeError: the study, the storage or the address is refused; no trial was started then.
-        KeyboardInterrupt: Ctrl-C; trials are saved at their next record.
+        KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
     """
     require(
         importlib.util.find_spec("ray") is not None,
@@ -80,6 +78,8 @@ def sweep(
     folder = StudyFolder(mirror.local / chosen.name)
     mirror.pull_records(chosen.name)
     source = source_of(Path(study)) if isinstance(study, str | Path) else ""
+    if variant is not None:
+        source = f"# --variant {variant}\n{source}"
     stopped_early: tuple[str, ...] = ()
     if chosen.of_search is not None:
         from dime.experiments.search import search
@@ -101,41 +101,39 @@ def _run_grid(
     from ray import tune
 
     from dime.experiments.sweep_progress import SweepProgress
+    from dime.experiments.sweep_worker import told_to_workers, train_trial
 
     open_trials = [trial for trial in trials if not folder.is_finished(trial)]
     if not open_trials:
         return
     display = SweepProgress(open_trials, len(trials) - len(open_trials), not progress)
-    configs = {trial.name: trial.config.to_json() for trial in open_trials}
-    space = {"trial": tune.grid_search(list(configs)), **_constants(folder, mirror, configs)}
-    for result in run_tuner(study, train_trial, folder, mirror, space, [display], {}):
-        if result.error is None or result.config is None:
-            continue  # it ended well, or never began
-        name = result.config["trial"]
-        if folder.failure(name) is None:  # its worker died and left no word
-            folder.note_failure(name, str(result.error))
+    each = [{"name": trial.name, "config": trial.config.to_json()} for trial in open_trials]
+    told = {"trial": tune.grid_search(each), **told_to_workers(study, folder, mirror)}
+    run_tuner(study, train_trial, told, folder, mirror, display, {})
 
 
 def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
     study: Study,
     train: Callable[[Mapping[str, Any]], None],
+    told: dict[str, Any],
     folder: StudyFolder,
     mirror: Mirror,
-    space: dict[str, Any],
-    callbacks: list[Any],
+    display: "SweepProgress",
     tune_options: Mapping[str, Any],
-) -> Any:
-    """Hands the trials to Ray Tune and returns their results; its own state is thrown away."""
+) -> None:
+    """Hands the trials to Ray Tune and waits for them.
+
+    Ray's own state, which is pickled, goes to a new place each time and is thrown away unread.
+    Raises `KeyboardInterrupt` where Ctrl-C stopped it, from which Ray returns as if all were well.
+    """
     from ray import tune
 
-    # Ray keeps pickled state beside the results; it is never read, and a new place each time.
+    mirror.push_small(folder.path)
     state = f"{mirror.target(folder.path.name)}/.ray"
-    trainable = tune.with_resources(
-        train, {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
-    )
+    resources = {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
     tuner = tune.Tuner(
-        trainable,
-        param_space=space,
+        tune.with_resources(train, resources),
+        param_space=told,
         tune_config=tune.TuneConfig(
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **tune_options
         ),
@@ -143,94 +141,33 @@ def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
             name=f"{int(time.time() * 1000):x}",
             storage_path=state,
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            callbacks=callbacks,
+            callbacks=[display],
             verbose=0,
         ),
     )
     try:
-        return tuner.fit()
+        tuner.fit()
     finally:
-        shutil.rmtree(folder.path / ".ray", ignore_errors=True)
-
-
-def _constants(folder: StudyFolder, mirror: Mirror, configs: Mapping[str, Any]) -> dict[str, Any]:
-    """What every trial is told beside its name."""
-    return {"study": str(folder.path.absolute()), "mirror": mirror.uri, "configs": dict(configs)}
-
-
-def train_trial(told: Mapping[str, Any]) -> None:
-    """Runs in a worker of Ray: the trial of a name."""
-    name = told["trial"]
-    trial = Trial(name, RunConfig.from_json(told["configs"][name]))
-    train_in_worker(Path(told["study"]), told["mirror"], trial, _scored)
-
-
-def train_in_worker(
-    study: Path, uri: str, trial: Trial, scored: Callable[[Record], dict[str, Any] | None]
-) -> None:
-    """Runs a trial from wherever it stands, and reports what `scored` makes of its records."""
-    from ray import tune
-
-    _limit_threads()
-    mirror = Mirror.of_uri(uri)
-    folder = StudyFolder(mirror.folder(study))
-    mirror.pull(folder.path, trial.name)
-
-    def report(record: Record) -> bool:
-        mirror.push(folder.path, trial.name)
-        if (told := scored(record)) is not None:
-            try:
-                tune.report(told)
-            except SystemExit:  # how Ray stops a trial: the run is to save itself first
-                return True
-        return False
-
-    folder.forget_failure(trial.name)
-    try:
-        result = run_trial(folder.path, trial, report)
-        if result and result.state == "failed":
-            raise RuntimeError(_reason(result.run_dir))
-    except Exception:
-        folder.note_failure(trial.name, traceback.format_exc())
-        raise
-    finally:
-        mirror.push(folder.path, trial.name)
-
-
-def _scored(record: Record) -> dict[str, Any]:
-    """Position, and the return of the record's episodes."""
-    returns = record.get("returns")
-    score = sum(returns) / len(returns) if returns else record.get("episode_return")
-    return {"env_step": record["env_step"], "score": score}
-
-
-def _limit_threads() -> None:
-    """A trial on one core computes in one thread; more would wait for each other."""
-    if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray sets it to the trial's cores
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-
-
-def _reason(run_dir: Path) -> str:
-    """Why a run failed: what its status says, and the traceback that it left."""
-    directory = RunDirectory(run_dir)
-    texts = sorted(directory.failures_folder.rglob("*.txt"))
-    return "\n\n".join(
-        [str(directory.status().get("reason")), *(text.read_text() for text in texts)]
-    )
+        mirror.remove(state)
+        for name, error in display.errors.items():
+            if folder.failure(name) is None:  # its worker died and left no word
+                folder.note_failure(name, error)
+        mirror.push_small(folder.path)
+    if display.interrupted:
+        raise KeyboardInterrupt
 
 
 def _result(
     folder: StudyFolder, trials: list[Trial], stopped_early: tuple[str, ...]
 ) -> SweepResult:
     finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
-    open_names = [t.name for t in trials if t.name not in finished and t.name not in stopped_early]
-    failures = {name: folder.failure(name) for name in open_names}
-    if None in failures.values():  # Ray itself returns as if all were well
-        raise KeyboardInterrupt
-    return SweepResult(
-        folder.path, finished, {name: str(text) for name, text in failures.items()}, stopped_early
-    )
+    ended = {*finished, *stopped_early}
+    failed = {
+        trial.name: folder.failure(trial.name) or "no reason is known"
+        for trial in trials
+        if trial.name not in ended
+    }
+    return SweepResult(folder.path, finished, failed, stopped_early)
 
 
 @contextlib.contextmanager
@@ -241,6 +178,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        # Or Ray warns that it will hide GPUs from trials that declare none, which do not look.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     for name, value in quiet.items():

@@ -1,6 +1,7 @@
 """What a sweep would do: its trials and their cost, a job array, one trial by itself."""
 
 import json
+import math
 import shlex
 from importlib import resources
 from pathlib import Path
@@ -21,18 +22,25 @@ _SLURM = """\
 #!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
+#SBATCH --ntasks=1
 #SBATCH --cpus-per-task={cpus}
 {gpus}#SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 #SBATCH --output={folder}/slurm-%a.txt
 # Each task is one trial. SIGTERM saves it and ends it with status 75: it is queued again.
 dime sweep {study} --storage {storage}{variant} --trial "$SLURM_ARRAY_TASK_ID" &
-wait $! || {{
+trial=$!
+trap 'kill -TERM "$trial"' TERM
+wait "$trial"
+status=$?
+if [ "$status" -gt 128 ]; then  # the signal came: now it saves
+  wait "$trial"
   status=$?
-  wait $!
-  [ "$?" = 75 ] && scontrol requeue "$SLURM_JOB_ID"
-  exit "$status"
-}}
+fi
+if [ "$status" = 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
 """
 
 
@@ -111,7 +119,7 @@ def write_slurm(study: Path, storage: str, variant: str | None) -> Path:
             name=chosen.name,
             last=len(trials) - 1,
             cpus=chosen.cpus,
-            gpus=f"#SBATCH --gpus-per-task={chosen.gpus:g}\n" if chosen.gpus else "",
+            gpus=f"#SBATCH --gpus-per-task={math.ceil(chosen.gpus)}\n" if chosen.gpus else "",
             folder=folder.path,
             study=shlex.quote(str(study.absolute() if study.suffix else study)),
             storage=shlex.quote(str(folder.path.parent)),
@@ -124,12 +132,14 @@ def write_slurm(study: Path, storage: str, variant: str | None) -> Path:
 def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunResult | None:
     """Runs or resumes the trial of this number; None where it has finished before."""
     chosen = read_study(study, variant)
-    trials = _planned(chosen)
+    folder = StudyFolder(Path(storage) / chosen.name)
+    if folder.file.exists():
+        trials = folder.trials()  # as they were numbered when the array was written
+    else:
+        trials = _planned(chosen)
+        folder.plan(chosen, source_of(study), trials)
     require(
         0 <= number < len(trials),
         f"--trial is {number}; {chosen.name} has the trials 0 to {len(trials) - 1}.",
     )
-    folder = StudyFolder(Path(storage) / chosen.name)
-    if not folder.file.exists():
-        folder.plan(chosen, source_of(study), trials)
     return run_trial(folder.path, trials[number], progress=True)

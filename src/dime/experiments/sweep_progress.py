@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import rich.console
@@ -45,11 +46,18 @@ class _State:
 
 
 class SweepProgress(tune.Callback):
-    """Hears of all trials and says how far they are."""
+    """Hears of all trials and says how far they are.
+
+    Attributes:
+        errors: of trials that failed for good, what Ray knows of it.
+        interrupted: whether trials were left that had neither ended nor failed.
+    """
 
     def __init__(self, trials: list[Trial], finished: int, quiet: bool):
         self._states = {t.name: _State(t.config.training.num_env_steps) for t in trials}
         self._finished_before = finished
+        self.errors: dict[str, str] = {}
+        self.interrupted = False
         self._quiet = quiet
         self._console = rich.console.Console()
         self._live: rich.live.Live | None = None
@@ -98,10 +106,14 @@ class SweepProgress(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         self._state(trial).state = "failed"
+        file = trial.error_file
+        known = Path(file).read_text() if file and Path(file).is_file() else "its worker died"
+        self.errors[self.name_of(trial)] = known
         self._say(trial, "failed")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Nothing runs any more."""
+        self.interrupted = any(not trial.is_finished() for trial in trials)
         if self._live is not None:
             self._live.stop()
 
@@ -117,7 +129,7 @@ class SweepProgress(tune.Callback):
 
     def name_of(self, trial: Any) -> str:
         """Our name of one of Ray's trials."""
-        return trial.config["trial"]
+        return trial.config["trial"]["name"]
 
     def _say(self, trial: Any, what: str) -> None:
         if not self._quiet:

@@ -22,6 +22,7 @@ from dime.experiments.chains import (
     prior_masses,
     total_variation,
 )
+from dime.experiments.figures import unevaluated_note
 from dime.experiments.policy_figures import LINE_NOTE, NUM_PATHS, LineChain, draw_line_chain
 from dime.experiments.policy_views import Trained
 from dime.experiments.runs import RunDirs, read_runs
@@ -90,7 +91,7 @@ def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
         LINE_NOTE,
         f"Runs by temperature: {listed}.",
     ]
-    return make_figure(draws, caption, panel_size=_PANEL_SIZE)
+    return make_figure(draws, [*caption, *unevaluated_note(run_dirs)], panel_size=_PANEL_SIZE)
 
 
 def chains_of(run_dir: Path) -> TemperatureChains:

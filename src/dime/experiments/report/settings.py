@@ -94,9 +94,9 @@ def reproduction(sources: Sources) -> Markup:
 
 
 def _command(start: dict[str, Any]) -> str:
-    """As it was typed, but for the folder that the program is in."""
+    """As it was typed, but for the folder that the program is in; "" for a worker of a sweep."""
     words = start.get("command")
-    if not isinstance(words, list) or not words:
+    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
         return ""
     program, *arguments = map(str, words)
     return shlex.join([PurePath(program).name, *arguments])
