@@ -152,9 +152,9 @@ def read_study(
 
 
 def _of_table(content: dict[str, Any]) -> Study:
-    if isinstance(content.get("seeds"), int) and not isinstance(content["seeds"], bool):
-        require(content["seeds"] >= 1, f"seeds is {content['seeds']}; it must be at least 1.")
-        content = content | {"seeds": list(range(content["seeds"]))}
+    if type(seeds := content.get("seeds")) is int:
+        require(seeds >= 1, f"seeds is {seeds}; it must be at least 1.")
+        content = content | {"seeds": list(range(seeds))}
     # The defaults are no study: fields are replaced in one that is.
     minimal = Study(environments=("",), algorithms=("",))
     empty = {"environments": [], "algorithms": []}
