@@ -145,9 +145,9 @@ def read_study(
     content = {**content, "name": content.get("name") or name or "study"}
     if variant is not None:
         choose("variant", variant, ["laptop"])
-        small = content.get("laptop")
+        small = content.get("laptop") or {}
         require(bool(small), f"The study {content['name']} has no variant 'laptop'.")
-        content = content | {"name": f"{content['name']}-laptop"} | dict(small or {})
+        content |= {"name": f"{content['name']}-laptop", **small}
     return _of_table({**content, "laptop": {}} if variant else content)
 
 
@@ -156,9 +156,8 @@ def _of_table(content: dict[str, Any]) -> Study:
         require(seeds >= 1, f"seeds is {seeds}; it must be at least 1.")
         content = content | {"seeds": list(range(seeds))}
     # The defaults are no study: fields are replaced in one that is.
-    minimal = Study(environments=("",), algorithms=("",))
     empty = {"environments": [], "algorithms": []}
-    return replace_nested(minimal, empty | content)
+    return replace_nested(Study(environments=("",), algorithms=("",)), empty | content)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -189,8 +188,8 @@ def source_of(path: Path) -> str:
 
 def shipped_studies() -> list[str]:
     """Names of the studies that come with the package."""
-    files = (Path(file.name) for file in SHIPPED_STUDIES.iterdir())
-    return sorted(file.stem for file in files if file.suffix == ".toml")
+    names = (file.name for file in SHIPPED_STUDIES.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def trials_of(study: Study) -> list[Trial]:
@@ -246,8 +245,8 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
 
 def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: Any) -> RunConfig:
     """The config of a trial."""
-    own = study.by_environment.get(environment, {})
-    options = nested({**study.settings, **own, **arm, "seeds": list(seeds)})
+    own = study.settings | study.by_environment.get(environment, {})
+    options = nested({**own, **arm, "seeds": list(seeds)})
     algorithm = options.pop("algorithm")
     preset = options.pop("preset", study.preset)
     env_kwargs = options.pop("env_kwargs", None)

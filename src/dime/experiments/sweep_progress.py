@@ -133,7 +133,8 @@ class SweepProgress(tune.Callback):
 
     def _say(self, trial: Any, what: str) -> None:
         if not self._quiet:
-            self._console.print(f"{self.name_of(trial)} {what}", highlight=False, markup=False)
+            text = f"{self.name_of(trial)} {what}"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._refresh()
 
     def _refresh(self) -> None:
