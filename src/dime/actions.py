@@ -191,7 +191,7 @@ def _sweep(command: Sweep) -> int:
             command.study, storage=command.storage, variant=command.variant, address=command.address
         )
     except KeyboardInterrupt:
-        print("The trials are saved; run the same command again to go on.", file=sys.stderr)
+        print("The same command goes on from the last checkpoints.", file=sys.stderr)
         raise
     for name, reason in result.failed.items():
         print(f"error: {name} failed:\n{reason}", file=sys.stderr)
