@@ -5,14 +5,8 @@ import dataclasses
 import pytest
 
 from dime.errors import DimeError
-from dime.experiments.study import (
-    Study,
-    nested,
-    read_study,
-    shipped_studies,
-    trials_of,
-    varied_settings,
-)
+from dime.experiments.study import Study, nested, trials_of, varied_settings
+from dime.experiments.study_files import read_study, shipped_studies
 
 BANDIT = "dime/TwoModeBandit-v0"
 SMALL = {
@@ -181,3 +175,30 @@ def test_dots_make_tables():
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_can_start(name, variant):
     assert trials_of(read_study(name, variant))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"settings": {"seeds": [7]}}, "its place is the field seeds"),
+        ({"grid": {"seeds": [[0], [1]]}}, "its place is the field seeds"),
+        ({"arms": [{"algorithm": "sac", "env": "x"}]}, "its place is the field environments"),
+        ({"settings": {"algorithm": "sac"}}, "its place is the field algorithms or arms"),
+        ({"by_environment": {BANDIT: {"seeds": [5]}}}, "its place is the field seeds"),
+        ({"settings": {"batch_size": 4, "batch_size.x": 1}}, "batch_size.x is set"),
+        ({"settings": {"env_kwargs": 3}}, "env_kwargs is 3; it must be a table"),
+        ({"seeds": 99999999999999999999}, "it must be 1 to 10000"),
+        ({"grid": {"env_kwargs.x": ["y" * 300]}}, "is too long"),
+    ],
+)
+def test_options_that_would_be_ignored_or_break_are_refused(changes, said):
+    with pytest.raises(DimeError) as refusal:
+        trials(**changes)
+    assert said in str(refusal.value)
+
+
+def test_a_python_study_that_cannot_be_run(tmp_path):
+    for text in ("1 / 0", "STUDY = (", "import sys; sys.exit(3)", "import nowhere_at_all"):
+        (tmp_path / "s.py").write_text(text)
+        with pytest.raises(DimeError, match="cannot be run"):
+            read_study(tmp_path / "s.py")

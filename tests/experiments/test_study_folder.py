@@ -9,7 +9,8 @@ import pytest
 from dime.cli import main
 from dime.errors import DimeError
 from dime.experiments.mirror import Mirror
-from dime.experiments.study import read_study, trials_of
+from dime.experiments.study import trials_of
+from dime.experiments.study_files import read_study
 from dime.experiments.study_folder import StudyFolder, run_trial
 from tests.training.runs import assert_same_run, read_lines, status_of
 
@@ -183,3 +184,22 @@ def test_storage_that_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DimeError, match="cannot be written"):
         Mirror.of(f"file://{tmp_path}/file/below")
+
+
+def test_what_has_begun_stays_in_the_plan_and_other_files_are_not_overwritten(tmp_path):
+    first, second = plan(tmp_path / "small")
+    run_trial(tmp_path / "small", first)
+    plan(tmp_path / "small", seeds=[5])
+    names = [trial.name for trial in StudyFolder(tmp_path / "small").trials()]
+    assert names == ["dime-TwoModeBandit-v0_sac_seed-5", FIRST]
+    for text in (
+        '{"a"',
+        "[]",
+        json.dumps({"format_version": 99, "name": "", "trials": [], "varied": []}),
+    ):
+        (tmp_path / "small" / "study.json").write_text(text)
+        with pytest.raises(DimeError, match=r"study\.json"):
+            plan(tmp_path / "small")
+        assert (tmp_path / "small" / "study.json").read_text() == text
+    with pytest.raises(DimeError, match="is a run, no study"):
+        plan(tmp_path / "small" / FIRST)

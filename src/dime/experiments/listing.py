@@ -3,7 +3,7 @@
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import list_environments
 from dime.experiments.presets import PRESETS
-from dime.experiments.study import read_study, shipped_studies
+from dime.experiments.study_files import read_study, shipped_studies
 
 
 def listing(what: str) -> str:

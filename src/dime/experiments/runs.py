@@ -14,6 +14,10 @@ RunDirs = str | Path | Iterable[str | Path]
 
 STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
+LONGEST_NAME = 240
+"""Of a trial: what file systems take, less what is put before and behind it."""
+LARGEST = 1e15
+"""Of an env step or a return; what is larger is damage."""
 
 OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
@@ -102,9 +106,12 @@ def open_study(folder: Path) -> Study:
         content = json.loads(file.read_text())
         version = int(content["format_version"])
         trials = tuple(str(trial["name"]) for trial in content["trials"])
-        study = Study(folder, str(content["name"]), trials, tuple(content["varied"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DimeError(f"{file} is damaged or not a study's ({error!r}).") from error
+        study = Study(folder, str(content["name"]), trials, tuple(map(str, content["varied"])))
+        for trial in trials:  # a folder's name, and none that leads out of the study
+            if trial != Path(trial).name or len(trial) > LONGEST_NAME:
+                raise ValueError(f"{trial:.80} is no trial's name")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DimeError(f"{file} is damaged or not a study's ({error!r:.200}).") from error
     if version > STUDY_FORMAT_VERSION:
         raise DimeError(
             f"{file} has format version {version}; this release of dime reads up to "
@@ -162,6 +169,17 @@ def _read_study(folder: Path, by: Iterable[str]) -> list[Run]:
 
 
 def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
+    try:
+        run = _read_files(path, separate)
+        _check(run)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DimeError(
+            f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
+        ) from error
+    return run
+
+
+def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
     directory = RunDirectory.open(path)
     file = directory.evaluations_file
     config = directory.config()
@@ -182,6 +200,30 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
             lacks = ", ".join(sorted(missing)) or "episodes"
             raise DimeError(f"{file}, line {number}, is not an evaluation: it lacks {lacks}.")
     return Run(path, config, records, variant_of(config, separate))
+
+
+def _check(run: Run) -> None:
+    """Raises `DimeError` where config or records have other types than a run's."""
+    texts = [run.environment, run.config["algorithm"]]
+    seeds = run.config["training"]["seeds"]
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
+    if not whole or not all(isinstance(text, str) for text in texts):
+        raise DimeError(f"{run.folder}/config.json is damaged: other types than a run's.")
+    for number, record in enumerate(run.records, 1):
+        whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
+        whole = whole and 0 <= record["env_step"] < LARGEST
+        lists = [record["returns"], record["success_last"] or []]
+        numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
+        if not whole or not numeric or not isinstance(record["mode"], str):
+            raise DimeError(
+                f"{run.folder}/evaluations.jsonl, line {number}, is damaged: other types "
+                "than an evaluation's."
+            )
+
+
+def _is_score(value: Any) -> bool:
+    """A number, or what stands for one that JSON does not have."""
+    return value is None or isinstance(value, int | float) and not abs(value) >= LARGEST
 
 
 def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:

@@ -16,15 +16,8 @@ from ray.tune.search.sample import Float
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require
 from dime.experiments.mirror import Mirror
-from dime.experiments.study import (
-    Search,
-    Study,
-    Trial,
-    arms_of,
-    check_trials,
-    configured,
-    read_study,
-)
+from dime.experiments.study import Search, Study, Trial, arms_of, check_trials, configured
+from dime.experiments.study_files import read_study
 from dime.experiments.study_folder import StudyFolder
 from dime.experiments.sweep import run_tuner
 from dime.experiments.sweep_progress import SweepProgress
@@ -70,6 +63,12 @@ def search(
     mode = plan.mode or algorithm.official_mode
     choose("mode in search.mode:", mode, example.config.training.evaluation_modes)
 
+    num_env_steps = example.config.training.num_env_steps
+    require(
+        plan.grace_env_steps <= num_env_steps,
+        f"search.grace_env_steps is {plan.grace_env_steps}, more than num_env_steps "
+        f"{num_env_steps}.",
+    )
     tried = _read(folder)
     for name, entry in tried.items():
         require(
@@ -81,7 +80,7 @@ def search(
     ended = {name: entry for name, entry in tried.items() if "score" in entry}
     if len(ended) < plan.num_samples:
         keeper = _SearchProgress(study, source, folder, mirror, tried, quiet=not progress)
-        options = _tune_options(plan, tried, example.config.training.num_env_steps)
+        options = _tune_options(plan, tried, num_env_steps)
         # As text: Optuna would take the tables in it for parts of the space.
         table = json.dumps(dataclasses.asdict(study))
         told = {"values": space, "table": table, "mode": mode}
@@ -178,10 +177,19 @@ def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(folder: StudyFolder) -> Tried:
     file = folder.path / _FILE
+    if not file.exists():
+        return {}
     try:
-        return json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as error:
-        raise DimeError(f"{file} is damaged ({error}); remove it to search anew.") from error
+        tried = {str(name): dict(entry) for name, entry in json.loads(file.read_text()).items()}
+        whole = all(
+            isinstance(entry["values"], dict)
+            and isinstance(entry.get("score"), int | float | type(None))
+            for entry in tried.values()
+        )
+        require(whole, f"{file} is damaged; remove it to search anew.")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DimeError(f"{file} is damaged ({error!r}); remove it to search anew.") from error
+    return tried
 
 
 class _SearchProgress(SweepProgress):

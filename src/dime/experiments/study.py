@@ -1,23 +1,22 @@
-"""A study: which runs an experiment is made of, from a TOML or Python file."""
+"""A study: which runs an experiment is made of."""
 
-import dataclasses
 import itertools
 import re
-import runpy
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from dime.envs.registry import make
-from dime.errors import DimeError, choose, require, require_at_least
+from dime.errors import choose, require, require_at_least
 from dime.experiments.configs import make_config, require_support
-from dime.experiments.runs import OPERATIONAL, flatten
+from dime.experiments.runs import LONGEST_NAME, OPERATIONAL, flatten
 from dime.training.config import RunConfig, replace_nested
 
-SHIPPED_STUDIES = resources.files("dime").joinpath("studies")
+_FIELDS = {
+    "seeds": "the field seeds",
+    "algorithm": "the field algorithms or arms",
+    "env": "the field environments",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ class Study:
                 isinstance(values, list | tuple) and len(values) > 0,
                 f"grid: {option} is {values!r}; it must be a list of at least one value.",
             )
+        _refuse_fields_among_options(self)
         for environment, own in self.by_environment.items():
             choose("environment in by_environment:", environment, self.environments)
             require(
@@ -121,75 +121,6 @@ class Trial:
 
     name: str
     config: RunConfig
-
-
-def read_study(
-    study: "Study | Mapping[str, Any] | str | Path", variant: str | None = None
-) -> Study:
-    """A study from a file, from the shipped ones by name, or from a table.
-
-    Args:
-        study: a .toml file; a .py file that defines STUDY, a `Study` or a table; the name of a
-            shipped study (`dime list studies`); or the study itself.
-        variant: "laptop" for the study's small variant.
-
-    Raises:
-        DimeError: no such study, an unknown field (with the nearest), an empty grid, ...
-    """
-    if isinstance(study, Study):
-        content, name = dataclasses.asdict(study), study.name
-    elif isinstance(study, Mapping):
-        content, name = dict(study), "study"
-    else:
-        content, name = _read_file(Path(study)), Path(study).stem
-    content = {**content, "name": content.get("name") or name or "study"}
-    if variant is not None:
-        choose("variant", variant, ["laptop"])
-        small = content.get("laptop") or {}
-        require(bool(small), f"The study {content['name']} has no variant 'laptop'.")
-        content |= {"name": f"{content['name']}-laptop", **small}
-    return _of_table({**content, "laptop": {}} if variant else content)
-
-
-def _of_table(content: dict[str, Any]) -> Study:
-    if type(seeds := content.get("seeds")) is int:
-        require(seeds >= 1, f"seeds is {seeds}; it must be at least 1.")
-        content = content | {"seeds": list(range(seeds))}
-    # The defaults are no study: fields are replaced in one that is.
-    empty = {"environments": [], "algorithms": []}
-    return replace_nested(Study(environments=("",), algorithms=("",)), empty | content)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    if path.suffix == ".py":
-        source_of(path)
-        found = runpy.run_path(str(path)).get("STUDY")
-        if isinstance(found, Study):
-            return dataclasses.asdict(found)
-        if not isinstance(found, Mapping):
-            raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
-        return {str(field): value for field, value in found.items()}
-    try:
-        return tomllib.loads(source_of(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DimeError(f"The study {path} is not TOML: {error}.") from error
-
-
-def source_of(path: Path) -> str:
-    """The text of a study's file, or of a shipped study."""
-    if path.suffix in (".toml", ".py"):
-        try:
-            return path.read_text()
-        except OSError as error:
-            raise DimeError(f"The study {path} cannot be read ({error.strerror}).") from error
-    choose("shipped study", str(path), shipped_studies())
-    return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text()
-
-
-def shipped_studies() -> list[str]:
-    """Names of the studies that come with the package."""
-    names = (file.name for file in SHIPPED_STUDIES.iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def trials_of(study: Study) -> list[Trial]:
@@ -214,6 +145,7 @@ def check_trials(trials: list[Trial]) -> None:
     """Raises `DimeError` for two trials in one folder, or for one that could not start."""
     by_name: dict[str, Trial] = {}
     for trial in trials:
+        require(len(trial.name) <= LONGEST_NAME, f"The trial's name {trial.name} is too long.")
         twin = by_name.setdefault(trial.name, trial)
         require(
             twin is trial,
@@ -249,8 +181,21 @@ def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: An
     options = nested({**own, **arm, "seeds": list(seeds)})
     algorithm = options.pop("algorithm")
     preset = options.pop("preset", study.preset)
-    env_kwargs = options.pop("env_kwargs", None)
+    env_kwargs = options.pop("env_kwargs", {})
+    require(isinstance(env_kwargs, dict), f"env_kwargs is {env_kwargs!r}; it must be a table.")
     return make_config(environment, algorithm, preset, env_kwargs, **options)
+
+
+def _refuse_fields_among_options(study: Study) -> None:
+    """What the study has a field of its own for would be ignored among options."""
+    arms = [{name: arm[name] for name in arm if name != "algorithm"} for arm in study.arms]
+    tables = [study.settings, study.grid, *arms, *study.by_environment.values()]
+    for table in [*tables, study.search.get("space")]:
+        for option, instead in _FIELDS.items():
+            require(
+                not (isinstance(table, Mapping) and option in table),
+                f"'{option}' stands among the options of the study; its place is {instead}.",
+            )
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,6 +210,7 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
         place = tree
         for part in path:
             place = place.setdefault(part, {})
+            require(isinstance(place, dict), f"{name} is set, and {part} itself too.")
         if isinstance(value, Mapping) and isinstance(place.get(last), dict):
             place[last] |= value
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dime.errors import DimeError, require
-from dime.experiments.runs import STUDY_FILE, STUDY_FORMAT_VERSION, flatten
+from dime.experiments.runs import STUDY_FILE, STUDY_FORMAT_VERSION, flatten, open_study
 from dime.experiments.study import Study, Trial, varied_settings
 from dime.training.config import RunConfig
 from dime.training.listeners import Record
@@ -34,14 +34,26 @@ class StudyFolder:
         return self.path / name
 
     def plan(self, study: Study, source: str, trials: list[Trial]) -> None:
-        """Writes what the study is to study.json; a plan that is there already may only grow.
+        """Writes what the study is to study.json; trials that have begun stay in the plan.
 
         Raises:
-            DimeError: a trial that has begun has other settings now, or the folder cannot be
-                written.
+            DimeError: a trial that has begun has other settings now, study.json is damaged or of a
+                newer release, or the folder is a run's or cannot be written.
         """
+        require(
+            not (self.path / "config.json").exists(),
+            f"{self.path} is a run, no study. Choose another place (--storage) or name.",
+        )
         for trial in trials:
             self._refuse_other_settings(trial)
+        names = {trial.name for trial in trials}
+        if self.file.exists():
+            open_study(self.path)
+            trials = trials + [
+                old
+                for old in self.trials()
+                if old.name not in names and self.trial_folder(old.name).exists()
+            ]
         content = {
             "format_version": STUDY_FORMAT_VERSION,
             "name": study.name,
@@ -90,8 +102,11 @@ class StudyFolder:
     def is_finished(self, trial: Trial) -> bool:
         """Whether the trial's run has reached its last env step."""
         status = RunDirectory(self.trial_folder(trial.name)).status()
+        env_step = status.get("env_step")
         planned = trial.config.training.num_env_steps
-        return status.get("state") == "finished" and status.get("env_step", 0) >= planned
+        return (
+            status.get("state") == "finished" and isinstance(env_step, int) and env_step >= planned
+        )
 
     def note_failure(self, name: str, text: str) -> None:
         """Keeps the traceback of a trial."""
@@ -124,6 +139,8 @@ def run_trial(
         _remove_remains(place)
         return start_run(trial.config, trial.config.env, place, audience)
     _wait_until_free(RunDirectory(place))
+    if study.is_finished(trial):  # by the process that was waited for
+        return None
     return resume_run(place, None, trial.config.training.num_env_steps, audience)
 
 

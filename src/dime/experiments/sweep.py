@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dime.errors import DimeError, require
 from dime.experiments.mirror import Mirror
-from dime.experiments.study import Study, Trial, read_study, source_of, trials_of
+from dime.experiments.study import Study, Trial, trials_of
+from dime.experiments.study_files import read_study, source_of
 from dime.experiments.study_folder import StudyFolder
 
 if TYPE_CHECKING:  # needs Ray
@@ -128,6 +129,7 @@ def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
     """
     from ray import tune
 
+    _require_resources(study)
     mirror.push_small(folder.path)
     state = f"{mirror.target(folder.path.name)}/.ray"
     resources = {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
@@ -210,6 +212,20 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_resources(study: Study) -> None:
+    """Raises `DimeError` where no trial could ever start; Ray would wait for ever."""
+    import ray
+
+    there = ray.cluster_resources()
+    for what, wanted in {"CPU": study.cpus, "GPU": study.gpus}.items():
+        require(
+            wanted <= there.get(what, 0),
+            f"A trial of {study.name} asks for {wanted:g} {what}s, and there are "
+            f"{there.get(what, 0):g}. Change {what.lower()}s in the study, use its small variant "
+            "(--variant laptop), or name a cluster (--address).",
+        )
 
 
 def _require_answer(address: str) -> None:

@@ -12,7 +12,8 @@ import rich.console
 import rich.table
 
 from dime.errors import DimeError, require
-from dime.experiments.study import Study, Trial, read_study, source_of, trials_of
+from dime.experiments.study import Study, Trial, trials_of
+from dime.experiments.study_files import read_study, source_of
 from dime.experiments.study_folder import StudyFolder, run_trial
 from dime.training.config import RunConfig
 from dime.training.loop import RunResult
@@ -73,8 +74,11 @@ def _costs(figures: Path | None) -> tuple[dict[str, Any], str]:
     shipped = resources.files("dime").joinpath("data", _SHIPPED_COSTS)
     try:
         content = json.loads((figures or shipped).read_text())
-        by_name = {row["algorithm"]: row for row in content["algorithms"]}
-        machine, preset = content["machine"], content["preset"]
+        by_name = {
+            row["algorithm"]: (float(row["update_ms"]), float(row["act_ms"]))
+            for row in content["algorithms"]
+        }
+        machine, preset = dict(content["machine"]), content["preset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DimeError(
             f"{figures} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
@@ -84,13 +88,13 @@ def _costs(figures: Path | None) -> tuple[dict[str, Any], str]:
 
 
 def _hours(config: RunConfig, costs: dict[str, Any]) -> float | None:
-    row = costs.get(config.algorithm)
-    if row is None:
+    if config.algorithm not in costs:
         return None
+    update_ms, act_ms = costs[config.algorithm]
     training = config.training
     updates = training.updates_per_env_step / training.env_steps_per_update
     trained = max(training.num_env_steps - training.num_random_steps, 0)
-    milliseconds = trained * updates * row["update_ms"] + training.num_env_steps * row["act_ms"]
+    milliseconds = trained * updates * update_ms + training.num_env_steps * act_ms
     return milliseconds * len(training.seeds) / 3.6e6
 
 
@@ -109,6 +113,7 @@ def write_slurm(study: Path, storage: str, variant: str | None) -> Path:
         The script: submit it with `sbatch`.
     """
     require("://" not in storage, f"--storage is {storage}; a job array needs a shared folder.")
+    require("\n" not in storage, f"--storage is {storage!r}; a script cannot name such a folder.")
     chosen = read_study(study, variant)
     trials = _planned(chosen)
     folder = StudyFolder(Path(storage).absolute() / chosen.name)
@@ -131,13 +136,11 @@ def write_slurm(study: Path, storage: str, variant: str | None) -> Path:
 
 def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunResult | None:
     """Runs or resumes the trial of this number; None where it has finished before."""
+    require("://" not in storage, f"--storage is {storage}; --trial needs a folder.")
     chosen = read_study(study, variant)
+    trials = _planned(chosen)
     folder = StudyFolder(Path(storage) / chosen.name)
-    if folder.file.exists():
-        trials = folder.trials()  # as they were numbered when the array was written
-    else:
-        trials = _planned(chosen)
-        folder.plan(chosen, source_of(study), trials)
+    folder.plan(chosen, source_of(study), trials)
     require(
         0 <= number < len(trials),
         f"--trial is {number}; {chosen.name} has the trials 0 to {len(trials) - 1}.",

@@ -106,9 +106,10 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """The content of status.json, or nothing before the first is written."""
         try:
-            return json.loads(self.status_file.read_text())
+            status = json.loads(self.status_file.read_text())
         except (OSError, ValueError):
             return {}
+        return status if isinstance(status, dict) else {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,10 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from dime.experiments.runs import Run
-
-LARGEST = 1e15
-"""No number of a run reaches this; one that does is damage."""
+from dime.experiments.runs import LARGEST, Run
 
 
 class Progress(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dime.errors import DimeError
-from dime.experiments.report.progress import LARGEST, NOTHING, Progress, progress_of
+from dime.experiments.report.progress import NOTHING, Progress, progress_of
 from dime.experiments.runs import STUDY_FILE, Run, Study, is_study, open_study, read_runs
 from dime.training.run_directory import RunDirectory
 
@@ -176,36 +176,9 @@ def read_run(folder: Path, separate: Iterable[str]) -> tuple[Run | None, str]:
     """The run, or None and why it cannot be drawn; never raises for what is in the files."""
     try:
         (run,) = read_runs(folder, separate)
-        _check(run)
     except (DimeError, OSError) as error:
         return None, str(error)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return None, f"{folder.name} is damaged: its files are not those of a run ({error!r:.200})."
     return run, ""
-
-
-def _check(run: Run) -> None:
-    """Raises `DimeError` where config or records have other types than a run's."""
-    texts = [run.environment, run.config["algorithm"]]
-    seeds = run.config["training"]["seeds"]
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    if not whole or not all(isinstance(text, str) for text in texts):
-        raise DimeError(f"{run.folder.name}/config.json is damaged: other types than a run's.")
-    for number, record in enumerate(run.records, 1):
-        whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
-        whole = whole and 0 <= record["env_step"] < LARGEST
-        lists = [record["returns"], record["success_last"] or []]
-        numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
-        if not whole or not numeric or not isinstance(record["mode"], str):
-            raise DimeError(
-                f"{run.folder.name}/evaluations.jsonl, line {number}, is damaged: other types "
-                "than an evaluation's."
-            )
-
-
-def _is_score(value: Any) -> bool:
-    """A number, or what stands for one that JSON does not have."""
-    return value is None or isinstance(value, int | float) and not abs(value) >= LARGEST
 
 
 def find_sources(root: Path) -> list[Path]:
