@@ -159,8 +159,8 @@ def test_stopped_by_ctrl_c_and_by_kill_9_the_same_command_finishes(undisturbed, 
 
 
 def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(tmp_path, capsys):
-    # Its reward is no number at the 20th step of a process: with checkpoints every 15 steps, the
-    # run of 48 steps gets through at the third attempt.
+    # Its reward is no number at the 20th step of an environment: each attempt saves before it, and
+    # the run of 48 steps gets through at the third.
     bad = {"algorithm": "dime", "env_kwargs.nan_at": 20}
     changes = {"seeds": [0], "arms": [bad], "retries": 1}
     (tmp_path / "walks.py").write_text(f"STUDY = {study(**changes)!r}")
@@ -175,7 +175,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(t
     )
     folder = tmp_path / "walks" / failed
     starts = json.loads((folder / "provenance.json").read_text())["starts"]
-    assert [start["env_step"] for start in starts] == [0, 15]
+    assert [start["env_step"] for start in starts] == [0, 16]
     assert status_of(folder)["state"] == "failed"
     assert main(words) == 0
     assert status_of(folder)["state"] == "finished"

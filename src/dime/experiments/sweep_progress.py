@@ -50,14 +50,12 @@ class SweepProgress(tune.Callback):
 
     Attributes:
         errors: of trials that failed for good, what Ray knows of it.
-        interrupted: whether trials were left that had neither ended nor failed.
     """
 
     def __init__(self, trials: list[Trial], finished: int, quiet: bool):
         self._states = {t.name: _State(t.config.training.num_env_steps) for t in trials}
         self._finished_before = finished
         self.errors: dict[str, str] = {}
-        self.interrupted = False
         self._quiet = quiet
         self._console = rich.console.Console()
         self._live: rich.live.Live | None = None
@@ -67,6 +65,11 @@ class SweepProgress(tune.Callback):
         if self._console.is_terminal and not quiet:
             self._live = rich.live.Live(self._table(), console=self._console, transient=True)
             self._live.start()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trials were left that had neither ended nor failed."""
+        return any(state.state not in ("finished", "failed") for state in self._states.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the screen: Ray pickles its callbacks together with its state."""
@@ -113,7 +116,6 @@ class SweepProgress(tune.Callback):
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Nothing runs any more."""
-        self.interrupted = any(not trial.is_finished() for trial in trials)
         if self._live is not None:
             self._live.stop()
 
