@@ -183,7 +183,7 @@ QSM = Algorithm(
                 "critic": {"hidden_dim": 256},
             },
             # Ours, tuned by task as the paper did: with 50 the chain jumps from corner to corner.
-            by_env={"dime/MultiGoal-v0": Preset({"alignment": 1.0})},
+            by_env={"dime/*": Preset({"alignment": 1.0})},
         ),
     },
 )
