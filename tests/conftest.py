@@ -16,15 +16,10 @@ settings.load_profile("dime")
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """For programs that run a few times each: compiling them well would take longer than that.
-
-    Processes that such tests start do the same, or they would not compute the same bits.
-    """
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    """For programs that run a few times each: compiling them well would take longer than that."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,8 +22,6 @@ from tests.training.runs import (
 )
 from tests.training.walk import Walk, at, walks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def compiled_once():

@@ -29,8 +29,6 @@ from tests.training.runs import (
 )
 from tests.training.walk import ID, walks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PLANE = "dime/MultiGoal-v0"
 SMALL = as_words(OPTIONS)
 SUPPORT = ["--critic.v-min", "-50", "--critic.v-max", "50"]

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dime.api import make_config
 from dime.deploy.policy import Restored, restore_agents
 from dime.errors import DimeError
 from dime.experiments import policy_views
 from dime.experiments.chains import NUM_BINS, bin_centres
-from dime.experiments.configs import make_config
 from dime.experiments.inspection import inspect_policy
 from dime.experiments.policy_figures import SHADES, bounds_figure, chains_figure, shown_steps
 from dime.experiments.policy_films import NUM_LAST_FRAMES, check_film, frames
