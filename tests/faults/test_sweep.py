@@ -17,6 +17,9 @@ from dime.errors import DimeError
 from tests.training.runs import OPTIONS, assert_same_run, read_lines, status_of
 from tests.training.walk import ID
 
+# Starting a cluster forks; its children run other programs at once.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = {name: value for name, value in OPTIONS.items() if name != "seeds"}
 HELD_AT = 40  # env step: after the checkpoint at 30, before the one at 45

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,10 @@ def _cluster(address: str | None) -> Iterator[None]:
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():
+            # JAX warns of any fork; Ray's children run other programs at once.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"the cluster at {address}" if address else "Ray on this machine"
         raise DimeError(

@@ -245,7 +245,7 @@ def test_half_written_and_damaged_runs_are_listed_and_break_nothing(folder):
     for name in ("none-yet", "torn", "foreign", "no-config", "lists", "numbers", "huge", "bytes"):
         assert f" {name} " in f" {page.text('trouble')} ", name
     assert "broken-study" in page.text("trouble")
-    assert "leads out of the study" in page.text("trouble")
+    assert "is no trial's name" in page.text("trouble")
     assert page.data["charts"]["dm_control/walker-run"]["curves"]
     assert " odd " in page.text("runs")
 

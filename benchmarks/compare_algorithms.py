@@ -1,0 +1,66 @@
+"""The table of docs/algorithms.md: what every algorithm reaches on two small tasks.
+
+dime sweep comparison
+python benchmarks/compare_algorithms.py runs/comparison --json benchmarks/results/comparison.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from dime.experiments.curves import panels_of
+from dime.experiments.paper_figures import official
+from dime.experiments.runs import read_runs
+
+
+def rows_of(study: Path) -> list[dict]:
+    """Per task and algorithm the final score, and its share of what SAC gained over the start."""
+    rows = []
+    for panel in panels_of(official(read_runs(study))):
+        finals = {curve.algorithm: curve for curve in panel.curves}
+        start = {name: _point(curve, 0) for name, curve in finals.items()}
+        # Before training every algorithm acts about as badly: the mean of all is the common start.
+        origin = sum(start.values()) / len(start)
+        gain = _point(finals["sac"], -1) - origin
+        for name, curve in finals.items():
+            low, high = curve.series.band[:, -1]
+            rows.append(
+                {
+                    "environment": panel.environment,
+                    "algorithm": name,
+                    "mode": curve.mode,
+                    "seeds": curve.series.num_runs,
+                    "env_step": int(curve.series.env_step[-1]),
+                    "iqm": _point(curve, -1),
+                    "interval": [float(low), float(high)],
+                    "share_of_sac": (_point(curve, -1) - origin) / gain,
+                }
+            )
+    return rows
+
+
+def _point(curve, place: int) -> float:
+    return float(curve.series.lines[0, place])
+
+
+def table(rows: list[dict]) -> str:
+    """As Markdown."""
+    lines = ["| algorithm | mode | task | final return | of SAC's gain |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: (row["environment"], -row["share_of_sac"])):
+        low, high = row["interval"]
+        lines.append(
+            f"| `{row['algorithm']}` | {row['mode'].replace('_', ' ')} | {row['environment']} | "
+            f"{row['iqm']:.2f} [{low:.2f}, {high:.2f}] | {100 * row['share_of_sac']:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--json", type=Path)
+    words = parser.parse_args()
+    found = rows_of(words.study)
+    print(table(found))
+    if words.json is not None:
+        words.json.write_text(json.dumps(found, indent=1) + "\n")
