@@ -128,8 +128,12 @@ class Reader:
     def _trials(self, study: Study, prefix: str) -> tuple[list[Entry], list[tuple[str, str]]]:
         """The trials that have begun, and the names of the others with what made them fail."""
         found, missing = [], []
+        place = study.folder.resolve()
         for trial in study.trials:
             folder = study.folder / trial
+            if not folder.resolve().is_relative_to(place):
+                missing.append((trial, "The trial's folder is a link out of the study's folder."))
+                continue
             failure = _text(_failure_file(study.folder, trial))
             if (folder / "config.json").is_file():
                 found.append(self._entry(folder, f"{prefix}/{trial}", study=study, failure=failure))
