@@ -255,6 +255,6 @@ FIGURES = {
     "7": _PaperFigure(scales_figure, "those of the study figure_7"),
     "8": _learning("figure_8"),
     "9": _learning("figure_9"),
-    "comparison": _PaperFigure(_comparison, "those of the study comparison"),
+    "comparison": _PaperFigure(_comparison, "those of the studies comparison or two_modes"),
 }
 """By number; "comparison" is ours."""

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,13 +33,19 @@ def bandit_histograms(run_dirs: list[Path]) -> tuple[list[Draw], str]:
     for folder in on_bandit:
         algorithm = configs[folder]["algorithm"]
         mode = _sampling_mode(algorithm)
-        actions = bandit_actions(folder, mode)
-        draws.append(partial(_draw, actions=actions, algorithm=algorithm, mode=mode))
+        panel = partial(
+            _draw,
+            actions=bandit_actions(folder, mode),
+            algorithm=algorithm,
+            mode=mode,
+            temperature=fixed_temperature(configs[folder]),
+        )
+        draws.append(panel)
     note = (
         f"Histograms: {_NUM_ACTIONS} actions of each algorithm's newest checkpoint (first seed) on "
-        "the two-mode bandit. Black line: the density whose logarithm is the reward, the best "
-        "policy at temperature 1; algorithms that learn their temperature, or have none, aim at "
-        "others with the same two modes."
+        "the two-mode bandit. Black line: exp(reward / temperature), normalised, at the run's fixed "
+        "temperature; without one at 1, where it is the density whose logarithm is the reward: such "
+        "algorithms lower their temperature, or have none, and need only one of the modes."
     )
     return draws, note
 
@@ -56,10 +63,28 @@ def _sampling_mode(algorithm: str) -> str:
     return "stochastic" if "stochastic" in modes else ALGORITHMS[algorithm].official_mode
 
 
-def _draw(axes: Axes, actions: np.ndarray, algorithm: str, mode: str) -> None:
+def fixed_temperature(config: dict[str, Any]) -> float | None:
+    """The temperature of a run that does not learn it.
+
+    >>> fixed_temperature({"settings": {"temperature": {"initial": 3.0, "learn": False}}})
+    3.0
+    """
+    temperature = config["settings"].get("temperature")
+    if not isinstance(temperature, dict) or temperature.get("learn", True):
+        return None
+    return float(temperature["initial"])
+
+
+def _draw(
+    axes: Axes, actions: np.ndarray, algorithm: str, mode: str, temperature: float | None
+) -> None:
     colour = colour_of(algorithm)
     axes.hist(actions, _EDGES, density=True, color=colour, alpha=0.6, zorder=2)
     grid = np.linspace(-1.0, 1.0, 401)
-    axes.plot(grid, np.exp(two_mode_log_density(grid)), color="black", linewidth=1.2, zorder=3)
-    axes.set_ylim(0.0, 6.0)
-    plain_axes(axes, f"{algorithm}, {mode.replace('_', ' ')}", "action", "density")
+    exact = np.exp(two_mode_log_density(grid) / (temperature or 1.0))
+    exact /= np.trapezoid(exact, grid)
+    axes.plot(grid, exact, color="black", linewidth=1.2, zorder=3)
+    axes.set_ylim(0.0, min(6.0, 2.2 * float(exact.max())))
+    title = f"{algorithm}, {mode.replace('_', ' ')}"
+    title += f", temperature {temperature:g}" if temperature else ""
+    plain_axes(axes, title, "action", "density")
