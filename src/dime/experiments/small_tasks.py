@@ -43,9 +43,9 @@ def bandit_histograms(run_dirs: list[Path]) -> tuple[list[Draw], str]:
         draws.append(panel)
     note = (
         f"Histograms: {_NUM_ACTIONS} actions of each algorithm's newest checkpoint (first seed) on "
-        "the two-mode bandit. Black line: exp(reward / temperature), normalised, at the run's fixed "
-        "temperature; without one at 1, where it is the density whose logarithm is the reward: such "
-        "algorithms lower their temperature, or have none, and need only one of the modes."
+        "the two-mode bandit. Black line: exp(reward / temperature), normalised, at the run's "
+        "fixed temperature; without one at 1, where it is the density whose logarithm is the "
+        "reward: such algorithms lower their temperature, or have none, and one mode is enough."
     )
     return draws, note
 
