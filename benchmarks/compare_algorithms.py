@@ -44,15 +44,24 @@ def _point(curve, place: int) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    """As Markdown."""
-    lines = ["| algorithm | mode | task | final return | of SAC's gain |", "|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda row: (row["environment"], -row["share_of_sac"])):
-        low, high = row["interval"]
-        lines.append(
-            f"| `{row['algorithm']}` | {row['mode'].replace('_', ' ')} | {row['environment']} | "
-            f"{row['iqm']:.2f} [{low:.2f}, {high:.2f}] | {100 * row['share_of_sac']:.0f} % |"
-        )
+    """As Markdown, a line per algorithm."""
+    tasks = list(dict.fromkeys(row["environment"] for row in rows))
+    cells = {(row["algorithm"], row["environment"]): row for row in rows}
+    head = " | ".join(f"{task}: return | of SAC's gain" for task in tasks)
+    lines = [f"| algorithm | mode | {head} |", "|---|---|" + "---|---|" * len(tasks)]
+    for name in dict.fromkeys(row["algorithm"] for row in rows):
+        found = [cells.get((name, task)) for task in tasks]
+        mode = next(row["mode"] for row in found if row).replace("_", " ")
+        shown = " | ".join(_shown(row) for row in found)
+        lines.append(f"| `{name}` | {mode} | {shown} |")
     return "\n".join(lines)
+
+
+def _shown(row: dict | None) -> str:
+    if row is None:
+        return "- | -"
+    low, high = row["interval"]
+    return f"{row['iqm']:.2f} [{low:.2f}, {high:.2f}] | {100 * row['share_of_sac']:.0f} %"
 
 
 if __name__ == "__main__":
