@@ -26,7 +26,7 @@ from dime.training.run_directory import RunDirectory
 # Colours that colour-blind readers tell apart; the marker tells algorithms apart in grey.
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#999933"),
-    *("#882255", "#56B4E9", "#E69F00", "#117733", "#AA4499", "#44AA99"),
+    *("#882255", "#56B4E9", "#E69F00", "#117733", "#AA4499", "#44AA99", "#8C6D31"),
 )
 _MARKERS = "os^DvPX<>hp"
 _MODE_DASHES = {"stochastic": "-", "deterministic": (0, (4, 2)), "best_of_n": (0, (1, 1.5))}
@@ -230,7 +230,7 @@ def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -
 
 def colour_of(algorithm: str) -> str:
     """The colour of an algorithm, the same in every figure and report, as "#RRGGBB"."""
-    return _COLOURS[_place(algorithm) % len(_COLOURS)]  # 12 colours, 11 markers: 132 pairs
+    return _COLOURS[_place(algorithm) % len(_COLOURS)]  # 13 colours, 11 markers: 143 pairs
 
 
 def shade(colour: str, place: int, count: int) -> str:
