@@ -154,3 +154,9 @@ def test_folders_that_cannot_be_drawn_are_refused(tmp_path):
 def test_an_evaluation_that_is_not_finite_leaves_a_gap():
     series = series_of([{0: 1.0, 1: float("nan")}, {0: 2.0, 1: 2.0}, {0: 3.0, 1: 3.0}], "runs")
     assert series.lines[0, 0] == 2.0 and np.isnan(series.lines[0, 1])
+
+
+def test_settings_that_no_run_has_are_refused(tmp_path):
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(DimeError, match="nearest: training.evaluate_every"):
+        read_runs([folder], by=["training.evaluate_evry"])

@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -173,3 +175,18 @@ def test_bounds_that_span_nothing_are_refused(low, high):
 def test_bounds_for_other_tasks_are_refused():
     with pytest.raises(DimeError, match=r"high \(3,\).*one bound for every task"):
         inspect.unwrap(normalise)(np.zeros((3, 2)), 0.0, np.ones(3))
+
+
+def test_what_is_no_array_of_numbers_is_refused():
+    # In a process of its own: here the annotations are checked, and refuse it first.
+    code = (
+        "from dime.errors import DimeError\n"
+        "from dime.statistics import iqm\n"
+        "for scores in ([['best']], [[1.0, 2.0], [3.0]], {}):\n"
+        "    try:\n"
+        "        iqm(scores)\n"
+        "    except DimeError as error:\n"
+        "        print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.count("array of numbers") == 3

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dime.errors import DimeError
+from dime.errors import DimeError, choose
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
@@ -129,16 +129,20 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
             varies.
 
     Raises:
-        DimeError: none is given, one is neither run nor study or damaged, or one has no
-            evaluations yet.
+        DimeError: none is given, one is neither run nor study or damaged, one has no evaluations
+            yet, or no run has one of the settings of `by`.
     """
+    by = tuple(by)
     paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
     if not paths:
         raise DimeError("There is nothing to draw: name at least one run directory.")
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
-        found = _read_study(path, by) if is_study(path) else [_read_run(path, tuple(by))]
+        found = _read_study(path, by) if is_study(path) else [_read_run(path, by)]
         runs |= {run.folder.resolve(): run for run in found}
+    known = {name for run in runs.values() for name in flatten(run.config)}
+    for name in by:
+        choose("setting of these runs", name, known)
     return list(runs.values())
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Real
 
-from dime.errors import require
+from dime.errors import DimeError, require
 
 Scores = Real[np.ndarray, "*batch runs tasks"]
 Values = Float[np.ndarray, "*batch"]
@@ -13,7 +13,7 @@ def as_scores(scores: np.ndarray) -> Float[np.ndarray, "*batch runs tasks"]:
     """The same numbers in double precision.
 
     Raises:
-        DimeError: there are no two axes, no runs or no tasks.
+        DimeError: they are no array of numbers, or there are no two axes, no runs or no tasks.
 
     >>> as_scores(np.arange(3))
     Traceback (most recent call last):
@@ -21,7 +21,12 @@ def as_scores(scores: np.ndarray) -> Float[np.ndarray, "*batch runs tasks"]:
     dime.errors.DimeError: Scores of shape (3,) lack an axis; they need (..., runs, tasks). For the
     runs of one task pass scores[:, None].
     """
-    scores = np.asarray(scores, np.float64)
+    try:
+        scores = np.asarray(scores, np.float64)
+    except (TypeError, ValueError) as error:  # text, or runs of different lengths
+        raise DimeError(
+            f"Scores are an array of numbers, (..., runs, tasks); these are none ({error})."
+        ) from error
     require(
         scores.ndim >= 2,
         f"Scores of shape {scores.shape} lack an axis; they need (..., runs, tasks). For the runs "

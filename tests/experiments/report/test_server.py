@@ -107,6 +107,14 @@ def test_names_that_only_resolve_to_this_machine_are_refused(folder, host, statu
         assert ask(server, "/data", headers={"Accept": "*/*"})[0].status == 403
 
 
+def test_malformed_requests_are_told_so(folder):
+    with serving(folder) as server:
+        assert ask(server, "http://[")[0].status == 400
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n")
+            assert b" 403 " in connection.recv(100)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "WHAT"])
 def test_nothing_can_be_changed(folder, method):
     with serving(folder) as server:
@@ -174,6 +182,9 @@ def test_files_of_runs_are_handed_out_whole_and_in_part(folder):
         answer, content = ask(server, "/files/inside.mp4", headers=host)
         assert (answer.status, content) == (206, b"234")
         assert answer.headers["Content-Range"] == "bytes 2-4/10"
+        for unclear in ("bytes=²-", "bytes=4-2", "lines=1-", "bytes=" + 5000 * "1" + "-"):
+            host["Range"] = unclear
+            assert ask(server, "/files/inside.mp4", headers=host)[0].status == 200
         page = page_of(server)
     films = [attributes["src"] for tag, attributes in page.elements if tag == "video"]
     assert films == ["/files/Ant-v5/crossq/today/video.mp4"]

@@ -1,11 +1,12 @@
 """The live page's server: this machine alone, reading alone."""
 
 import errno
+import re
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from dime.errors import DimeError, require
 from dime.experiments.report.live import LiveReport
@@ -97,7 +98,12 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN)
             return
         try:
-            self._route()
+            url = urlsplit(self.path)
+        except ValueError:  # as http://[
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
+        try:
+            self._route(url)
         except ConnectionError:
             raise  # the reader has gone
         except Exception as error:  # the next request may find the files in order again
@@ -107,8 +113,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _route(self) -> None:
-        url = urlsplit(self.path)
+    def _route(self, url: SplitResult) -> None:
         if url.path == "/":
             self._answer(self.server.report.page(), "text/html; charset=utf-8")
         elif url.path == "/data":
@@ -123,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
 
         Otherwise a web site could have its name resolve to 127.0.0.1 and read the runs.
         """
-        host = self.headers.get("Host", "").rpartition(":")
+        hosts = self.headers.get_all("Host", [])
+        host = hosts[0].rpartition(":") if len(hosts) == 1 else ("", "", "")
         name = host[0] if host[2].isdigit() else host[2] if not host[1] else ""
         return name.lower() in _HOSTS
 
@@ -196,9 +202,8 @@ def _range(header: str, size: int) -> tuple[int, int]:
     >>> _range("bytes=2-4", 10), _range("bytes=7-", 10), _range("bytes=20-", 10), _range("", 10)
     ((2, 5), (7, 10), (0, 10), (0, 10))
     """
-    unit, _, span = header.partition("=")
-    first, _, last = span.partition("-")
-    if unit != "bytes" or not first.isdigit() or (last and not last.isdigit()):
+    asked = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", header)
+    if asked is None:
         return 0, size
-    start, end = int(first), min(int(last) + 1 if last else size, size)
+    start, end = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else size, size)
     return (start, end) if start < end else (0, size)
