@@ -199,6 +199,14 @@ def test_texts_do_not_overlap_the_panels(tmp_path):
     assert figure.bbox.x0 <= legend_box.x0 and legend_box.x1 <= figure.bbox.x1
 
 
+def test_long_labels_stay_within_the_figure(tmp_path):
+    runs = [make_run(tmp_path / name, "Ant-v5", name) for name in ("a", "b" * 46, "c" * 46)]
+    figure = learning_figure(runs)
+    figure.canvas.draw()
+    legend_box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend_box.x0 and legend_box.x1 <= figure.bbox.x1
+
+
 def test_pyplot_and_its_global_state_are_not_used():
     code = "import sys, dime.experiments.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from dime.errors import DimeError
 
@@ -24,9 +26,9 @@ _PANEL_SIZE = 3.8, 3.0  # inches
 _MIN_WIDTH = 6.0  # inches; a single panel is made this wide, for the caption's sake
 _MAX_COLUMNS = 4
 _CAPTION_SIZE, _LEGEND_SIZE = 7.5, 8.5  # points
+_LEGEND_LINE, _LEGEND_GAPS = 3.2, 3.2  # of an entry, in units of the legend's size
 _LINE_HEIGHT = 1.5 / 72  # inches per point of the font's size
 _CHARACTERS_PER_INCH = 17.0  # of the caption's font, on average
-_LEGEND_ENTRY = 2.1  # inches
 _NEEDS_LATEX = "pgf"
 
 
@@ -122,7 +124,7 @@ def _add_legend(figure: Figure, width: float) -> int:
     if not entries:
         return 0
     entries = dict(sorted(entries.items(), key=lambda entry: -entry[1].get_zorder()))
-    columns = min(len(entries), max(1, int(width / _LEGEND_ENTRY)))
+    columns = min(len(entries), max(1, int(72 * width / _widest_entry(entries))))
     figure.legend(
         list(entries.values()),
         list(entries),
@@ -130,9 +132,16 @@ def _add_legend(figure: Figure, width: float) -> int:
         ncols=columns,
         fontsize=_LEGEND_SIZE,
         frameon=False,
-        handlelength=3.2,
+        handlelength=_LEGEND_LINE,
     )
     return math.ceil(len(entries) / columns)
+
+
+def _widest_entry(labels: Iterable[str]) -> float:
+    """Of a legend, with its line and the gaps around it; in points."""
+    font = FontProperties(size=_LEGEND_SIZE)
+    text = max(TextPath((0, 0), label, prop=font).get_extents().x1 for label in labels)
+    return text + (_LEGEND_LINE + _LEGEND_GAPS) * _LEGEND_SIZE
 
 
 @contextmanager

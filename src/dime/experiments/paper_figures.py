@@ -195,7 +195,10 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
         "slowed each other.",
         *unevaluated_note(run_dirs),
     ]
-    return make_figure([partial(draw, xlabel="denoising steps") for draw in draws], caption)
+    figure = make_figure([partial(draw, xlabel="denoising steps") for draw in draws], caption)
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0.0)  # times are compared as ratios
+    return figure
 
 
 def _draw_points(axes: Axes, points: list[Point], title: str, label: str, xlabel: str) -> None:

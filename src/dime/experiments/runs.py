@@ -235,13 +235,14 @@ def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
 
     >>> variant_of({"settings": {"num_steps": 4, "critic": {"head": "scalar"}}},
     ...     ["settings.num_steps", "settings.critic.head", "settings.absent"])
-    'num_steps=4 head=scalar'
+    'num_steps=4 critic.head=scalar'
     """
     flat = flatten(config)
     present = [name for name in names if name in flat]
     last = [name.rpartition(".")[2] for name in present]
+    # A single word says too little by itself: `critic.head`, but `num_steps`.
     shown = [
-        short if last.count(short) == 1 else name.removeprefix("settings.")
+        short if last.count(short) == 1 and "_" in short else name.removeprefix("settings.")
         for name, short in zip(present, last, strict=True)
     ]
     return " ".join(f"{short}={flat[name]}" for name, short in zip(present, shown, strict=True))
