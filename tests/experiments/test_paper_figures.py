@@ -56,7 +56,9 @@ def test_a_curve_for_each_setting_that_a_study_varies(temperatures):
     figure = paper_figure("2a", temperatures)
     (axes,) = figure.axes
     labels = axes.get_legend_handles_labels()[1]
-    assert labels == [f"dime temperature.initial={v}, stochastic" for v in ("0.1", "0.001", "1e-12")]
+    assert labels == [
+        f"dime temperature.initial={v}, stochastic" for v in ("0.1", "0.001", "1e-12")
+    ]
     colours = {line.get_color() for line in axes.lines if line.get_label() in labels}
     markers = {line.get_marker() for line in axes.lines if line.get_label() in labels}
     assert len(colours) == len(markers) == 3
@@ -74,7 +76,9 @@ def test_final_scores_are_those_of_the_last_shared_env_step(temperatures):
     by_kind = {curve.variant: curve.series.lines[0, -1] for curve in panel.curves}
     for point in points:
         assert len(point.numbers) == 4
-        assert iqm(point.numbers[:, None]) == pytest.approx(by_kind[f"temperature.initial={point.setting:g}"])
+        assert iqm(point.numbers[:, None]) == pytest.approx(
+            by_kind[f"temperature.initial={point.setting:g}"]
+        )
     figure = paper_figure("2b", temperatures)
     assert figure.axes[0].get_xscale() == "log"
 

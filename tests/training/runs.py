@@ -40,6 +40,7 @@ SCHEDULE = {
     "evaluate_every": 16,
     "log_every": 10,
     "checkpoint_every": 15,
+    "max_env_restarts": 0,
     "tensorboard": False,
 }
 OPTIONS = SIZES | SCHEDULE

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -13,7 +14,8 @@ from dime.envs.spaces import Spaces
 from dime.errors import DimeError
 
 _logger = logging.getLogger("dime.envs")
-_SUCCESS_KEYS = ("solved", "success", "is_success")
+SUCCESS_KEYS = ("solved", "success", "is_success")
+"""Of `info`, the first of them that is there says whether a step was a success."""
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
 _MAX_REWARD = float(np.finfo(np.float32).max)  # stored as float32
 _MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
@@ -68,11 +70,18 @@ class Environment:
     ((3,), False, False)
     """
 
-    def __init__(self, env: gymnasium.Env, name: str | None = None):
-        self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        name: str | None = None,
+        build: Callable[[], gymnasium.Env] | None = None,
+    ):
+        """Wraps `env`; `build` makes another one like it."""
+        self.name = name or name_of(env)
         self.env = env
+        self._build = build
         self.spaces = Spaces.of(env, self.name)
-        self.max_episode_steps = _max_episode_steps(env)
+        self.max_episode_steps = max_episode_steps(env)
         self._steps: int | None = None  # in this episode; None: a reset is due
         self._rendered = False
 
@@ -130,6 +139,19 @@ class Environment:
         if not (terminated or truncated):
             self._steps = step
         return StepResult(obs, reward, bool(terminated), bool(truncated), _success(info))
+
+    def rebuild(self) -> None:
+        """Closes what is broken and makes the environment anew; a reset is due then.
+
+        Raises:
+            DimeError: nothing says how, or its spaces are others now.
+        """
+        if self._build is None:
+            raise DimeError(f"{self.name} cannot be made anew: it was passed as it is.")
+        self._steps = None
+        self.close()
+        self.env = self._build()
+        Spaces.of(self.env, self.name).refuse_if_other(self.spaces, "before it was made anew")
 
     def render(self) -> np.ndarray:
         """A picture of the present state, uint8 (height, width, 3)."""
@@ -195,13 +217,19 @@ def _first_non_finite(flat: np.ndarray) -> str:
 
 
 def _success(info: dict[str, Any]) -> bool | None:
-    for key in _SUCCESS_KEYS:
+    for key in SUCCESS_KEYS:
         if key in info:
             return bool(info[key])
     return None
 
 
-def _max_episode_steps(env: gymnasium.Env) -> int | None:
+def name_of(env: gymnasium.Env) -> str:
+    """The id that it was made with, else its class's name."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
+def max_episode_steps(env: gymnasium.Env) -> int | None:
+    """After how many steps an episode is truncated; None if not known."""
     if env.spec is not None and env.spec.max_episode_steps is not None:
         return env.spec.max_episode_steps
     for attribute in ("max_episode_steps", "_max_episode_steps"):  # an adapter's; TimeLimit's

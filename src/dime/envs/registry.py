@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -13,6 +14,7 @@ from dime.envs.environment import Environment
 from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, registered_elsewhere
 from dime.envs.messages import UnknownIdError
 from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
+from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
 from dime.errors import DimeError
 
@@ -67,6 +69,7 @@ def make(
     env_kwargs: dict[str, Any] | None = None,
     *,
     render: bool = False,
+    process_timeout_s: float | None = None,
 ) -> Environment:
     """Makes an environment as the training loop uses it.
 
@@ -76,6 +79,8 @@ def make(
         env_kwargs: given to the environment or to the factory.
         render: whether pictures will be asked for; a factory that takes `render_mode` gets
             "rgb_array".
+        process_timeout_s: makes it in a process of its own (without pictures), which may take that
+            long for an answer.
 
     Raises:
         DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env.
@@ -87,17 +92,23 @@ def make(
     if isinstance(id_or_factory, str):
         if render:
             kwargs["render_mode"] = "rgb_array"
-        return Environment(make_env(id_or_factory, **kwargs), id_or_factory)
-    if not callable(id_or_factory):
+        name, build = id_or_factory, partial(make_env, id_or_factory, **kwargs)
+    elif callable(id_or_factory):
+        if render and _takes_render_mode(id_or_factory):
+            kwargs["render_mode"] = "rgb_array"
+        choose_renderer()
+        name, build = None, partial(_from_factory, id_or_factory, kwargs)
+    else:
         raise DimeError(
             f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
             "makes several, for training and for evaluation: give a function that returns a new "
             "one at each call."
         )
-    if render and _takes_render_mode(id_or_factory):
-        kwargs["render_mode"] = "rgb_array"
-    choose_renderer()
-    return Environment(_from_factory(id_or_factory, kwargs))
+    if process_timeout_s is None:
+        return Environment(build(), name, build)
+    build_there = partial(ProcessEnv, build, process_timeout_s)
+    env = build_there()
+    return Environment(env, name or env.name, build_there)
 
 
 def suite_of(id: str) -> str:

@@ -29,6 +29,9 @@ OPERATIONAL = {"format_version", "preset"} | {
         "evaluation_modes",
         "log_every",
         "checkpoint_every",
+        "max_env_restarts",
+        "env_process",
+        "env_timeout_s",
         "tensorboard",
         "wandb_project",
     )

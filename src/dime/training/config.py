@@ -12,6 +12,8 @@ from dime.errors import DimeError, choose, require, require_at_least
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
 
+_DAY_S = 86_400
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -44,6 +46,12 @@ class TrainingConfig:
     """Between lines of metrics.jsonl, 10 to 500."""
     checkpoint_every: int = 10_000
     """Between checkpoints; there is one before the first step and one at the end too."""
+    max_env_restarts: int = 3
+    """How often a seed's environments are made anew after they raised; then the seed fails."""
+    env_process: bool = False
+    """Every environment in a process of its own: one that hangs or dies is made anew too."""
+    env_timeout_s: float = 60.0
+    """With env_process, how long an environment may take for a step, a reset or being made."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb_project: str | None = None
@@ -57,7 +65,11 @@ class TrainingConfig:
             *("env_steps_per_update",),
             *("evaluate_every", "num_evaluation_episodes", "checkpoint_every"),
         )
-        require_at_least(self, 0, "num_random_steps")
+        require_at_least(self, 0, "num_random_steps", "max_env_restarts")
+        require(
+            0.0 < self.env_timeout_s <= _DAY_S,
+            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most {_DAY_S}.",
+        )
         require(
             10 <= self.log_every <= 500, f"log_every is {self.log_every}; it must be 10 to 500."
         )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.training.restarts import Restarts
 
 TRAINING, EVALUATION = range(2)
 
@@ -30,11 +31,16 @@ class Observed(NamedTuple):
 
 
 class EpisodeStream:
-    """A seed's training environment, one episode after the other."""
+    """A seed's training environment, one episode after the other.
 
-    def __init__(self, env: Environment, seed: int, bootstrap_at_time_limits: bool = True):
+    Where the environment raises, it is made anew and the episode is cut, as long as `restarts` has
+    some left; after that its error is raised, and the stream is as before.
+    """
+
+    def __init__(self, env: Environment, restarts: Restarts, bootstrap_at_time_limits: bool = True):
         self.env = env
-        self.seed = seed
+        self.restarts = restarts
+        self.seed = restarts.seed
         self.bootstrap_at_time_limits = bootstrap_at_time_limits
         self.number = 0
         self.actions: list[np.ndarray] = []
@@ -45,29 +51,49 @@ class EpisodeStream:
 
     def begin(self) -> None:
         """Resets the environment for the episode `self.number`."""
-        self.obs = self._first_obs(self.number)
+        self._begin(*self._reset(self.number))
+
+    def _begin(self, number: int, obs: np.ndarray) -> None:
+        self.number, self.obs = number, obs
         self.actions = []
         self.episode_return = 0.0
 
-    def _first_obs(self, number: int) -> np.ndarray:
-        return self.env.reset(episode_seed(self.seed, TRAINING, number))
+    def _reset(self, number: int, error: Exception | None = None) -> tuple[int, np.ndarray]:
+        """The number and the first observation of an episode, a later one where a reset fails.
+
+        After an `error` the environment is made anew before.
+        """
+        while True:
+            if error is not None:
+                self.restarts.take(self.env.name, error)
+            try:
+                if error is not None:
+                    self.env.rebuild()
+                return number, self.env.reset(episode_seed(self.seed, TRAINING, number))
+            except Exception as another:  # whatever a user's environment raises
+                error, number = another, number + 1
 
     def step(self, action: np.ndarray) -> Observed:
         """Takes a step; begins the next episode where this one ends.
 
         `next_obs` of the result is the true successor, also where the episode ended. Where the
-        environment raises, here or at the next reset, the stream stays as it was before the step.
+        environment was made anew, the same action is taken in the new episode: each step gives one
+        transition, and for an off-policy learner it is one like any other.
         """
-        obs = self.obs
-        result = self.env.step(action)
-        ended = result.terminated or result.truncated
-        self.obs = self._first_obs(self.number + 1) if ended else result.obs
+        while True:
+            try:
+                result = self.env.step(action)
+                break
+            except Exception as error:  # whatever a user's environment raises
+                self._begin(*self._reset(self.number + 1, error))
+        obs, ended = self.obs, result.terminated or result.truncated
+        following = self._reset(self.number + 1) if ended else (self.number, result.obs)
         self.actions.append(action)
         self.episode_return += result.reward
         if ended:
             self.last_return, self.last_length = self.episode_return, len(self.actions)
-            self.number += 1
-            self.actions, self.episode_return = [], 0.0
+            self._begin(*following)
+        self.obs = following[1]
         reward = np.float32(result.reward)
         terminated = result.terminated or (ended and not self.bootstrap_at_time_limits)
         return Observed(obs, action, reward, result.obs, terminated, self.obs)
@@ -79,6 +105,7 @@ class EpisodeStream:
             "episode_return": self.episode_return,
             "last_return": self.last_return,
             "last_length": self.last_length,
+            "restarts": self.restarts.count,
         }
 
     def restore(self, position: dict[str, Any], actions: np.ndarray, obs: np.ndarray) -> bool:
@@ -88,18 +115,25 @@ class EpisodeStream:
         is stepped again from its seed. An environment that its seed does not determine ends up
         elsewhere than at `obs`; then the episode in progress is cut and the next one begins.
         """
-        self.number = position["number"]
         self.last_return, self.last_length = position["last_return"], position["last_length"]
-        self.begin()
+        self.restarts.count = position.get("restarts", 0)  # older checkpoints lack it
+        error: Exception | None = None
+        try:
+            first = self.env.reset(episode_seed(self.seed, TRAINING, position["number"]))
+            self._begin(position["number"], first)
+            self._replay(actions)
+        except Exception as raised:  # whatever a user's environment raises
+            error = raised
+        self.episode_return = position["episode_return"]
+        if error is None and len(self.actions) == len(actions) and np.array_equal(self.obs, obs):
+            return True
+        self._begin(*self._reset(position["number"] + 1, error))
+        return False
+
+    def _replay(self, actions: np.ndarray) -> None:
         for action in actions:
             result = self.env.step(action)
             self.actions.append(action)
             self.obs = result.obs
             if result.terminated or result.truncated:
                 break
-        self.episode_return = position["episode_return"]
-        if len(self.actions) == len(actions) and np.array_equal(self.obs, obs):
-            return True
-        self.number += 1
-        self.begin()
-        return False

@@ -27,6 +27,7 @@ from dime.training.programs import (
     seed_keys,
 )
 from dime.training.replay_files import load_replay
+from dime.training.restarts import Restarts, TellOfRestart, tell_nobody
 from dime.types import Agent, EnvSpec, Transition
 
 
@@ -34,7 +35,7 @@ class Learners:
     """Agents and training environments of every seed that still runs, and how far they are.
 
     `compiling` is entered while the programs are compiled before the first step, which may take
-    long.
+    long; `tell_of_restart` hears of environments that were made anew.
     """
 
     def __init__(
@@ -43,13 +44,18 @@ class Learners:
         make_agent: Callable[[EnvSpec], Agent],
         environments: list[Environment],
         compiling: Callable[[], AbstractContextManager[None]],
+        tell_of_restart: TellOfRestart = tell_nobody,
     ):
         self.config = config
         self.seeds = list(config.seeds)
         first = environments[0]
         self.spec = EnvSpec(first.obs_dim, first.action_dim, config.replay_capacity)
         self.streams = [
-            EpisodeStream(env, seed, config.bootstrap_at_time_limits)
+            EpisodeStream(
+                env,
+                Restarts(seed, config.max_env_restarts, tell_of_restart),
+                config.bootstrap_at_time_limits,
+            )
             for env, seed in zip(environments, self.seeds, strict=True)
         ]
         self.env_step = 0

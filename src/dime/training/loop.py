@@ -19,6 +19,7 @@ from dime.training.learners import Learners
 from dime.training.listeners import Record
 from dime.training.recorder import Recorder
 from dime.training.replay_files import ReplaySaver
+from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.training.signals import Interruption
 
@@ -50,7 +51,7 @@ class _AllFailed(Exception):
 
 _NOT_SAVED = "the last checkpoint could not be written"
 
-MakeLearners = Callable[[Callable[[], AbstractContextManager[None]]], Learners]
+MakeLearners = Callable[[Callable[[], AbstractContextManager[None]], TellOfRestart], Learners]
 
 
 class Loop:
@@ -68,7 +69,7 @@ class Loop:
         self.directory = directory
         self.recorder = recorder
         self.interruption = Interruption(self._leave)
-        self.learners = make_learners(self._compiling)
+        self.learners = make_learners(self._compiling, recorder.restart_of_environment)
         self._make_environment = make_environment
         self._evaluation_environments: list[Environment] = []
         self._replay_saver = ReplaySaver(directory.checkpoints)
@@ -77,8 +78,7 @@ class Loop:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint; newer records are set aside."""
-        env_step, updates = checkpoint.env_step, checkpoint.run["updates"]
-        for note in self.recorder.restore(checkpoint.run, env_step, updates):
+        for note in self.recorder.restore(checkpoint.run):
             self.recorder.message(note)
         for warning in self.learners.restore(checkpoint):
             self.recorder.message(f"warning: {warning}")
@@ -196,12 +196,9 @@ class Loop:
                     stopped=lambda: self.interruption.requested is not None,
                 )
             except EpisodeError as error:
-                index, env = error.agent, self._evaluation_environments[0]
-                state = self.learners.state_of(index)
-                failure = failure_of(error.cause, env.name, env_step, state)
+                name = self._evaluation_environments[0].name
                 self._close_evaluation_environments()  # one of them may be broken
-                self.learners.remove({seeds[index]})
-                self._note_failures({seeds[index]: failure})
+                self._restart_or_remove(error, name)
                 continue
             if results is None:
                 self._stop_if_asked()
@@ -211,6 +208,17 @@ class Loop:
             {**position, "seed": seed, "mode": mode, **summary(episodes)}
             for seed, episodes in zip(seeds, results or [], strict=True)
         ]
+
+    def _restart_or_remove(self, error: EpisodeError, env_name: str) -> None:
+        """Counts a restart of the seed whose evaluation failed; takes it out where none is left."""
+        index, seed = error.agent, self.learners.seeds[error.agent]
+        try:
+            self.learners.streams[index].restarts.take(env_name, error.cause)
+        except Exception as cause:
+            state = self.learners.state_of(index)
+            failure = failure_of(cause, env_name, self.learners.env_step, state)
+            self.learners.remove({seed})
+            self._note_failures({seed: failure})
 
     def _environments(self, count: int) -> list[Environment]:
         """`count` environments for evaluations, made when first needed."""

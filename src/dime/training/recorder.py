@@ -37,6 +37,7 @@ class Recorder:
         self._window_start = (0, 0)
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.failed_seeds: dict[str, dict[str, Any]] = {}
+        self.env_restarts: dict[str, int] = {}
         self.stop_requested = False
 
     @property
@@ -54,14 +55,17 @@ class Recorder:
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
+            "env_restarts": self.env_restarts,
         }
 
-    def restore(self, position: dict[str, Any], env_step: int, updates: int) -> list[str]:
+    def restore(self, position: dict[str, Any]) -> list[str]:
         """Cuts the records at a checkpoint's position; returns what there is to say of it."""
+        env_step = position["env_step"]
         self._wall_time_before = position["wall_time_s"]
         self.last_evaluation = position["last_evaluation"]
         self.failed_seeds = position["failed_seeds"]
-        self._window_start = (env_step, updates)
+        self.env_restarts = position.get("env_restarts", {})  # older checkpoints lack it
+        self._window_start = (env_step, position["updates"])
         sizes = position["record_bytes"]
         notes = [
             f"warning: {path} is damaged: records of before env step {env_step} are missing."
@@ -137,6 +141,11 @@ class Recorder:
         """Something that the user should read."""
         self._each(lambda listener: listener.message(text))
 
+    def restart_of_environment(self, seed: int, count: int, text: str) -> None:
+        """An environment of this seed was made anew, for the count-th time."""
+        self.env_restarts[str(seed)] = count
+        self.message(text)
+
     def _each(self, tell: Callable[[Listener], None]) -> None:
         """Tells every listener; one that fails is left out from then on.
 
@@ -174,6 +183,7 @@ class Recorder:
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
+            "env_restarts": self.env_restarts,
         }
         self._attempt(partial(write_json, self._directory.status_file, content))
 

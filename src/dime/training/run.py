@@ -22,6 +22,7 @@ from dime.training.loop import Loop, RunResult
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.records import write_json
+from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
@@ -126,10 +127,14 @@ def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
 def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]]:
     """A training environment for each seed, closed at the end."""
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(closing(make(env, config.env_kwargs)))
-            for _ in config.training.seeds
-        ]
+        make_environment = _maker(config, env)
+        yield [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
+
+
+def _maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
+    training = config.training
+    timeout_s = training.env_timeout_s if training.env_process else None
+    return partial(make, env, config.env_kwargs, process_timeout_s=timeout_s)
 
 
 def _require_loggers(config: RunConfig) -> None:
@@ -163,14 +168,16 @@ def _run(
     env_step = checkpoint.env_step if checkpoint else 0
     directory.add_provenance(env_step)
 
-    def make_learners(compiling: Callable[[], AbstractContextManager[None]]) -> Learners:
-        return Learners(config.training, _make_agent(config), environments, compiling)
+    def make_learners(
+        compiling: Callable[[], AbstractContextManager[None]], tell_of_restart: TellOfRestart
+    ) -> Learners:
+        make_agent = _make_agent(config)
+        return Learners(config.training, make_agent, environments, compiling, tell_of_restart)
 
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
     with closing(recorder):
-        make_environment = partial(make, env, config.env_kwargs)
-        loop = Loop(config.training, directory, make_learners, make_environment, recorder)
+        loop = Loop(config.training, directory, make_learners, _maker(config, env), recorder)
         with loop.interruption:
             return loop.run(checkpoint)
 

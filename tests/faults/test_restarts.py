@@ -1,0 +1,193 @@
+"""R7: environments that raise are made anew and counted; past the limit the seed fails."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dime.envs.environment import Environment
+from dime.errors import DimeError
+from dime.training.episodes import EpisodeStream
+from dime.training.evaluation import evaluation_seeds
+from dime.training.restarts import Restarts
+from tests.training.flaky import Chance, Flaky, Slipped
+from tests.training.runs import (
+    arrays_of,
+    assert_finite,
+    assert_no_record_twice,
+    assert_same_run,
+    position_of,
+    read_lines,
+    resume,
+    start,
+    status_of,
+    without_times,
+)
+from tests.training.walk import Walk, at, walks
+
+
+def slip():
+    raise Slipped("the floor is wet")
+
+
+def flaky_stream(seed, one_in, limit):
+    chance = Chance(seed)
+
+    def build():
+        return Flaky(chance, one_in)
+
+    while True:
+        try:
+            env = Environment(build(), "Flaky", build)
+            break
+        except Slipped:
+            chance.faults -= 1  # the first one is made by who starts the run
+    told = []
+    restarts = Restarts(seed, limit, lambda *said: told.append(said))
+    return EpisodeStream(env, restarts), chance, told
+
+
+def play(stream, log, num_episodes, seed=0):
+    """Steps until so many episodes have ended; every transition is one of the environment's."""
+    actions = np.random.default_rng(seed)
+    acting = stream.obs
+    ended = 0
+    while ended < num_episodes:
+        before = stream.last_length, stream.last_return, stream.number
+        action = actions.uniform(-1, 1, 2).astype(np.float32)
+        observed = stream.step(action)
+        obs, taken, reward, next_obs, terminated, _ = log[-1]
+        np.testing.assert_array_equal(observed.obs, obs)
+        np.testing.assert_array_equal(observed.action, taken)
+        np.testing.assert_array_equal(observed.next_obs, next_obs)
+        assert (observed.reward, observed.terminated) == (np.float32(reward), terminated)
+        if stream.number == before[2]:  # else it was another episode's first step
+            np.testing.assert_array_equal(acting, obs)
+        acting = observed.acting_obs
+        np.testing.assert_array_equal(acting, stream.obs)
+        ended += (stream.last_length, stream.last_return) != before[:2]
+    return ended
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(seed):
+    stream, chance, told = flaky_stream(seed, one_in=20, limit=10**6)
+    stream.begin()
+    assert play(stream, chance.log, 350, seed) >= 350
+    assert stream.restarts.count == chance.faults == len(told) > 100
+    assert [count for _, count, _ in told] == list(range(1, len(told) + 1))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5])
+def test_past_the_limit_the_error_is_raised(limit):
+    stream, chance, told = flaky_stream(0, one_in=20, limit=limit)
+    stream.begin()
+    with pytest.raises(Slipped):
+        play(stream, chance.log, 10_000)
+    assert len(told) == limit and chance.faults == limit + 1
+
+
+def test_a_last_transition_is_kept_where_the_next_reset_fails():
+    class Jams(Walk):
+        made = itertools.count()
+
+        def __init__(self):
+            super().__init__()
+            self.jams = next(self.made) == 0
+
+        def reset(self, *, seed=None, options=None):
+            if self.jams and self.reset_seeds:
+                slip()
+            return super().reset(seed=seed)
+
+    env = Environment(Jams(), "Jams", Jams)
+    first = env.env
+    stream = EpisodeStream(env, Restarts(3, limit=1))
+    stream.begin()
+    steps = 0
+    while stream.last_length is None:
+        observed = stream.step(np.zeros(2, np.float32))
+        steps += 1
+    np.testing.assert_array_equal(observed.next_obs, first.log[-1][3])
+    assert (stream.last_length, stream.restarts.count) == (steps, 1)
+    np.testing.assert_array_equal(observed.acting_obs, env.env.position.astype(np.float32))
+
+
+def test_what_breaks_the_rules_is_no_reason_for_another_try():
+    told = []
+    restarts = Restarts(0, 3, lambda *said: told.append(said))
+    with pytest.raises(DimeError, match="NaN"):
+        restarts.take("Walk", DimeError("NaN"))
+    assert not told
+
+
+@pytest.mark.parametrize("step", [5, 22])  # random actions, learning
+def test_a_run_goes_on_and_shows_the_environments_own_traceback(step, tmp_path, capsys):
+    result = start(tmp_path / "run", walks(at(0, step, slip)), progress=True, max_env_restarts=3)
+    assert (result.state, result.env_step) == ("finished", 48)
+    status = status_of(tmp_path / "run")
+    assert status["env_restarts"] == {"0": 1} and status["failed_seeds"] == {}
+    printed = capsys.readouterr().out
+    for shown in ("Slipped: the floor is wet", "in slip", "(1 of 3 times)", "the episode is cut"):
+        assert shown in printed
+    assert_finite(arrays_of(tmp_path / "run"))
+    assert_no_record_twice(tmp_path / "run")
+    # One transition for each env step, the one of the fault too.
+    replay = [name for name in arrays_of(tmp_path / "run") if name.endswith("/reward")]
+    assert len(replay) == 20
+
+
+def test_past_the_limit_the_run_saves_and_fails(tmp_path):
+    def always(walk):
+        evaluates = walk.number in (1, 2)
+        return slip() if walk.total_steps == 5 and not evaluates else None
+
+    result = start(tmp_path / "run", walks(always), max_env_restarts=2)
+    assert result.state == "failed" and "the floor is wet" in result.reason
+    status = status_of(tmp_path / "run")
+    assert status["env_restarts"] == {"0": 2}
+    assert status["failed_seeds"]["0"]["env_step"] == result.env_step == 12
+    assert position_of(tmp_path / "run")["env_step"] == 12
+    assert resume(tmp_path / "run").state == "finished"
+    assert status_of(tmp_path / "run")["env_restarts"] == {"0": 2}
+
+
+def test_stopped_after_a_restart_and_resumed_is_as_undisturbed(tmp_path, brake):
+    def faulty_until(stop):
+        def before_step(walk):
+            if (walk.number, walk.total_steps) == (0, 14):
+                slip()
+            # The third walk replaces the first; two evaluate. Env step 25 is its twelfth step.
+            return brake() if stop and (walk.number, walk.total_steps) == (3, 12) else None
+
+        return walks(before_step)
+
+    for name, stop in (("whole", False), ("run", True)):
+        result = start(tmp_path / name, faulty_until(stop), max_env_restarts=1)
+        assert result.state == ("interrupted" if stop else "finished")
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_failed_evaluation_is_repeated(tmp_path, straight):
+    result = start(tmp_path / "run", walks(at(1, 9, slip)), max_env_restarts=1)
+    assert result.state == "finished"
+    assert status_of(tmp_path / "run")["env_restarts"] == {"0": 1}
+    mine, others = (
+        without_times(read_lines(run / "evaluations.jsonl")) for run in (tmp_path / "run", straight)
+    )
+    assert mine == others
+
+
+def test_each_seed_counts_its_own(tmp_path):
+    fault = {(0, 5), (1, 23)}
+
+    def before_step(walk):
+        return slip() if (walk.number, walk.total_steps) in fault else None
+
+    result = start(tmp_path / "run", walks(before_step), seeds=[0, 1], max_env_restarts=1)
+    assert result.state == "finished"
+    assert status_of(tmp_path / "run")["env_restarts"] == {"0": 1, "1": 1}
+    seeds = evaluation_seeds(1, 48, 2)
+    last = read_lines(tmp_path / "run" / "evaluations.jsonl")[-1]
+    assert last["episode_seeds"] == seeds
