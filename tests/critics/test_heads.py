@@ -114,6 +114,9 @@ def test_categorical_loss_is_cross_entropy_minus_weighted_entropy():
     assert float(metrics["critic_entropy"]) == pytest.approx(entropy.mean(), rel=1e-5)
     end_mass = np.asarray(target)[:, [0, -1]].sum(axis=-1).mean()
     assert float(metrics["target_end_mass"]) == pytest.approx(end_mass, rel=1e-5)
+    means = np.asarray(target) @ np.asarray(HEAD.atoms)
+    assert float(metrics["target_low"]) == pytest.approx(means.min(), rel=1e-5)
+    assert float(metrics["target_high"]) == pytest.approx(means.max(), rel=1e-5)
 
 
 def test_categorical_loss_is_lowest_at_its_target():

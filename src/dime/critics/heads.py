@@ -135,6 +135,8 @@ class CategoricalHead:
         metrics = {
             "critic_entropy": entropy.mean(),
             "target_end_mass": (target[:, 0] + target[:, -1]).mean(),
+            "target_low": (target @ self.atoms).min(),
+            "target_high": (target @ self.atoms).max(),
         }
         return (cross_entropy - self.entropy_weight * entropy).sum(), metrics
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError
 from dime.training.episodes import EVALUATION, episode_seed
 
 MAX_EPISODE_STEPS = 10_000
@@ -66,6 +67,38 @@ class EpisodeError(Exception):
     def __init__(self, agent: int, cause: Exception):
         super().__init__(str(cause))
         self.agent, self.cause = agent, cause
+
+
+class EnvironmentPool:
+    """Environments for evaluations, made when they are first needed."""
+
+    def __init__(self, make: Callable[[], Environment], training: list[Environment]):
+        self._make = make
+        self._training = training
+        self._made: list[Environment] = []
+
+    def take(self, count: int) -> list[Environment]:
+        """So many of them, none of which is one that trains.
+
+        Raises `DimeError` where what makes environments returns one a second time.
+        """
+        while len(self._made) < count:
+            env = self._make()
+            if any(
+                env.env.unwrapped is other.env.unwrapped for other in self._training + self._made
+            ):
+                raise DimeError(
+                    f"{env.name} was returned twice by what makes environments. A run needs "
+                    "several, for training and for evaluation: return a new one at each call."
+                )
+            self._made.append(env)
+        return self._made[:count]
+
+    def close(self) -> None:
+        """Closes all of them; the next call makes new ones."""
+        closing, self._made = self._made, []
+        for env in closing:
+            env.close()
 
 
 def run_episodes(

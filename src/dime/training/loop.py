@@ -10,10 +10,15 @@ import jax
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.errors import DimeError
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import TrainingConfig
-from dime.training.evaluation import EpisodeError, evaluation_seeds, run_episodes, summary
+from dime.training.evaluation import (
+    EnvironmentPool,
+    EpisodeError,
+    evaluation_seeds,
+    run_episodes,
+    summary,
+)
 from dime.training.failures import SeedFailure, failure_of, save_failure
 from dime.training.learners import Learners
 from dime.training.listeners import Record
@@ -22,6 +27,7 @@ from dime.training.replay_files import ReplaySaver
 from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.training.signals import Interruption
+from dime.training.support import SupportWatch
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,11 @@ class Loop:
         self.recorder = recorder
         self.interruption = Interruption(self._leave)
         self.learners = make_learners(self._compiling, recorder.restart_of_environment)
-        self._make_environment = make_environment
-        self._evaluation_environments: list[Environment] = []
+        self._evaluation_environments = EnvironmentPool(
+            make_environment, [stream.env for stream in self.learners.streams]
+        )
         self._replay_saver = ReplaySaver(directory.checkpoints)
+        self._support_watch = SupportWatch()
         self._last_evaluation_step: int | None = None
         self._last_saved: tuple[int, int | None] | None = None
 
@@ -112,7 +120,7 @@ class Loop:
             self._status("failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            self._close_evaluation_environments()
+            self._evaluation_environments.close()
 
     def _repeat(self) -> None:
         while True:
@@ -190,15 +198,14 @@ class Loop:
             count = self.config.num_evaluation_episodes
             try:
                 results = run_episodes(
-                    self._environments(len(seeds) * count),
+                    self._evaluation_environments.take(len(seeds) * count),
                     [evaluation_seeds(seed, env_step, count) for seed in seeds],
                     self.learners.evaluation_actions(mode),
                     stopped=lambda: self.interruption.requested is not None,
                 )
             except EpisodeError as error:
-                name = self._evaluation_environments[0].name
-                self._close_evaluation_environments()  # one of them may be broken
-                self._restart_or_remove(error, name)
+                self._evaluation_environments.close()  # one of them may be broken
+                self._restart_or_remove(error)
                 continue
             if results is None:
                 self._stop_if_asked()
@@ -209,35 +216,17 @@ class Loop:
             for seed, episodes in zip(seeds, results or [], strict=True)
         ]
 
-    def _restart_or_remove(self, error: EpisodeError, env_name: str) -> None:
+    def _restart_or_remove(self, error: EpisodeError) -> None:
         """Counts a restart of the seed whose evaluation failed; takes it out where none is left."""
         index, seed = error.agent, self.learners.seeds[error.agent]
+        stream = self.learners.streams[index]
         try:
-            self.learners.streams[index].restarts.take(env_name, error.cause)
+            stream.restarts.take(stream.env.name, error.cause)
         except Exception as cause:
             state = self.learners.state_of(index)
-            failure = failure_of(cause, env_name, self.learners.env_step, state)
+            failure = failure_of(cause, stream.env.name, self.learners.env_step, state)
             self.learners.remove({seed})
             self._note_failures({seed: failure})
-
-    def _environments(self, count: int) -> list[Environment]:
-        """`count` environments for evaluations, made when first needed."""
-        others = [stream.env for stream in self.learners.streams] + self._evaluation_environments
-        while len(self._evaluation_environments) < count:
-            env = self._make_environment()
-            if any(env.env.unwrapped is other.env.unwrapped for other in others):
-                raise DimeError(
-                    f"{env.name} was returned twice by what makes environments. A run needs "
-                    "several, for training and for evaluation: return a new one at each call."
-                )
-            others.append(env)
-            self._evaluation_environments.append(env)
-        return self._evaluation_environments[:count]
-
-    def _close_evaluation_environments(self) -> None:
-        closing, self._evaluation_environments = self._evaluation_environments, []
-        for env in closing:
-            env.close()
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
@@ -255,6 +244,8 @@ class Loop:
                     **measured,
                 }
             )
+            if warning := self._support_watch.warning(stream.seed, measured):
+                self.recorder.message(warning)
         self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
         self._status("running")
 

@@ -1,0 +1,40 @@
+"""R8: a support that cuts off returns is warned of, once for each seed."""
+
+import pytest
+
+from dime.training.support import SupportWatch
+from tests.training.runs import start
+
+
+def metrics(share):
+    return {"target_end_mass": share, "target_low": -3.0, "target_high": 7.25}
+
+
+def test_two_records_in_a_row_are_warned_of_once():
+    watch = SupportWatch()
+    assert watch.warning(0, metrics(0.02)) is None
+    assert watch.warning(0, metrics(0.001)) is None
+    assert watch.warning(0, metrics(0.02)) is None
+    assert watch.warning(1, metrics(0.02)) is None  # another seed
+    said = watch.warning(0, metrics(0.034))
+    for part in ("seed 0", "3.4%", "[-3, 7.25]", "--critic.v-min"):
+        assert part in said
+    assert watch.warning(0, metrics(0.5)) is None
+    assert "seed 1" in watch.warning(1, metrics(0.02))
+
+
+def test_critics_without_a_support_are_none_of_it():
+    watch = SupportWatch()
+    assert [watch.warning(0, {"critic_loss": 1.0}) for _ in range(3)] == [None] * 3
+
+
+@pytest.mark.parametrize("bound, warned", [(0.2, True), (200.0, False)])
+def test_a_run_with_a_narrow_support_says_so(bound, warned, tmp_path, capsys):
+    critic = {"hidden_dim": 8, "num_hidden_layers": 1, "num_atoms": 101}
+    start(
+        tmp_path / "run",
+        critic=critic | {"v_min": -bound, "v_max": bound},
+        progress=True,
+        discount=0.5,
+    )
+    assert ("lies on the ends of its support" in capsys.readouterr().out) == warned
