@@ -8,6 +8,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.promises import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: E402, F401
+
 jax.config.update("jax_debug_key_reuse", True)
 # How long an example takes says more about what else the machine is doing.
 settings.register_profile("dime", deadline=None)

@@ -12,6 +12,8 @@ from dime.envs import Environment, Spaces
 from dime.errors import DimeError
 from tests.envs.stub import Stub
 
+pytestmark = pytest.mark.promise("R9")
+
 INF = np.inf
 
 

@@ -20,6 +20,8 @@ from tests.training.runs import (
 )
 from tests.training.walk import walks
 
+pytestmark = pytest.mark.promise("R3")
+
 OBS = np.zeros(2, np.float32)
 
 

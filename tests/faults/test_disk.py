@@ -10,6 +10,8 @@ from dime.training.records import RecordFile, read_records
 from tests.training.runs import assert_same_run, checkpoints, resume, start, status_of
 from tests.training.walk import at, walks
 
+pytestmark = pytest.mark.promise("R4")
+
 NO_SPACE = "No space left on device"
 NOT_SAVED = "the last checkpoint could not be written"
 CHECKPOINTS = "/run/checkpoints"

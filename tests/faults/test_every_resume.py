@@ -10,6 +10,8 @@ from tests.algorithms.small import small_options
 from tests.training.runs import SCHEDULE, assert_same_run, read_lines, shared_programs, status_of
 from tests.training.walk import at, walks
 
+pytestmark = pytest.mark.promise("R2")
+
 LOOP = SCHEDULE | {
     "batch_size": 8,
     "replay_capacity": 20,  # it is full long before the end

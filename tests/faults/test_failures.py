@@ -33,6 +33,8 @@ from tests.training.runs import (
 from tests.training.toy import TOY, ToyConfig, toy
 from tests.training.walk import Walk, at, walks
 
+pytestmark = pytest.mark.promise("R6")
+
 NAN, INF = float("nan"), float("inf")
 THREE = [0, 1, 2]  # seeds; the walks 0 to 2 train, the others evaluate
 
@@ -79,6 +81,7 @@ def test_a_number_that_is_none_stops_the_run(quantity, answer, step, tmp_path, s
     assert_same_run(tmp_path / "run", straight)
 
 
+@pytest.mark.promise("R7", "R10")
 def test_an_exception_shows_the_environments_own_traceback(tmp_path, capsys):
     env = walks(at(0, 22, broken))
     with shared_programs(), pytest.raises(dime.RunFailedError, match="came off") as caught:

@@ -18,6 +18,8 @@ from tests.training.flaky import AlwaysHangs, FailsOnce
 from tests.training.runs import assert_same_run, resume, start, status_of
 from tests.training.walk import Walk, walks
 
+pytestmark = pytest.mark.promise("R7")
+
 ACTION = np.zeros(2, np.float32)
 
 

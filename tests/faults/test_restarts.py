@@ -25,6 +25,8 @@ from tests.training.runs import (
 )
 from tests.training.walk import Walk, at, walks
 
+pytestmark = pytest.mark.promise("R7")
+
 
 def slip():
     raise Slipped("the floor is wet")

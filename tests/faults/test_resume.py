@@ -32,6 +32,8 @@ from tests.training.runs import (
 from tests.training.toy import TOY, ToyConfig
 from tests.training.walk import Walk, at, walks
 
+pytestmark = pytest.mark.promise("R2")
+
 TRAINING, EVALUATION = 0, 1  # numbers of the walks of a run with one seed; 2 evaluates, too
 
 
@@ -138,6 +140,7 @@ def test_on_physics(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
+@pytest.mark.promise("R16")
 def test_the_same_twice_and_another_seed(tmp_path, straight, straight_two):
     start(tmp_path / "two", seeds=[0, 7])
     assert_same_run(tmp_path / "two", straight_two)

@@ -1,105 +1,26 @@
 """Signals and kills of real processes: saved, marked, resumed as if nothing had been."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from dime.cli import main
+from tests.training.processes import resume, train
 from tests.training.runs import (
     OPTIONS,
-    as_words,
     assert_same_run,
     checkpoints,
     read_lines,
-    shared_programs,
     status_of,
 )
-from tests.training.walk import ID
 
-ROOT = Path(__file__).parents[2]
-WORDS = ["train", ID, "--no-video", *as_words(OPTIONS)]
-DIME = [sys.executable, "-c", "from dime.cli import entry; entry()"]
+pytestmark = pytest.mark.promise("R5")
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """What the processes would have done if nobody had disturbed them."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    with shared_programs():
-        assert main([*WORDS, "--run-dir", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Where processes keep their compiled programs for the next one."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-class Training:
-    """`dime train` in a process of its own, which waits at a step of one of its environments."""
-
-    def __init__(self, folder, hold, cache):
-        self.folder, self.run_dir = folder, folder / "run"
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
-        if hold:
-            environment["WALK_HOLD"] = f"{hold[0]}:{hold[1]}:{folder}"
-        if cache:
-            environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        self.process = subprocess.Popen(
-            [*DIME, *WORDS, "--run-dir", str(self.run_dir)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait_for(self, file):
-        give_up = time.monotonic() + 100.0
-        while not (self.folder / file).exists():
-            assert self.process.poll() is None, self.process.stdout.read()
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-
-    def send(self, number):
-        self.process.send_signal(number)
-        time.sleep(0.5)  # the process's own thread takes it up
-
-    def go(self):
-        (self.folder / "go").touch()
-
-    def end(self):
-        """Exit status and what was printed."""
-        printed, _ = self.process.communicate(timeout=100)
-        return self.process.returncode, printed
-
-
-@pytest.fixture
-def training(tmp_path, compiled):
-    """Starts a process; it is gone when the test is."""
-    started = []
-
-    def begin(hold=None, cache=compiled):
-        started.append(Training(tmp_path, hold, cache))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-        one.process.stdout.close()
-
-
-def resume(run_dir):
-    with shared_programs():
-        return main(["resume", str(run_dir), "--no-video"])
+    return train(tmp_path_factory.mktemp("straight") / "run")
 
 
 def last_line(printed):
@@ -112,6 +33,7 @@ def steps_before(run_dir, env_step):
     return sum(record["lengths"][0] for record in records if record["env_step"] < env_step)
 
 
+@pytest.mark.promise("R5", "R10")
 @pytest.mark.parametrize(
     "number, phase, env_step, status",
     [
@@ -186,6 +108,7 @@ def test_a_second_signal_leaves_at_once(training, straight, capsys):
     assert_same_run(process.run_dir, straight)
 
 
+@pytest.mark.promise("R1")
 def test_kill_9(training, straight):
     process = training((0, 43))
     process.wait_for("reached")

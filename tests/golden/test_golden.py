@@ -17,6 +17,8 @@ from dime.updates.temperature import temperature_loss
 
 from .conftest import FILES, FOLDER, assert_close, assert_trees_close
 
+pytestmark = pytest.mark.promise("R15")
+
 
 def test_there_are_golden_files():
     assert FILES, f"no golden_*.npz in {FOLDER}"

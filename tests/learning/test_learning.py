@@ -92,6 +92,7 @@ class Alive(gymnasium.Env):
         return np.zeros(1, np.float32), 1.0, ends["terminated"], ends["truncated"], {}
 
 
+@pytest.mark.promise("R11")
 # With the constant observation, one step in ten has no future: Q = 1 + 0.9 * 0.9 Q.
 @pytest.mark.parametrize("ends, value", [("truncated", 10.0), ("terminated", 1.0 / 0.19)])
 def test_time_limits_bootstrap_and_terminations_do_not(tmp_path, ends, value):

@@ -82,6 +82,7 @@ def test_the_files_of_a_checkpoint(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("place", range(6))
 def test_one_flipped_bit_anywhere_is_found(folder, place):
     file = files_of(folder, 10)[place]
@@ -99,6 +100,7 @@ def test_one_flipped_bit_anywhere_is_found(folder, place):
     assert folder.load_newest()[1] == []
 
 
+@pytest.mark.promise("R3")
 @pytest.mark.parametrize("how", ["missing", "empty", "truncated", "longer"])
 @pytest.mark.parametrize("place", range(6))
 def test_a_file_that_is_missing_or_of_another_length_is_found(folder, place, how):

@@ -15,6 +15,8 @@ from dime.errors import DimeError
 from dime.experiments.configs import make_config
 from dime.training.config import RunConfig, TrainingConfig, choose, replace_nested
 
+pytestmark = pytest.mark.promise("R8")
+
 NAN, INF = float("nan"), float("inf")
 
 

@@ -5,6 +5,8 @@ import pytest
 from dime.training.support import SupportWatch
 from tests.training.runs import start
 
+pytestmark = pytest.mark.promise("R8")
+
 
 def metrics(share):
     return {"target_end_mass": share, "target_low": -3.0, "target_high": 7.25}

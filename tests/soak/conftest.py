@@ -1,0 +1,1 @@
+from tests.training.processes import compiled, training  # noqa: F401
