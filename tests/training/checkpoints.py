@@ -1,6 +1,10 @@
 """What a checkpoint consists of, small and made by hand: no algorithm, no environment."""
 
+import json
+
 import numpy as np
+
+from dime.training.checkpoint_files import digest, encode
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = {
@@ -72,3 +76,27 @@ def save(folder, env_step, segments=None, **extra):
         ]
     run = run_at(env_step, **extra)
     return folder.save(state_at(env_step), episodes_at(env_step), run, segments)
+
+
+def sign_manifest(path, change=lambda body: None):
+    """Writes a manifest anew with a right SHA-256 of its own, after `change(its content)`."""
+    file = path / "manifest.json"
+    body = json.loads(file.read_text())["content"]
+    body = change(body) or body
+    file.write_bytes(encode({"content": body, **digest(encode(body))}))
+
+
+def plant(folder, path, name, content):
+    """Puts other content into a checkpoint's file, as a tool would that knows the format.
+
+    `name` is one of the checkpoint's own files or of the replay's.
+    """
+
+    def note(body):
+        known = body["files"].get(name)
+        known = known or next(entry for entry in body["replay"] if entry["file"] == name)
+        known |= digest(content)
+
+    own = path / name
+    (own if own.exists() else folder.replay_folder / name).write_bytes(content)
+    sign_manifest(path, note)

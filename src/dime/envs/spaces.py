@@ -83,8 +83,8 @@ class Spaces:
         )
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Spaces":
-        """The inverse of `to_json`, also after a trip through a JSON file."""
+    def from_json(cls, data: Any) -> "Spaces":
+        """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
         try:
             leaves = tuple(
                 Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"])

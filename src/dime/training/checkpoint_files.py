@@ -46,6 +46,7 @@ def read_manifest(path: Path, newest_format: int) -> dict[str, Any]:
     """
     file = path / "manifest.json"
     try:
+        _require_ordinary(file)
         content = read_small(file)
         body = parse_json(content)["content"]
         intact = content == encode({"content": body, **digest(encode(body))})
@@ -99,13 +100,18 @@ def verify(file: Path, expected: dict[str, Any]) -> None:
         raise DamagedError(f"{file} is damaged: its SHA-256 is not the recorded one.")
 
 
-def _require_size(file: Path, size: int) -> None:
-    """Refuses what is no ordinary file of that size; a link could lead anywhere."""
+def _require_ordinary(file: Path) -> int:
+    """The size of a file; refuses links, which could lead anywhere, pipes, folders and devices."""
     found = file.lstat()
     if not S_ISREG(found.st_mode):
         raise DamagedError(f"{file} is damaged: not an ordinary file.")
-    if found.st_size != size:
-        raise DamagedError(f"{file} is damaged: {found.st_size} bytes instead of {size}.")
+    return found.st_size
+
+
+def _require_size(file: Path, size: int) -> None:
+    found = _require_ordinary(file)
+    if found != size:
+        raise DamagedError(f"{file} is damaged: {found} bytes instead of {size}.")
 
 
 def read_run(file: Path, content: bytes) -> dict[str, Any]:
