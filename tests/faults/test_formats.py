@@ -69,6 +69,15 @@ def test_one_without_a_sum_in_its_config_is_resumed_too(run):
     assert dime.load_policy(run, "deterministic").env_step == 30
 
 
+def test_other_seeds_than_its_configs_are_refused(run):
+    content = json.loads((run / "config.json").read_text())
+    del content["sha256"]
+    content["training"]["seeds"] = [5, 6]
+    write_json(run / "config.json", content)
+    with pytest.raises(DimeError, match=r"has the seeds \[0\], which are not among .*\[5, 6\]"):
+        resume(run, ENV)
+
+
 def test_a_newer_config_is_refused(run):
     content = json.loads((run / "config.json").read_text())
     write_json(run / "config.json", content | {"format_version": 99})

@@ -108,32 +108,45 @@ MANIFESTS = {
     "segment from below 0": put(["replay", 0, "start"], -5),
     "segment of text": put(["replay", 0, "start"], "0"),
     "segment without stop": without("replay", 0, "stop"),
-    "segments overlap": put(
-        ["replay", 1], {"file": "000000003-000000010.safetensors", "start": 3, "stop": 10}
-    ),
-    "a gap": put(
-        ["replay", 1], {"file": "000000007-000000010.safetensors", "start": 7, "stop": 10}
-    ),
-    "segment twice": lambda body: put(["replay", 1], body["replay"][0])(body),
-    "other order": lambda body: put(["replay"], body["replay"][::-1])(body),
 }
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_that_dime_does_not_write(folder, name):
-    newest = folder.steps()[0]
-    (folder.replay_folder / "000000003-000000010.safetensors").write_bytes(
-        safetensors.numpy.save(rows_of(3, 10), {"seeds": "[0]"})
-    )
-
-    def change(body):
-        body = MANIFESTS[name](body)
-        for segment in body["replay"] if name in ("segments overlap", "a gap") else []:
-            segment |= {"sha256": "0" * 64, "bytes": 1} | segment
-        return body
-
-    sign_manifest(newest, change)
+    sign_manifest(folder.steps()[0], MANIFESTS[name])
     assert_refused(folder)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        pytest.param([(0, 5), (3, 10)], id="overlapping"),
+        pytest.param([(0, 5), (7, 10)], id="a gap"),
+        pytest.param([(5, 10), (0, 5)], id="another order"),
+        pytest.param([(0, 10), (0, 10)], id="twice"),
+        pytest.param([(0, 5)], id="too short"),
+        pytest.param([(0, 5), (5, 12)], id="too long"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_whole_segments_that_do_not_make_the_replay(folder, ranges):
+    segments = [folder.save_segment(rows_of(*both), *both, [0]) for both in ranges]
+    save(folder, 10, segments)
+    assert_refused(folder)
+    save(
+        folder, 10, [folder.save_segment(rows_of(*both), *both, [0]) for both in [(2, 7), (7, 10)]]
+    )
+    assert folder.load(folder.steps()[0]).env_step == 10
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_segment_outside_is_not_read_even_if_its_sum_is_right(folder, absolute, tmp_path):
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes((folder.replay_folder / SEGMENT).read_bytes())
+    name = str(outside) if absolute else "../../outside.safetensors"
+    assert (folder.replay_folder / name).samefile(outside)
+    sign_manifest(folder.steps()[0], put(["replay", 1, "file"], name))
+    assert_refused(folder, "its 'replay' is not as dime writes it")
 
 
 BOMB = "[" * 100_000
