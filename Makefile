@@ -1,7 +1,8 @@
 # `make train` and `make test` are all a newcomer needs; each sets up what it uses, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help train test setup check format lint types bench lock clean
+.PHONY: help train test setup check format lint types bench fuzz lock clean
 BIN := .venv/bin
+SECONDS ?= 120
 TRAIN_ENV ?= dm_control/cartpole-swingup
 
 help:  ## show this list
@@ -29,6 +30,9 @@ format: setup  ## format the code and mend what the linter can
 
 bench: setup  ## time updates, acting and the loop on this machine
 	$(BIN)/dime benchmark
+
+fuzz: setup  ## fuzz what reads a run's files (make fuzz SECONDS=20: for each of the targets)
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz.fuzz_readers --seconds $(SECONDS)
 
 lock:  ## pin the dependencies anew (needs uv)
 	scripts/lock

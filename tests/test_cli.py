@@ -412,6 +412,11 @@ def test_a_failed_run(run):
     # What was lost comes back where the environment is mended.
     config = json.loads(Path("run", "config.json").read_text())
     Path("run", "config.json").write_text(json.dumps(config | {"env_kwargs": {}}))
+    answer = run("resume", "run", "--no-video")
+    assert answer.status == 2
+    assert "config.json is damaged" in answer.err and 'delete its entry "sha256"' in answer.err
+    del config["sha256"]
+    Path("run", "config.json").write_text(json.dumps(config | {"env_kwargs": {}}))
     assert run("resume", "run", "--no-video").status == 0
     assert status_of(Path("run"))["state"] == "finished"
 

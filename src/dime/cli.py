@@ -155,8 +155,10 @@ def _switched_off(option: str) -> str:
 
 
 def _read_config(file: Path) -> Any:
+    from dime.training.records import read_json
+
     try:
-        return json.loads(file.read_text())
+        return read_json(file)
     except (OSError, ValueError) as error:
         raise DimeError(f"{file} cannot be read as a config ({error}).") from error
 

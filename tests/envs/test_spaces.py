@@ -26,6 +26,9 @@ def spaces_of(observation_space=None, action_space=None):
     return Spaces.of(env, "Stub-v0")
 
 
+UNSUPPORTED = [Discrete(2), MultiDiscrete([2, 3]), MultiBinary(4), Text(3), Sequence(Box(-1, 1))]
+
+
 @st.composite
 def action_boxes(draw):
     dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
@@ -274,7 +277,12 @@ def test_actions_of_another_shape_are_refused(action):
         spaces_of().from_env_action(action)
 
 
-@pytest.mark.parametrize("data", [{}, {"name": "x", "observation": 3}])
-def test_a_damaged_description_is_refused(data):
-    with pytest.raises(DimeError, match="Not a description"):
-        Spaces.from_json(data)
+@given(observation_spaces(), st.sampled_from(UNSUPPORTED), st.data())
+def test_one_part_that_is_no_box_anywhere_is_refused(space, odd, data):
+    for _ in range(data.draw(st.integers(0, 2))):
+        odd = data.draw(st.sampled_from([Dict(a=odd), Tuple([odd]), Dict(z=space, a=odd)]))
+    whole = data.draw(st.sampled_from([odd, Tuple([space, odd]), Dict(a=space, b=odd)]))
+    with pytest.raises(DimeError, match="can be observed"):
+        spaces_of(whole)
+    with pytest.raises(DimeError, match="a Box of real numbers with finite bounds is needed"):
+        spaces_of(action_space=odd)

@@ -1,7 +1,6 @@
 """Checkpoints: whole or not there, and nothing in them changes unnoticed."""
 
 import json
-import os
 import shutil
 from typing import NamedTuple
 
@@ -18,23 +17,7 @@ from dime.training.checkpoint import (
     from_arrays,
     to_arrays,
 )
-
-STATE = {
-    ".policy.bias": np.array([[1.5, -2.0]], np.float32),
-    ".count": np.array([3], np.int32),
-    ".flag": np.array([True]),
-}
-EPISODES = {"0/actions": np.zeros((0, 2), np.float32), "0/obs": np.ones(2, np.float32)}
-ROWS = {"reward": np.arange(5, dtype=np.float32)[None], "obs": np.ones((1, 5, 2), np.float32)}
-
-
-def save(folder, env_step, **extra):
-    """A checkpoint whose replay is one segment per save."""
-    segments = [
-        folder.save_segment(ROWS, stop - 5, stop, [0]) for stop in range(5, env_step + 1, 5)
-    ]
-    run = {"env_step": env_step, "seeds": [0], **extra}
-    return folder.save(STATE, EPISODES, run, segments)
+from tests.training.checkpoints import episodes_at, save, state_at
 
 
 def new_folder(path):
@@ -65,7 +48,7 @@ def test_what_is_loaded_is_what_was_saved(folder):
     loaded, warnings = folder.load_newest()
     assert warnings == []
     assert (loaded.env_step, loaded.run["seeds"]) == (10, [0])
-    for mine, theirs in ((loaded.state, STATE), (loaded.episodes, EPISODES)):
+    for mine, theirs in ((loaded.state, state_at(10)), (loaded.episodes, episodes_at(10))):
         assert set(mine) == set(theirs)
         for name, array in theirs.items():
             assert (mine[name].dtype, mine[name].shape) == (array.dtype, array.shape)
@@ -178,67 +161,6 @@ def test_what_a_killed_save_leaves_is_ignored_and_removed(folder):
     names = {path.name for path in (*folder.folder.iterdir(), *folder.replay_folder.iterdir())}
     needed = {f"{stop - 5:09d}-{stop:09d}.safetensors" for stop in (5, 10, 15, 20)}
     assert names == {"step-000000010", "step-000000020", "replay"} | needed
-
-
-class Killed(BaseException):
-    """The process dies here."""
-
-
-def save_killed_at(folder, count, env_step, killed=Killed):
-    """Saves, and dies before the count-th sync or rename; returns whether it came to that."""
-    calls = 0
-
-    def deadly(function):
-        def called(*arguments, **keywords):
-            nonlocal calls
-            calls += 1
-            if calls == count:
-                raise killed
-            return function(*arguments, **keywords)
-
-        return called
-
-    path_type = type(folder.folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(path_type, "replace", deadly(path_type.replace))
-        patch.setattr(path_type, "rename", deadly(path_type.rename))
-        patch.setattr(os, "fsync", deadly(os.fsync))
-        try:
-            save(folder, env_step)
-        except killed:
-            return True
-    return False
-
-
-def test_killed_anywhere_in_a_save_a_whole_checkpoint_is_loaded(tmp_path):
-    found = []
-    for count in range(1, 100):
-        folder = new_folder(tmp_path / str(count))
-        save(folder, 5)
-        save(folder, 10)
-        if not save_killed_at(folder, count, 15):
-            break
-        loaded, warnings = folder.load_newest()
-        assert warnings == []
-        found.append(loaded.env_step)
-        save(folder, 20)
-        assert folder.load_newest()[0].env_step == 20
-    # Only the last sync, of the folder's entries, comes after the rename that completes it.
-    assert found == [10] * (len(found) - 1) + [15]
-    assert len(found) == 20
-
-
-def test_a_save_that_fails_anywhere_leaves_nothing_half(tmp_path):
-    for count in range(1, 100):
-        folder = new_folder(tmp_path / str(count))
-        save(folder, 5)
-        if not save_killed_at(folder, count, 10, OSError):
-            break
-        assert not list(folder.folder.rglob("*.tmp"))
-        assert folder.load_newest()[1] == []
-        save(folder, 10)
-        assert folder.load_newest()[0].env_step == 10
-    assert count > 10
 
 
 def test_the_two_newest_are_kept(folder):

@@ -9,8 +9,9 @@ from dime.training.checkpoint import CheckpointFolder
 from dime.training.programs import initialise_replay, store_all
 from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import Counters, EnvSpec, Transition
+from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 
-SPEC = EnvSpec(obs_dim=3, action_dim=2)
+SPEC = EnvSpec(OBS_DIM, ACTION_DIM)
 SEEDS = [4, 9]
 CAPACITY = 10
 
@@ -40,10 +41,13 @@ class Ring:
 
     def save(self):
         segments = self.saver.save(self.replay, self.num_stored, SEEDS)
-        run = {"env_step": self.num_stored}
-        arrays = {"x": np.zeros(1)}
-        self.checkpoints.save(arrays, arrays, run, segments)
+        self.save_with(segments, SEEDS)
         return segments
+
+    def save_with(self, segments, seeds):
+        at = self.num_stored
+        run = run_at(at, seeds)
+        self.checkpoints.save(state_at(at), episodes_at(at, seeds), run, segments)
 
     def load(self, seeds=SEEDS, capacity=CAPACITY):
         checkpoint, _ = self.checkpoints.load_newest()
@@ -150,7 +154,7 @@ def test_seeds_are_found_by_name_not_by_place(tmp_path):
     # After a seed has failed the others' segments go on without it.
     ring.replay = jax.tree.map(lambda leaf: leaf[1:], ring.replay)
     segments = ring.saver.save(ring.replay, 13, [9])
-    ring.checkpoints.save({}, {}, {"env_step": 13}, segments)
+    ring.save_with(segments, [9])
     assert_equal(ring.load([9]), ring.replay)
 
 

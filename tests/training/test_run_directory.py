@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dime.errors import DimeError
+from dime.training.records import signed
 from dime.training.run_directory import RunDirectory, default_run_dir
 from tests.training.runs import read_lines, resume, start, status_of
 
@@ -114,7 +115,7 @@ def test_a_folder_is_made_with_its_config_or_not_at_all(tmp_path, monkeypatch, s
             RunDirectory.create(place, {"seeds": 1})
     assert list(tmp_path.rglob("*")) == [place] * stands
     directory = RunDirectory.create(place, {"seeds": 1})
-    assert json.loads(directory.config_file.read_text()) == {"seeds": 1}
+    assert json.loads(directory.config_file.read_text()) == signed({"seeds": 1})
     assert list(tmp_path.iterdir()) == [place]
 
 

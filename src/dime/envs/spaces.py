@@ -17,6 +17,8 @@ import numpy as np
 from dime.errors import DimeError
 
 _FLOAT_DTYPES = ("float16", "float32", "float64")
+_LARGEST = 2**31  # sizes that an array may have
+_MOST_AXES = 32
 _NEEDED = "a Box of real numbers with finite bounds is needed"
 _PAGE = "See docs/environments.md."
 
@@ -81,8 +83,8 @@ class Spaces:
         )
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Spaces":
-        """The inverse of `to_json`, also after a trip through a JSON file."""
+    def from_json(cls, data: Any) -> "Spaces":
+        """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
         try:
             leaves = tuple(
                 Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"])
@@ -90,9 +92,11 @@ class Spaces:
             )
             fields = ("action_shape", "action_low", "action_high")
             tuples = {field: tuple(data[field]) for field in fields}
-            return cls(data["name"], leaves, action_dtype=data["action_dtype"], **tuples)
-        except (KeyError, TypeError) as error:
-            raise DimeError(f"Not a description of spaces ({error!r}): {data}") from error
+            spaces = cls(data["name"], leaves, action_dtype=data["action_dtype"], **tuples)
+            _require_own_kind(spaces)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DimeError(f"Not a description of spaces ({error!r}): {data!r:.500}") from error
+        return spaces
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as dicts, lists, strings and numbers."""
@@ -209,6 +213,31 @@ class Spaces:
             f"An action for {self.name}: expected shape {expected}, with any batch axes before, "
             f"got {action.shape}."
         )
+
+
+def _require_own_kind(spaces: Spaces) -> None:
+    """Raises `TypeError` or `ValueError` for what `Spaces.of` never gives: a file may say it."""
+    texts = [spaces.name, spaces.action_dtype, *(leaf.dtype for leaf in spaces.observation)]
+    keys = [key for leaf in spaces.observation for key in leaf.path]
+    shapes = [spaces.action_shape, *(leaf.shape for leaf in spaces.observation)]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name or a dtype is no text")
+    if not all(isinstance(key, str | int) for key in keys):
+        raise TypeError("a path has other keys than texts and numbers")
+    if not all(len(shape) <= _MOST_AXES for shape in shapes):
+        raise ValueError("a shape has too many axes")
+    if not all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
+        raise ValueError("a shape is not of whole numbers")
+    if not (0 < spaces.obs_dim < _LARGEST and 0 < spaces.action_dim < _LARGEST):
+        raise ValueError("the observation or the action is empty, or too large")
+    if spaces.action_dtype not in _FLOAT_DTYPES:
+        raise ValueError(f"actions of dtype {spaces.action_dtype:.80}")
+    if len(spaces.action_low) != spaces.action_dim or len(spaces.action_high) != spaces.action_dim:
+        raise ValueError("as many bounds as action dimensions are needed")
+    if not all(type(bound) in (int, float) for bound in spaces.action_low + spaces.action_high):
+        raise TypeError("a bound is no number")
+    low, high = (np.array(x, np.float64) for x in (spaces.action_low, spaces.action_high))
+    _check_bounds(low, high, spaces.name)
 
 
 def _at(leaf: Leaf) -> str:

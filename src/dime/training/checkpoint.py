@@ -13,7 +13,7 @@ A step's folder is written under another name and renamed when the disk has all 
 safetensors, everything else JSON; nothing is ever unpickled.
 """
 
-import hashlib
+import errno
 import json
 import re
 import shutil
@@ -24,20 +24,28 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from dime.errors import DimeError
+from dime.training.checkpoint_files import (
+    Arrays,
+    DamagedError,
+    digest,
+    encode,
+    read_arrays,
+    read_manifest,
+    read_run,
+    read_verified,
+    require_episodes,
+    require_segment,
+    verify,
+)
+from dime.training.checkpoint_schema import segment_name
 from dime.training.config import FORMAT_VERSION
 from dime.training.records import sync_folder, write_bytes
 
-Arrays = dict[str, np.ndarray]
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 KEPT = 2  # newest checkpoints; the older one is for the day the newer one is damaged
-
-
-class DamagedError(DimeError):
-    """A file of a checkpoint is missing or is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,33 @@ def from_arrays(arrays: Arrays, template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
 
 
-def _digest(content: bytes) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+def bytes_on_disk(arrays: Arrays) -> int:
+    """About what a file of these arrays takes, its header and its last block included."""
+    return sum(array.nbytes + len(name) + 128 for name, array in arrays.items()) + 4096
 
 
-def _encode(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+def explain_full_disk(error: OSError, folder: Path, needed: int) -> str:
+    """The error's message; where the disk is full, also how many bytes are missing for `needed`.
+
+    >>> explain_full_disk(OSError(5, "Input/output error"), Path("."), 10)
+    '[Errno 5] Input/output error'
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return str(error)
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        missing = f": {_megabytes(needed - free)} are missing" if needed > free else ""
+        return f"{error}; it needs {_megabytes(needed)}, {_megabytes(free)} are free{missing}"
+    return str(error)
+
+
+def _megabytes(count: int) -> str:
+    """Rounded to the next hundredth.
+
+    >>> _megabytes(85_991_234)
+    '86.00 MB'
+    """
+    return f"{-(-count // 10_000) / 100:.2f} MB"
 
 
 class CheckpointFolder:
@@ -115,11 +144,11 @@ class CheckpointFolder:
         contents = {
             "state.safetensors": safetensors.numpy.save(state),
             "episodes.safetensors": safetensors.numpy.save(episodes),
-            "run.json": _encode(run),
+            "run.json": encode(run),
         }
-        files = {name: _digest(content) for name, content in contents.items()}
+        files = {name: digest(content) for name, content in contents.items()}
         body = {"format_version": FORMAT_VERSION, "files": files, "replay": segments}
-        contents["manifest.json"] = _encode({"content": body, **_digest(_encode(body))})
+        contents["manifest.json"] = encode({"content": body, **digest(encode(body))})
         try:
             for name, content in contents.items():
                 write_bytes(temporary / name, content)
@@ -142,11 +171,11 @@ class CheckpointFolder:
     def save_segment(self, rows: Arrays, start: int, stop: int, seeds: list[int]) -> dict[str, Any]:
         """Writes transitions [start, stop) of these seeds; returns the segment's description."""
         self.replay_folder.mkdir(exist_ok=True)
-        name = f"{start:09d}-{stop:09d}.safetensors"
+        name = segment_name(start, stop)
         content = safetensors.numpy.save(rows, {"seeds": json.dumps(seeds)})
         write_bytes(self.replay_folder / name, content)
         sync_folder(self.replay_folder)
-        return {"file": name, "start": start, "stop": stop, **_digest(content)}
+        return {"file": name, "start": start, "stop": stop, **digest(content)}
 
     def _remove_old(self) -> None:
         """Removes what no kept checkpoint needs, also what killed saves left."""
@@ -178,23 +207,39 @@ class CheckpointFolder:
         if not path.is_dir():
             there = ", ".join(step.name for step in self.steps()) or "none"
             raise DimeError(f"{path} is not a checkpoint's folder. In {self.folder}: {there}.")
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path, FORMAT_VERSION)
         contents = {
-            name: _read_verified(path / name, digest) for name, digest in manifest["files"].items()
+            name: read_verified(path / name, expected)
+            for name, expected in manifest["files"].items()
         }
-        replay_files = []
-        for segment in manifest["replay"] if replay else []:
-            file = self.replay_folder / segment["file"]
-            _read_verified(file, segment)
-            replay_files.append((file, segment["start"]))
+        arrays = {
+            name: read_arrays(path / name, contents[name])
+            for name in ("state.safetensors", "episodes.safetensors")
+        }
+        run = read_run(path / "run.json", contents["run.json"])
+        require_episodes(path / "episodes.safetensors", arrays["episodes.safetensors"], run)
+        segments = manifest["replay"]
+        if (segments[-1]["stop"] if segments else 0) != run["env_step"]:
+            raise DamagedError(f"{path} is damaged: its replay does not end at its env step.")
+        if replay:
+            self._verify_replay(segments, run)
         return Checkpoint(
             path=path,
-            state=safetensors.numpy.load(contents["state.safetensors"]),
-            episodes=safetensors.numpy.load(contents["episodes.safetensors"]),
-            run=json.loads(contents["run.json"]),
-            replay_files=replay_files,
-            segments=manifest["replay"],
+            state=arrays["state.safetensors"],
+            episodes=arrays["episodes.safetensors"],
+            run=run,
+            replay_files=[
+                (self.replay_folder / segment["file"], segment["start"])
+                for segment in (segments if replay else [])
+            ],
+            segments=segments,
         )
+
+    def _verify_replay(self, segments: list[dict[str, Any]], run: dict[str, Any]) -> None:
+        for segment in segments:
+            file = self.replay_folder / segment["file"]
+            verify(file, segment)
+            require_segment(file, segment["stop"] - segment["start"], run)
 
     def set_aside(self, newest: Path) -> None:
         """Renames every checkpoint newer than `newest`, which were found damaged."""
@@ -214,47 +259,6 @@ def _order(path: Path) -> tuple[int, int]:
 
 def _peek_segments(path: Path) -> list[dict[str, Any]]:
     try:
-        return _read_manifest(path)["replay"]
+        return read_manifest(path, FORMAT_VERSION)["replay"]
     except DamagedError:
         return []
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / "manifest.json"
-    try:
-        content = file.read_bytes()
-        manifest = json.loads(content)
-        body = manifest["content"]
-        intact = content == _encode({"content": body, **_digest(_encode(body))})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{file} is damaged ({type(error).__name__}).") from error
-    if not intact:
-        raise DamagedError(f"{file} is damaged: its content does not match its SHA-256.")
-    if body["format_version"] > FORMAT_VERSION:
-        raise DimeError(
-            f"{path} has format version {body['format_version']}; this release of dime reads up "
-            f"to {FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-        )
-    return body
-
-
-def _read_verified(file: Path, expected: dict[str, Any]) -> bytes:
-    try:
-        if file.stat().st_size != expected["bytes"]:
-            raise DamagedError(
-                f"{file} is damaged: {file.stat().st_size} bytes instead of {expected['bytes']}."
-            )
-        content = file.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{file} is damaged: {error.strerror}.") from error
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise DamagedError(f"{file} is damaged: its SHA-256 is not the recorded one.")
-    return content
-
-
-def read_rows(file: Path, seeds: list[int]) -> Arrays:
-    """A replay segment's arrays for these seeds, stacked in their order."""
-    with safetensors.safe_open(file, framework="numpy") as content:
-        saved = json.loads(content.metadata()["seeds"])
-        order = [saved.index(seed) for seed in seeds]
-        return {name: content.get_tensor(name)[order] for name in content.keys()}  # noqa: SIM118

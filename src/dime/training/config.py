@@ -148,7 +148,8 @@ class RunConfig:
             f"The config has format version {version}; this release of dime reads up to "
             f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
         )
-        content = {name: value for name, value in content.items() if name != "format_version"}
+        about_the_file = ("format_version", "sha256")
+        content = {name: value for name, value in content.items() if name not in about_the_file}
         algorithm = content.get("algorithm", "dime")
         require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
         chosen = find_algorithm(algorithm)

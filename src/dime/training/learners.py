@@ -12,7 +12,8 @@ import numpy as np
 from dime.envs.environment import Environment
 from dime.envs.spaces import Spaces
 from dime.errors import require
-from dime.training.checkpoint import Arrays, Checkpoint, from_arrays, to_arrays
+from dime.training.checkpoint import Checkpoint, from_arrays, to_arrays
+from dime.training.checkpoint_files import Arrays
 from dime.training.config import TrainingConfig
 from dime.training.episodes import EpisodeStream, Observed
 from dime.training.evaluation import Actions
@@ -231,9 +232,15 @@ def refuse_if_other(
     checkpoint: Checkpoint,
     make_agent: Callable[[EnvSpec], Agent],
     spaces: Spaces,
-    replay_capacity: int,
+    config: TrainingConfig,
 ) -> None:
-    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or replay."""
+    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or config."""
+    replay_capacity, seeds = config.replay_capacity, checkpoint.run["seeds"]
+    require(
+        seeds == [seed for seed in config.seeds if seed in seeds],
+        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
+        f"that order: {list(config.seeds)}.",
+    )
     spaces.refuse_if_other(Spaces.from_json(checkpoint.run["spaces"]), str(checkpoint.path))
     first = min((start for _, start in checkpoint.replay_files), default=0)
     needed = max(0, checkpoint.env_step - replay_capacity)
@@ -243,7 +250,7 @@ def refuse_if_other(
         f"{replay_capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
     )
     agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim, replay_capacity))
-    keys = seed_keys(tuple(checkpoint.run["seeds"]))
+    keys = seed_keys(tuple(seeds))
     from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.checkpoint import Checkpoint
+from dime.training.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
 from dime.training.evaluation import (
     EnvironmentPool,
@@ -285,7 +285,10 @@ class Loop:
             segments = self._replay_saver.save(self.learners.replay, env_step, self.learners.seeds)
             self.directory.checkpoints.save(state, episodes, run, segments)
         except OSError as error:
-            self.recorder.message(f"warning: no checkpoint at env step {env_step}: {error}")
+            needed = bytes_on_disk(state) + bytes_on_disk(episodes)
+            needed += self._replay_saver.unsaved_bytes(self.learners.replay, env_step)
+            told = explain_full_disk(error, self.directory.checkpoints.folder, needed)
+            self.recorder.message(f"warning: no checkpoint at env step {env_step}: {told}")
             return False
         self._last_saved = position
         return True

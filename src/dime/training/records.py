@@ -1,14 +1,83 @@
 """Files that a run leaves for people and programs: written whole, read back line by line."""
 
 import errno
+import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dime.errors import DimeError
+
+LARGEST_JSON = 2**25
+"""Bytes that a JSON file or a line of records may have; what is larger is not read."""
+_DEEPEST = 50  # tables in tables and lists in lists; deeper ones are damage
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: not JSON, a name twice in a table, NaN or infinity, or nested too deeply.
+    """
+    try:
+        value = json.loads(
+            content.decode(), object_pairs_hook=_table, parse_constant=_refuse_constant
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not _is_shallow(value, _DEEPEST):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name stands twice in a table")
+    return table
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
+
+
+def read_small(path: Path) -> bytes:
+    """The content of a file that holds JSON.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: no ordinary file, or a large one.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"larger than {LARGEST_JSON} bytes")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises what `read_small` and `parse_json` do."""
+    return parse_json(read_small(path))
+
+
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """A table with the SHA-256 of all its other entries as the last one."""
+    content = _finite({name: value for name, value in content.items() if name != "sha256"})
+    text = json.dumps(content, sort_keys=True)
+    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -23,14 +92,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file beside `path`, waits until the disk has it, renames it."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            _write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # half a file would only fill the disk further
+        with suppress(OSError):  # half a file would only fill the disk further
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Writes until the disk has taken everything: it may take a part at a time."""
+    left = memoryview(content)
+    while left:
+        taken = os.write(descriptor, left)
+        if taken == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left = left[taken:]
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,17 +175,27 @@ def _finite(value: Any) -> Any:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, oldest first; a last line that is still being written is left out."""
+    """The records of a file, oldest first; a last line that is still being written is left out.
+
+    Raises:
+        DimeError: not a file, or a line that is no record.
+    """
     if not path.exists():
         return
-    with path.open() as lines:
+    if not path.is_file():
+        raise DimeError(f"{path} is damaged: not a file.")
+    with path.open("rb") as file:
+        lines = iter(lambda: file.readline(LARGEST_JSON), b"")
         for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
-                continue
+            if not line.endswith(b"\n") and len(line) < LARGEST_JSON:
+                return
             try:
-                yield json.loads(line)
+                record = parse_json(line)
             except ValueError as error:
                 raise DimeError(f"{path} is damaged: line {number} is no record.") from error
+            if not isinstance(record, dict):
+                raise DimeError(f"{path} is damaged: line {number} is no record.")
+            yield record
 
 
 def cut_records(path: Path, size: int, discarded: Path) -> int:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.training.checkpoint import Arrays, CheckpointFolder, read_rows
+from dime.training.checkpoint import CheckpointFolder
+from dime.training.checkpoint_files import Arrays, read_rows
 from dime.training.replay import Replay
 from dime.types import EnvSpec, Transition
 
@@ -22,13 +23,22 @@ class ReplaySaver:
     def save(self, replay: Replay, num_stored: int, seeds: list[int]) -> list[dict[str, Any]]:
         """Writes the transitions since the last call; returns the segments that make the ring."""
         oldest = max(0, num_stored - replay.capacity)
-        start = max(oldest, self._segments[-1]["stop"] if self._segments else 0)
+        start = self._first_unsaved(replay, num_stored)
         if start < num_stored:
             rows = _rows(replay, start, num_stored)
             saved = self._checkpoints.save_segment(rows, start, num_stored, seeds)
             self._segments.append(saved)
         self._segments = [segment for segment in self._segments if segment["stop"] > oldest]
         return list(self._segments)
+
+    def unsaved_bytes(self, replay: Replay, num_stored: int) -> int:
+        """What the transitions take that the next `save` writes."""
+        rows = num_stored - self._first_unsaved(replay, num_stored)
+        return sum(leaf.nbytes // replay.capacity * rows for leaf in jax.tree.leaves(replay))
+
+    def _first_unsaved(self, replay: Replay, num_stored: int) -> int:
+        saved = self._segments[-1]["stop"] if self._segments else 0
+        return max(saved, num_stored - replay.capacity)
 
 
 def _rows(replay: Replay, start: int, stop: int) -> Arrays:

@@ -21,7 +21,6 @@ from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBia
 from dime.training.loop import Loop, RunResult
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
-from dime.training.records import write_json
 from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
@@ -74,11 +73,11 @@ def resume_run(
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
-            capacity = config.training.replay_capacity
-            refuse_if_other(checkpoint, _make_agent(config), environments[0].spaces, capacity)
+            spaces = environments[0].spaces
+            refuse_if_other(checkpoint, _make_agent(config), spaces, config.training)
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
-            write_json(directory.config_file, extended.to_json())
+            directory.write_config(extended.to_json())
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")

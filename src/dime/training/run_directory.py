@@ -1,7 +1,6 @@
 """The folder of a run: where its files are, and who may write them."""
 
 import datetime
-import json
 import os
 import platform
 import shutil
@@ -20,7 +19,7 @@ import dime
 from dime.errors import DimeError
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.config import FORMAT_VERSION
-from dime.training.records import write_json
+from dime.training.records import read_json, signed, write_json
 
 _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
 
@@ -70,7 +69,7 @@ class RunDirectory:
         place = directory if exists else cls(path.with_name(f".{path.name}.{os.getpid()}"))
         try:
             place.checkpoints.folder.mkdir(parents=True)
-            write_json(place.config_file, config)
+            place.write_config(config)
             if not exists:
                 place.path.rename(path)
         except OSError as error:
@@ -89,24 +88,37 @@ class RunDirectory:
         directory.config()
         return directory
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes config.json, with a SHA-256 of itself."""
+        write_json(self.config_file, signed(config))
+
     def config(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """The verified content of config.json; those of before it had a SHA-256 have none.
+
+        Raises:
+            DimeError: not a run's, damaged, or of a newer release.
+        """
         try:
-            config = json.loads(self.config_file.read_text())
+            config = read_json(self.config_file)
             version = config["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DimeError(f"{self.config_file} is damaged or not a run's config.") from error
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise DimeError(
                 f"{self.path} has format version {version}; this release of dime reads up to "
                 f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
             )
-        return config
+        if config.get("sha256", signed(config)["sha256"]) != signed(config)["sha256"]:
+            raise DimeError(
+                f"{self.config_file} is damaged: its content does not match its SHA-256. If you "
+                'changed it yourself, delete its entry "sha256".'
+            )
+        return {name: value for name, value in config.items() if name != "sha256"}
 
     def status(self) -> dict[str, Any]:
         """The content of status.json, or nothing before the first is written."""
         try:
-            status = json.loads(self.status_file.read_text())
+            status = read_json(self.status_file)
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -128,7 +140,8 @@ class RunDirectory:
         """Notes what this process runs on and where in the run it begins."""
         starts = []
         with suppress(OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
-            starts = list(json.loads(self.provenance_file.read_text())["starts"])
+            known = read_json(self.provenance_file)["starts"]
+            starts = known if isinstance(known, list) else []
         starts.append({"env_step": env_step, **provenance()})
         write_json(self.provenance_file, {"starts": starts})
 
