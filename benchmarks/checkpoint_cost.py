@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
+from dime.envs.registry import make
 from dime.experiments.presets import preset_settings
 from dime.training.checkpoint import CheckpointFolder, to_arrays
 from dime.training.programs import initialise, seed_keys
@@ -26,7 +27,7 @@ from dime.training.replay import Replay
 from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import EnvSpec, Transition
 
-SPEC = EnvSpec(223, 38)
+ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38)
 INTERVAL = 10_000
 
 
@@ -55,17 +56,33 @@ def sizes(folder: Path) -> dict[Path, int]:
 def measure(folder: Path, capacity: int) -> dict:
     """Fills a replay, saves it piece by piece, then times one more checkpoint and a restore."""
     checkpoints = CheckpointFolder(folder)
-    agent = ALGORITHMS["dime"].make(preset_settings("paper", "dime", "dm_control/dog-run"), SPEC)
+    agent = ALGORITHMS["dime"].make(preset_settings("paper", "dime", ENV), SPEC)
     state = jax.jit(partial(initialise, agent))(seed_keys((0,)))
     replay = random_replay(capacity)
     saver = ReplaySaver(checkpoints)
-    episodes = {"0/actions": np.zeros((1000, SPEC.action_dim), np.float32)}
+    episodes = {
+        "0/actions": np.zeros((1000, SPEC.action_dim), np.float32),
+        "0/obs": np.zeros(SPEC.obs_dim, np.float32),
+        "0/next_action": np.zeros(SPEC.action_dim, np.float32),
+    }
+    run = {
+        "updates": 0,
+        "seeds": [0],
+        "spaces": make(ENV).spaces.to_json(),
+        "episodes": [
+            {"number": 1, "episode_return": 0.0, "last_return": None, "last_length": None}
+        ],
+        "last_evaluation_step": 0,
+        "record_bytes": {"metrics.jsonl": 0, "evaluations.jsonl": 0},
+        "wall_time_s": 0.0,
+        "last_evaluation": {},
+        "failed_seeds": {},
+    }
 
     def save(env_step: int) -> float:
         began = time.perf_counter()
         segments = saver.save(replay, env_step, [0])
-        run = {"env_step": env_step, "updates": 2 * env_step, "seeds": [0]}
-        checkpoints.save(to_arrays(state), episodes, run, segments)
+        checkpoints.save(to_arrays(state), episodes, run | {"env_step": env_step}, segments)
         return time.perf_counter() - began
 
     for env_step in range(INTERVAL, capacity - INTERVAL + 1, INTERVAL):

@@ -201,5 +201,8 @@ def read_rows(file: Path, seeds: list[int]) -> Arrays:
     """A replay segment's arrays for these seeds, stacked in their order."""
     with safetensors.safe_open(file, framework="numpy") as content:
         saved = _saved_seeds(content)
-        order = [saved.index(seed) for seed in seeds]
-        return {name: content.get_tensor(name)[order] for name in content.keys()}  # noqa: SIM118
+        arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    if saved == seeds:  # the rule, and a copy less
+        return arrays
+    order = [saved.index(seed) for seed in seeds]
+    return {name: array[order] for name, array in arrays.items()}
