@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +155,13 @@ def test_a_line_of_any_length_is_not_read_whole(tmp_path):
     file.touch()
     with file.open("r+b") as content:
         content.truncate(10 * LARGEST_JSON)  # sparse
-    with pytest.raises(DimeError, match="line 1 is no record"):
-        list(read_records(file))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DimeError, match="line 1 is no record"):
+            list(read_records(file))
+        assert tracemalloc.get_traced_memory()[1] < 5 * LARGEST_JSON
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_json_file_of_any_size_is_not_read_whole(tmp_path):

@@ -155,6 +155,7 @@ class Reader:
             problem = problem.replace(str(place), name)
         status = _object(directory.status_file)
         config = run.config if run else _object(directory.config_file)
+        config.pop("sha256", None)  # of the file: no setting
         entry = Entry(
             folder=folder,
             name=name,
