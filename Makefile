@@ -1,6 +1,6 @@
 # `make train` and `make test` are all a newcomer needs; each sets up what it uses, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help train test setup check format lint types bench fuzz lock clean
+.PHONY: help train test setup check format lint types bench soak fuzz lock clean
 BIN := .venv/bin
 SECONDS ?= 120
 TRAIN_ENV ?= dm_control/cartpole-swingup
@@ -30,6 +30,9 @@ format: setup  ## format the code and mend what the linter can
 
 bench: setup  ## time updates, acting and the loop on this machine
 	$(BIN)/dime benchmark
+
+soak: setup  ## try every promise (docs/promises.md), the long tests too: 40 minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "promise or soak" -q
 
 fuzz: setup  ## fuzz what reads a run's files (make fuzz SECONDS=20: for each of the targets)
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz.fuzz_readers --seconds $(SECONDS)

@@ -7,6 +7,8 @@ import pytest
 
 import dime
 
+pytestmark = pytest.mark.promise("R12")
+
 SOURCES = sorted(Path(dime.__file__).parent.rglob("*.py"))
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
 MODULES |= {"torch", "yaml"}  # their own loaders unpickle

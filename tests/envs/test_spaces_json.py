@@ -6,6 +6,8 @@ import pytest
 from dime.envs import Spaces
 from dime.errors import DimeError
 
+pytestmark = pytest.mark.promise("R9")
+
 INF = np.inf
 
 GOOD = {

@@ -18,6 +18,8 @@ from tests.faults.fixtures.make_run import ENV, OBS
 from tests.training.checkpoints import sign_manifest
 from tests.training.runs import arrays_of, checkpoints, resume, status_of
 
+pytestmark = pytest.mark.promise("R13")
+
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("format-*"))
 
 

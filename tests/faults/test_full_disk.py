@@ -13,6 +13,8 @@ import safetensors.numpy
 from dime.training.checkpoint import bytes_on_disk, explain_full_disk
 from tests.training.checkpoints import rows_of, state_at
 
+pytestmark = pytest.mark.promise("R4")
+
 # In namespaces of its own, so that the mount is seen by nobody else and goes with the process.
 UNSHARE = ["unshare", "--mount", "--map-root-user"]
 MOUNT = 'mount -t tmpfs -o size=20m tmpfs "$0" && exec "$@"'

@@ -25,6 +25,8 @@ from tests.training.checkpoints import (
     sign_manifest,
 )
 
+pytestmark = pytest.mark.promise("R3", "R12")
+
 SEGMENT = "000000005-000000010.safetensors"
 
 

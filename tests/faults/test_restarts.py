@@ -72,10 +72,13 @@ def play(stream, log, num_episodes, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(seed):
+def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(
+    seed, record_property
+):
     stream, chance, told = flaky_stream(seed, one_in=20, limit=10**6)
     stream.begin()
     assert play(stream, chance.log, 350, seed) >= 350
+    record_property("tries", chance.faults)
     assert stream.restarts.count == chance.faults == len(told) > 100
     assert [count for _, count, _ in told] == list(range(1, len(told) + 1))
 

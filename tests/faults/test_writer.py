@@ -182,6 +182,7 @@ def calls_of_all_saves(path):
     return disk.names
 
 
+@pytest.mark.promise("R1")
 @pytest.mark.parametrize(
     "num_renamed",
     [
@@ -191,7 +192,9 @@ def calls_of_all_saves(path):
         pytest.param(99, id="data and names lost"),
     ],
 )
-def test_killed_at_every_system_call_the_newest_complete_one_is_loaded(tmp_path, num_renamed):
+def test_killed_at_every_system_call_the_newest_complete_one_is_loaded(
+    tmp_path, num_renamed, record_property
+):
     names = calls_of_all_saves(tmp_path / "run")
     assert {*OPERATIONS, "write, second half"} == {*names, "write, second half"} | {"open"}
     for at in range(1, len(names) + 1):
@@ -213,6 +216,7 @@ def test_killed_at_every_system_call_the_newest_complete_one_is_loaded(tmp_path,
         assert_goes_on(run)
         shutil.rmtree(tmp_path / "run")
     assert len(names) > 150
+    record_property("tries", len(names))
 
 
 def assert_goes_on(run):
@@ -235,8 +239,9 @@ FAULTS = {
 }
 
 
+@pytest.mark.promise("R4")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_refused_at_every_system_call_the_old_checkpoint_stays(tmp_path, fault):
+def test_refused_at_every_system_call_the_old_checkpoint_stays(tmp_path, fault, record_property):
     names = calls_of_all_saves(tmp_path / "run")
     refused = 0
     for at in range(1, len(names) + 1):
@@ -256,8 +261,10 @@ def test_refused_at_every_system_call_the_old_checkpoint_stays(tmp_path, fault):
         assert_goes_on(run)  # there is room again
         shutil.rmtree(tmp_path / "run")
     assert refused > 100
+    record_property("tries", len(names))
 
 
+@pytest.mark.promise("R4")
 def test_a_disk_that_takes_a_part_of_every_write_gets_everything(tmp_path):
     run, disk = Run(tmp_path / "run"), Disk(halves=True)
     with disk.attached():
@@ -289,7 +296,8 @@ for at in json.loads(sys.argv[2]):
 """
 
 
-def test_killed_by_the_kernel(tmp_path):
+@pytest.mark.promise("R1")
+def test_killed_by_the_kernel(tmp_path, record_property):
     names = calls_of_all_saves(tmp_path / "run")
     points = list(range(1, len(names) + 1, 4))
     ended = subprocess.run(
@@ -313,3 +321,4 @@ def test_killed_by_the_kernel(tmp_path):
     assert found == sorted(found)  # a later kill never gives an older checkpoint
     assert set(found) == {0, *STEPS[:-1]} or set(found) == {0, *STEPS}
     assert len(points) > 40
+    record_property("tries", len(points))

@@ -13,6 +13,8 @@ from dime.training.config import RunConfig, TrainingConfig, option_names
 from dime.training.records import parse_json, write_json
 from dime.training.run_directory import RunDirectory
 
+pytestmark = pytest.mark.promise("R8")
+
 COUNTS = {
     "num_random_steps": st.integers(0, 2**31 - 1),
     "batch_size": st.integers(1, 2**31 - 1),

@@ -29,6 +29,8 @@ from dime.training.replay_files import read_rows
 from dime.training.run_directory import RunDirectory
 from tests.training.checkpoints import episodes_at, rows_of, run_at
 
+pytestmark = pytest.mark.promise("R3")
+
 DTYPES = [np.float16, np.float32, np.float64, np.int8, np.uint8, np.int16, np.uint16, np.int32]
 DTYPES += [np.uint32, np.int64, np.uint64, np.bool_]
 ARRAYS = st.dictionaries(
