@@ -12,6 +12,7 @@ from dime.commands import (
     Benchmark,
     Doctor,
     Evaluate,
+    Export,
     Figure,
     Inspect,
     List,
@@ -38,8 +39,8 @@ def perform(command: Any) -> int:
 
             result = resume_run(command.run_dir, None, command.num_env_steps, Audience())
             return _after_training(result, command.video)
-        case Evaluate():
-            return _evaluate(command)
+        case Evaluate() | Export():
+            (_evaluate if isinstance(command, Evaluate) else _export)(command)
         case Sweep():
             return _sweep(command)
         case Plot() | Figure() | Inspect() | Report() | Serve():
@@ -148,7 +149,7 @@ def _after_training(result: Any, video: bool) -> int:
     return EXIT_FAILED if result.state == "failed" else 0
 
 
-def _evaluate(command: Evaluate) -> int:
+def _evaluate(command: Evaluate) -> None:
     from dime.deploy.evaluate import evaluate
     from dime.experiments.closing import evaluation_table
 
@@ -159,12 +160,24 @@ def _evaluate(command: Evaluate) -> int:
         checkpoint=command.checkpoint,
         video=command.video,
     )
-    for warning in records[0].pop("warnings"):
-        print(f"warning: {warning}", file=sys.stderr)
     print(evaluation_table(records))
     if command.video is not None:
         print(f"wrote {command.video}")
-    return 0
+
+
+def _export(command: Export) -> None:
+    from dime.deploy.export import export_policy
+
+    export_policy(
+        command.run_dir,
+        command.output,
+        command.format,
+        mode=command.mode,
+        batch=command.batch,
+        seed=command.seed,
+        checkpoint=command.checkpoint,
+    )
+    print(f"wrote {command.output}")
 
 
 def _sweep(command: Sweep) -> int:
