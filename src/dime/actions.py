@@ -40,7 +40,7 @@ def perform(command: Any) -> int:
             result = resume_run(command.run_dir, None, command.num_env_steps, Audience())
             return _after_training(result, command.video)
         case Evaluate() | Export():
-            (_evaluate if isinstance(command, Evaluate) else _export)(command)
+            _deploy(command)
         case Sweep():
             return _sweep(command)
         case Plot() | Figure() | Inspect() | Report() | Serve():
@@ -149,35 +149,36 @@ def _after_training(result: Any, video: bool) -> int:
     return EXIT_FAILED if result.state == "failed" else 0
 
 
-def _evaluate(command: Evaluate) -> None:
-    from dime.deploy.evaluate import evaluate
-    from dime.experiments.closing import evaluation_table
+def _deploy(command: Evaluate | Export) -> None:
+    """Uses the policies of a run."""
+    match command:
+        case Evaluate():
+            from dime.deploy.evaluate import evaluate
+            from dime.experiments.closing import evaluation_table
 
-    records = evaluate(
-        command.run_dir,
-        command.mode,
-        episodes=command.episodes,
-        checkpoint=command.checkpoint,
-        video=command.video,
-    )
-    print(evaluation_table(records))
-    if command.video is not None:
-        print(f"wrote {command.video}")
+            records = evaluate(
+                command.run_dir,
+                command.mode,
+                episodes=command.episodes,
+                checkpoint=command.checkpoint,
+                video=command.video,
+            )
+            print(evaluation_table(records))
+            if command.video is not None:
+                print(f"wrote {command.video}")
+        case Export():
+            from dime.deploy.export import export_policy
 
-
-def _export(command: Export) -> None:
-    from dime.deploy.export import export_policy
-
-    export_policy(
-        command.run_dir,
-        command.output,
-        command.format,
-        mode=command.mode,
-        batch=command.batch,
-        seed=command.seed,
-        checkpoint=command.checkpoint,
-    )
-    print(f"wrote {command.output}")
+            export_policy(
+                command.run_dir,
+                command.output,
+                command.format,
+                mode=command.mode,
+                batch=command.batch,
+                seed=command.seed,
+                checkpoint=command.checkpoint,
+            )
+            print(f"wrote {command.output}")
 
 
 def _sweep(command: Sweep) -> int:

@@ -70,6 +70,12 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
         raise DimeError(f"{output} exists already; choose another place (-o).")
     refuse_unless_installed(format)
     action = Action.of(Path(run_dir), mode, seed, Path(checkpoint) if checkpoint else None)
+    write_export(action, output, format, batch)
+    return output
+
+
+def write_export(action: Action, output: Path, format: str, batch: int | str) -> None:
+    """Makes the folder of a policy; errors are those of `export_policy`."""
     artefact = make_artefact(action, format, batch)
     files = artefact.files | {"run_policy.py": Path(run_policy.__file__).read_bytes()}
     about = _description(action, format, batch, artefact) | {
@@ -78,7 +84,6 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     content = json.dumps(about | {"sha256": digest}, indent=1)
     _write(output, files | {"policy.json": content.encode()}, action)
-    return output
 
 
 def _refuse_batch(batch: Any, format: str) -> None:
@@ -123,7 +128,7 @@ def _compare(folder: Path, action: Action) -> None:
         return
     batch = exported.about["batch"]
     for call in range(_CALLS):
-        rows = 2 * call + 1 if batch == DYNAMIC else batch
+        rows = 1 + 2 * (call % 2) if batch == DYNAMIC else batch
         obs = np.random.default_rng(call).normal(size=(rows, action.spaces.obs_dim))
         difference = _difference(exported, action, obs.astype(np.float32), call)
         allowed = ONNX_TOLERANCE if exported.about["format"] == "onnx" else 0.0
