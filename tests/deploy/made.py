@@ -48,7 +48,7 @@ def action_of(name, mode, folder):
         env_kwargs={},
         algorithm=name,
         preset="paper",
-        training=TrainingConfig(),
+        training=TrainingConfig(num_random_steps=10),
         settings=settings,
     )
     (Path(folder) / "state.safetensors").write_bytes(b"")

@@ -26,7 +26,7 @@ MODES = ["stochastic", "deterministic", "best_of_n"]
 LOW, HIGH = np.array([[-2.0], [0.0]]), np.array([[5.0], [0.5]])
 SEED, CALLS, ROWS = 3, 4, 250
 
-# Acts with every policy folder named, and keeps the actions; what is named first cannot be imported.
+# Keeps the actions of every policy folder named; what is named first cannot be imported.
 FRESH_PROCESS = """
 import sys
 blocked, data, *folders = sys.argv[1:]

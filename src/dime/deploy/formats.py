@@ -111,7 +111,8 @@ def _names(noise: list[Noise]) -> list[str]:
 
 
 def _convert(action: Action, traced: Any, noise: list[Noise]) -> bytes:
-    from jax2onnx import to_onnx
+    with _quiet():
+        from jax2onnx import to_onnx
 
     def act(obs, *given):
         return with_noise(traced, [obs, None, None], given)[0]

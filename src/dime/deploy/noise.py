@@ -48,8 +48,8 @@ def noise_of(jaxpr: Any) -> list[Noise]:
             found += [Noise(each, (length, *shape)) for each, shape in noise_of(inner.jaxpr)]
         elif not _derives_keys(equation):
             raise DimeError(
-                "draws random numbers in a way that cannot become an input: "
-                f"{equation.primitive.name}"
+                "it draws random numbers in a way that cannot become an input "
+                f"({equation.primitive.name})."
             )
     return found
 
