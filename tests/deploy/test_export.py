@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -15,15 +14,15 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.cli import main
 from dime.deploy import run_policy
 from dime.deploy.action import Action, to_env_units
-from dime.deploy.export import ONNX_TOLERANCE, reference_noise, write_export
+from dime.deploy.export import TOLERANCE, write_export
+from dime.deploy.policy import Policy, restore_agents
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError
 from tests.deploy.made import SPACES, action_of
-from tests.training.runs import checkpoints, start
-from tests.training.walk import Walk
+from tests.training.runs import checkpoints
 
 MODES = ["stochastic", "deterministic", "best_of_n"]
-LOW, HIGH = np.array([[-2.0], [0.0]]), np.array([[5.0], [0.5]])
+HALF_RANGE = SPACES.rescaling[1][:, None]
 SEED, CALLS, ROWS = 3, 4, 250
 
 # Keeps the actions of every policy folder named; what is named first cannot be imported.
@@ -43,7 +42,7 @@ for folder in folders:
     policy = runner.Policy(seed=int(given["seed"]))
     actions = []
     for call, obs in enumerate(given["obs"]):
-        parts = {"y": obs[:, :1].astype(np.float64), "x": obs[:, 1:].astype(np.float64)}
+        parts = {"place": obs[:, :2].astype(np.float64), "speed": obs[:, 2]}
         names = sorted(n for n in given if n.startswith(f"{policy.about['mode']}/{call}/"))
         if policy.about["format"] == "onnx":
             noise = [given[name] for name in names]
@@ -55,49 +54,21 @@ assert not any(name.split(".")[0] == "dime" and module for name, module in sys.m
 """
 
 
-class InItsOwnWords(gymnasium.Wrapper):
-    """Walk with a dict of observations, and with actions in units of its own, as a 2 x 1 matrix."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        part = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-        self.observation_space = gymnasium.spaces.Dict({"y": part, "x": part})
-        self.action_space = gymnasium.spaces.Box(LOW, HIGH, dtype=np.float64)
-
-    def reset(self, **arguments):
-        obs, info = self.env.reset(**arguments)
-        return self.told(obs), info
-
-    def step(self, action):
-        obs, *rest = self.env.step(2.0 * ((action - LOW) / (HIGH - LOW))[:, 0] - 1.0)
-        return self.told(obs), *rest
-
-    def told(self, obs):
-        return {"y": obs[1:].astype(np.float64), "x": obs[:1].astype(np.float64)}
-
-
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A run on it."""
-    folder = tmp_path_factory.mktemp("own") / "run"
-    assert start(folder, lambda: InItsOwnWords(Walk())).state == "finished"
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(own, tmp_path_factory):
-    """Folders by format and mode, for batches of ROWS."""
+def exported(tmp_path_factory):
+    """Folders of DIME by format and mode, for batches of ROWS."""
     place = tmp_path_factory.mktemp("exported")
-    return {
-        (format, mode): dime.export_policy(
-            own, place / f"{format}-{mode}", format, mode=mode, batch=ROWS
-        )
-        for format in ("stablehlo", "onnx")
-        for mode in MODES
-    }
+    for format in ("stablehlo", "onnx"):
+        for mode in MODES:
+            write_export(action_of("dime", mode, place), place / format / mode, format, ROWS)
+    return place
 
 
-OBS = np.random.default_rng(0).normal(size=(CALLS, ROWS, 2)).astype(np.float32)
+OBS = np.random.default_rng(0).normal(size=(CALLS, ROWS, 3)).astype(np.float32)
+
+
+def parts(obs):
+    return {"place": obs[..., :2], "speed": obs[..., 2]}
 
 
 def act_elsewhere(folders, blocked, data, tmp_path):
@@ -110,77 +81,81 @@ def act_elsewhere(folders, blocked, data, tmp_path):
     return [np.load(folder / "actions.npy") for folder in folders]
 
 
-def act_here(run, mode):
-    policy = dime.load_policy(run, mode, noise_seed=SEED)
-    return np.stack([policy({"y": obs[:, :1], "x": obs[:, 1:]}) for obs in OBS])
+def policy_here(mode, folder, seed=SEED):
+    """What `load_policy` makes of such a run."""
+    return Policy(action_of("dime", mode, folder).restored, 0, mode, seed)
 
 
-def test_stablehlo_acts_as_the_policy_to_the_last_bit(own, exported, tmp_path):
-    folders = [exported["stablehlo", mode] for mode in MODES]
+def act_here(mode, folder):
+    policy = policy_here(mode, folder)
+    return np.stack([policy(parts(obs)) for obs in OBS])
+
+
+def test_stablehlo_acts_as_the_policy_to_the_last_bit(exported, tmp_path):
+    folders = [exported / "stablehlo" / mode for mode in MODES]
     blocked = "dime,equinox,optax,gymnasium,safetensors,onnxruntime"
     for mode, actions in zip(MODES, act_elsewhere(folders, blocked, {}, tmp_path), strict=True):
-        expected = act_here(own, mode)
+        expected = act_here(mode, tmp_path)
         assert (actions.dtype, actions.shape) == (np.float64, (CALLS, ROWS, 2, 1))
         np.testing.assert_array_equal(actions, expected)
         assert len(np.unique(expected)) > ROWS
 
 
-def test_onnx_acts_as_the_policy_given_the_same_noise(own, exported, tmp_path):
+def test_onnx_acts_as_the_policy_given_the_same_noise(exported, tmp_path):
     noise = {
         f"{mode}/{call}/{number}": array
         for mode in MODES
-        for call, obs in enumerate(OBS)
-        for number, array in enumerate(
-            reference_noise(Action.of(own, mode, None, None), obs, SEED, call)
-        )
+        for action in [action_of("dime", mode, tmp_path)]
+        for call in range(CALLS)
+        for number, array in enumerate(action.reference_noise(ROWS, SEED, call))
     }
-    folders = [exported["onnx", mode] for mode in MODES]
+    folders = [exported / "onnx" / mode for mode in MODES]
     found = act_elsewhere(folders, "dime,jax,jaxlib,safetensors", noise, tmp_path)
     for mode, actions in zip(MODES, found, strict=True):
-        difference = np.abs(actions - act_here(own, mode)) / ((HIGH - LOW) / 2.0)
+        difference = np.abs(actions - act_here(mode, tmp_path)) / HALF_RANGE
         assert (actions.dtype, actions.shape) == (np.float64, (CALLS, ROWS, 2, 1))
-        assert difference.max() <= ONNX_TOLERANCE, mode
+        assert difference.max() <= TOLERANCE, mode
 
 
-def test_onnx_draws_its_own_noise_otherwise(own, exported):
+def test_onnx_draws_its_own_noise_otherwise(exported, tmp_path):
     first, again, other = (
-        run_policy.Policy(exported["onnx", "stochastic"], seed) for seed in (0, 0, 1)
+        run_policy.Policy(exported / "onnx" / "stochastic", seed) for seed in (0, 0, 1)
     )
-    obs = {"y": np.zeros((ROWS, 1)), "x": np.zeros((ROWS, 1))}
+    obs = parts(np.zeros((ROWS, 3)))
     calls = [first(obs), first(obs)]
     np.testing.assert_array_equal(again(obs), calls[0])
     assert (calls[0] != calls[1]).mean() > 0.5 and (other(obs) != calls[0]).mean() > 0.5
-    here = dime.load_policy(own, "stochastic")
-    drawn = np.concatenate([here(obs) for _ in range(20)])
-    there = np.concatenate([first(obs) for _ in range(20)])
-    half = (HIGH - LOW) / 2.0
-    assert np.abs((drawn.mean(axis=0) - there.mean(axis=0)) / half).max() < 0.1
-    assert np.abs((drawn.std(axis=0) - there.std(axis=0)) / half).max() < 0.1
+    here = policy_here("stochastic", tmp_path)
+    drawn = np.concatenate([here(obs) for _ in range(20)]) / HALF_RANGE
+    there = np.concatenate([first(obs) for _ in range(20)]) / HALF_RANGE
+    np.testing.assert_allclose(drawn.mean(axis=0), there.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(drawn.std(axis=0), there.std(axis=0), atol=0.1)
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
-def test_any_batch(own, tmp_path, format):
-    folder = dime.export_policy(
-        own, tmp_path / "policy", format, mode="deterministic", batch="dynamic"
+def test_any_batch(tmp_path, format):
+    action = action_of("dime", "deterministic", tmp_path)
+    write_export(action, tmp_path / "policy", format, "dynamic")
+    exported, policy = (
+        run_policy.Policy(tmp_path / "policy"),
+        policy_here("deterministic", tmp_path),
     )
-    exported, policy = run_policy.Policy(folder), dime.load_policy(own, "deterministic")
     for rows in (1, 4, 9):
-        obs = {"y": OBS[0, :rows, :1], "x": OBS[0, :rows, 1:]}
-        np.testing.assert_allclose(exported(obs), policy(obs), atol=1e-5)
-    alone = exported({"y": OBS[0, 0, :1], "x": OBS[0, 0, 1:]})
-    assert alone.shape == (2, 1)
-    about = json.loads((folder / "policy.json").read_text())
-    assert about["inputs"][0]["shape"] == ["batch", 2] and about["batch"] == "dynamic"
+        obs = parts(OBS[0, :rows])
+        np.testing.assert_allclose(exported(obs), policy(obs), atol=1e-4)
+    assert exported(parts(OBS[0, 0])).shape == (2, 1)
+    about = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    assert about["inputs"][0]["shape"] == ["batch", 3] and about["batch"] == "dynamic"
 
 
-def test_weights_alone_are_those_that_the_mode_needs(own, tmp_path):
+def test_weights_alone_are_those_that_the_mode_needs(straight, tmp_path):
     names = {}
     for mode in ("stochastic", "best_of_n"):
         weights = run_policy.Policy(
-            dime.export_policy(own, tmp_path / mode, "safetensors", mode=mode)
+            dime.export_policy(straight, tmp_path / mode, "safetensors", mode=mode)
         ).weights
         names[mode] = set(weights)
-        state = dime.deploy.policy.restore_agents(own).state
+        state = restore_agents(straight).state
         np.testing.assert_array_equal(
             weights[".policy.control.output.kernel"], state.policy.control.output.kernel[0]
         )
@@ -189,28 +164,30 @@ def test_weights_alone_are_those_that_the_mode_needs(own, tmp_path):
     assert not any("optimizer" in name for name in names["best_of_n"])
 
 
-def test_what_is_said_of_it(own, exported):
-    folder = exported["stablehlo", "stochastic"]
+def test_what_is_said_of_it(straight, tmp_path):
+    folder = dime.export_policy(straight, tmp_path / "policy", mode="deterministic", batch=2)
     about = json.loads((folder / "policy.json").read_text())
-    assert (about["mode"], about["batch"]) == ("stochastic", ROWS)
-    assert [leaf["path"] for leaf in about["observation"]] == [["y"], ["x"]]
+    assert (about["mode"], about["batch"]) == ("deterministic", 2)
+    assert about["observation"] == [{"path": [], "shape": [2], "dtype": "float32"}]
     assert about["action"] == {
-        "shape": [2, 1], "dtype": "float64", "low": [-2.0, 0.0], "high": [5.0, 0.5],
+        "shape": [2], "dtype": "float32", "low": [-1.0, -1.0], "high": [1.0, 1.0],
     }  # fmt: skip
-    newest, provenance = checkpoints(own)[-1], about["provenance"]
+    newest, provenance = checkpoints(straight)[-1], about["provenance"]
     assert (provenance["checkpoint"], provenance["env_step"]) == (newest.name, 48)
     digest = hashlib.sha256((newest / "state.safetensors").read_bytes()).hexdigest()
     assert provenance["state_sha256"] == digest
-    files = {path.name for path in folder.iterdir()} - {"policy.json", "actions.npy"}
+    files = {path.name for path in folder.iterdir()} - {"policy.json"}
     assert files == set(about["files"]) == {"run_policy.py", *about["programs"].values()}
+    policy = dime.load_policy(straight, "deterministic")
+    np.testing.assert_array_equal(run_policy.Policy(folder)(OBS[0, :2, :2]), policy(OBS[0, :2, :2]))
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_the_runner_refuses_a_changed_file(exported, format, tmp_path):
-    for file in sorted(exported[format, "deterministic"].iterdir()):
+    for file in sorted((exported / format / "deterministic").iterdir()):
         if file.name == "actions.npy":
             continue
-        folder = shutil.copytree(exported[format, "deterministic"], tmp_path / file.name)
+        folder = shutil.copytree((exported / format / "deterministic"), tmp_path / file.name)
         content = bytearray((folder / file.name).read_bytes())
         content[len(content) // 2] ^= 1
         (folder / file.name).write_bytes(content)
@@ -219,11 +196,11 @@ def test_the_runner_refuses_a_changed_file(exported, format, tmp_path):
 
 
 def test_the_runner_refuses_what_is_no_observation(exported):
-    policy = run_policy.Policy(exported["onnx", "deterministic"])
+    policy = run_policy.Policy(exported / "onnx" / "deterministic")
     with pytest.raises(ValueError, match="NaN or infinite"):
-        policy({"y": np.full((ROWS, 1), np.nan), "x": np.zeros((ROWS, 1))})
+        policy(parts(np.full((ROWS, 3), np.nan)))
     with pytest.raises(ValueError, match="got the shape"):
-        policy({"y": np.zeros((ROWS, 2)), "x": np.zeros((ROWS, 1))})
+        policy({"place": np.zeros((ROWS, 3)), "speed": np.zeros(ROWS)})
 
 
 REFUSED = {
@@ -236,30 +213,30 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_anything_is_written(own, tmp_path, case):
+def test_refused_before_anything_is_written(straight, tmp_path, case):
     arguments, reason = REFUSED[case]
     with pytest.raises(DimeError, match=reason):
-        dime.export_policy(own, tmp_path / "policy", **arguments)
+        dime.export_policy(straight, tmp_path / "policy", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_package_that_is_missing_is_named(own, tmp_path, monkeypatch):
+def test_a_package_that_is_missing_is_named(straight, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for format, needed in (("stablehlo", "flatbuffers"), ("onnx", "jax2onnx, onnx, onnxruntime")):
         with pytest.raises(DimeError, match=rf"{needed}: pip install 'dime-rl\[export\]'"):
-            dime.export_policy(own, tmp_path / "policy", format)
+            dime.export_policy(straight, tmp_path / "policy", format)
 
 
-def test_nothing_that_stands_is_written_over(own, tmp_path):
+def test_nothing_that_stands_is_written_over(straight, tmp_path):
     (tmp_path / "note").write_text("mine")
     for place in (tmp_path, tmp_path / "note"):
         with pytest.raises(DimeError, match="exists already"):
-            dime.export_policy(own, place)
+            dime.export_policy(straight, place)
     with pytest.raises(DimeError, match="cannot be made"):
-        dime.export_policy(own, tmp_path / "note" / "policy", "safetensors")
+        dime.export_policy(straight, tmp_path / "note" / "policy", "safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
     (tmp_path / "empty").mkdir()
-    assert dime.export_policy(own, tmp_path / "empty", "safetensors") == tmp_path / "empty"
+    assert dime.export_policy(straight, tmp_path / "empty", "safetensors") == tmp_path / "empty"
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
@@ -274,8 +251,8 @@ def test_an_export_that_acts_otherwise_is_not_left(tmp_path, format, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
-def test_a_damaged_checkpoint_is_refused(own, tmp_path):
-    run = shutil.copytree(own, tmp_path / "run")
+def test_a_damaged_checkpoint_is_refused(straight, tmp_path):
+    run = shutil.copytree(straight, tmp_path / "run")
     older, newest = checkpoints(run)
     content = bytearray((newest / "state.safetensors").read_bytes())
     content[-1] ^= 1
@@ -287,8 +264,8 @@ def test_a_damaged_checkpoint_is_refused(own, tmp_path):
     assert about["provenance"]["env_step"] == 45
 
 
-def test_the_command(own, tmp_path, capsys):
-    words = ["export", str(own), "-o", str(tmp_path / "policy"), "--mode", "deterministic"]
+def test_the_command(straight, tmp_path, capsys):
+    words = ["export", str(straight), "-o", str(tmp_path / "policy"), "--mode", "deterministic"]
     assert main([*words, "--format", "onnx", "--batch", "2"]) == 0
     assert f"wrote {tmp_path / 'policy'}" in capsys.readouterr().out
     assert main(words) == 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.deploy.noise import Noise, drawn_noise, noise_of, with_noise
+from dime.deploy.noise import Noise, drawn_noise, known_values, noise_of, with_noise
 from dime.errors import DimeError
 
 X = np.linspace(-1.0, 1.0, 4, dtype=np.float32)
@@ -55,13 +55,24 @@ def test_what_is_drawn():
     assert noise_of(traced(in_a_scan).jaxpr) == [Noise("normal", (3, 4))] * 2
 
 
-def test_what_remains_has_no_keys_no_loops_and_nothing_that_is_known():
+def test_what_remains_has_no_keys_and_no_loops():
     jaxpr = traced(in_a_scan)
     noise = [np.zeros(shape, np.float32) for _, shape in noise_of(jaxpr.jaxpr)]
     rest = jax.make_jaxpr(lambda x, *given: with_noise(jaxpr, [x, None], given))(X, *noise)
     names = {equation.primitive.name for equation in rest.jaxpr.eqns}
-    assert names.isdisjoint({"scan", "jit", "iota", "random_fold_in", "random_bits"})
+    assert names.isdisjoint({"scan", "jit", "random_fold_in", "random_bits"})
     assert "sin" in names
+
+
+def test_what_depends_on_no_input_can_be_computed_before():
+    jaxpr = traced(lambda x, key: x * jnp.cumprod(jnp.arange(1.0, 5.0)) + plain(x, key))
+    known = known_values(jaxpr)
+    assert any(np.array_equal(value, [1.0, 2.0, 6.0, 24.0]) for value in known.values())
+    noise = drawn_noise(jaxpr, [X, jax.random.key(5)])
+    rest = jax.make_jaxpr(lambda x, *given: with_noise(jaxpr, [x, None], given, known))(X, *noise)
+    assert {"cumprod", "iota"}.isdisjoint(equation.primitive.name for equation in rest.jaxpr.eqns)
+    found, expected = (with_noise(jaxpr, [X, None], noise, each) for each in (known, None))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

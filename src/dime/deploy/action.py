@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from dime.deploy.noise import drawn_noise
 from dime.deploy.policy import Restored, numbered_action, restore_agents
 from dime.envs.spaces import Spaces
 from dime.training.programs import counters
@@ -66,9 +67,23 @@ class Action:
         action = self._compiled(self.state, obs, np.uint32(seed), np.uint32(call))
         return self.spaces.to_env_action(np.asarray(action))
 
+    def reference_noise(self, rows: int, seed: int, call: int) -> list[np.ndarray]:
+        """What a loaded policy draws for so many observations, as an ONNX policy takes it."""
+        draw = self._compiled_draws(rows)
+        return [np.asarray(array) for array in draw(jax.random.key(seed), np.uint32(call))]
+
     @cached_property
     def _compiled(self) -> Any:
         return jax.jit(self.unit)
+
+    @cached_property
+    def _compiled_draws(self) -> Any:
+        def draw(rows, key, call):
+            obs = jnp.zeros((rows, self.spaces.obs_dim))  # no noise depends on it
+            return drawn_noise(self.traced(rows), [obs, key, call])
+
+        compiled = jax.jit(draw, static_argnums=0)
+        return lambda rows: partial(compiled, rows)
 
     def used_arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the state that the mode depends on, by their path in it."""

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from dime.deploy.action import SCALAR, Action, to_env_units
-from dime.deploy.noise import Noise, noise_of, with_noise
+from dime.deploy.noise import Noise, known_values, noise_of, with_noise
 from dime.errors import DimeError
 
 DYNAMIC = "dynamic"
@@ -111,11 +111,12 @@ def _names(noise: list[Noise]) -> list[str]:
 
 
 def _convert(action: Action, traced: Any, noise: list[Noise]) -> bytes:
+    known = known_values(traced)
     with _quiet():
         from jax2onnx import to_onnx
 
     def act(obs, *given):
-        return with_noise(traced, [obs, None, None], given)[0]
+        return with_noise(traced, [obs, None, None], given, known)[0]
 
     shapes = [jax.ShapeDtypeStruct(each.shape, np.float32) for each in noise]
     with _quiet():
@@ -189,7 +190,7 @@ def _input(name: str, shape: tuple[int | str, ...], dtype: str = "float32") -> d
 
 def _refusal(action: Action, format: str, batch: int | str, error: Exception) -> DimeError:
     algorithm = action.restored.config.algorithm
-    reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}."
     size = "a dynamic batch" if batch == DYNAMIC else f"a batch of {batch}"
     return DimeError(
         f"The mode '{action.mode}' of {algorithm} cannot be exported to {format} with {size}: "

@@ -1,8 +1,8 @@
 """A function of arrays and a random key, with its noise as inputs and its loops written out.
 
 ONNX knows neither random keys nor a way to repeat theirs. Here a jaxpr is evaluated equation by
-equation: what is drawn with a key becomes an input of its own, what needs neither input nor noise
-is computed at once, calls are inlined and scans unrolled. What is left are plain array equations.
+equation: what is drawn with a key becomes an input of its own, calls are inlined and scans
+unrolled. What is left are plain array equations. What depends on no input can be computed before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.extend.core import Literal
 
 from dime.errors import DimeError
@@ -54,10 +53,37 @@ def noise_of(jaxpr: Any) -> list[Noise]:
     return found
 
 
-def with_noise(jaxpr: Any, arguments: Sequence[Any], noise: Sequence[Any]) -> list[Any]:
-    """What a closed jaxpr gives for `arguments`, keys among them being None, and this noise."""
+def known_values(closed: Any) -> dict[Any, jax.Array]:
+    """By variable, what a closed jaxpr computes from its constants alone."""
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    known, equations = set(constants), []
+    for equation in closed.jaxpr.eqns:
+        sizes = [size for out in equation.outvars for size in out.aval.shape]
+        of_constants = all(isinstance(v, Literal) or v in known for v in equation.invars)
+        if of_constants and all(isinstance(size, int) for size in sizes):
+            equations.append(equation)
+            known.update(equation.outvars)
+
+    def compute():
+        values = dict(constants)
+        for equation in equations:
+            operands = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
+            values |= zip(equation.outvars, _results(equation, operands, None, None), strict=True)
+        return [values[out] for equation in equations for out in equation.outvars]
+
+    names = [out for equation in equations for out in equation.outvars]
+    return dict(zip(names, jax.jit(compute)(), strict=True))
+
+
+def with_noise(
+    jaxpr: Any, arguments: Sequence[Any], noise: Sequence[Any], known: dict[Any, Any] | None = None
+) -> list[Any]:
+    """What a closed jaxpr gives for `arguments`, keys among them being None, and this noise.
+
+    `known` are its `known_values`, where they need not be computed again.
+    """
     given = iter(noise)
-    outputs = _evaluate(jaxpr, arguments, given, None)
+    outputs = _evaluate(jaxpr, arguments, given, None, known or {})
     assert next(given, None) is None  # `noise_of` listed no more than is used
     return outputs
 
@@ -70,16 +96,23 @@ def drawn_noise(jaxpr: Any, arguments: Sequence[Any]) -> list[jax.Array]:
 
 
 def _evaluate(
-    closed: Any, arguments: Sequence[Any], given: Iterator[Any] | None, drawn: list[Any] | None
+    closed: Any,
+    arguments: Sequence[Any],
+    given: Iterator[Any] | None,
+    drawn: list[Any] | None,
+    known: dict[Any, Any] | None = None,
 ) -> list[Any]:
     """The outputs of a jaxpr; noise comes from `given`, or is drawn and added to `drawn`."""
-    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    values = dict(known or {})
+    values |= zip(closed.jaxpr.constvars, closed.consts, strict=True)
     values |= zip(closed.jaxpr.invars, arguments, strict=True)
 
     def value_of(variable):
         return variable.val if isinstance(variable, Literal) else values[variable]
 
     for equation in closed.jaxpr.eqns:
+        if all(variable in values for variable in equation.outvars):
+            continue
         operands = [value_of(variable) for variable in equation.invars]
         results = _results(equation, operands, given, drawn)
         values |= zip(equation.outvars, results, strict=True)
@@ -130,9 +163,7 @@ def _unrolled(
 
 
 def _row(array: Any, index: int) -> Any:
-    if array is _KEY:
-        return _KEY
-    return _concretely(lambda: jax.lax.index_in_dim(array, index, keepdims=False), array)
+    return _KEY if array is _KEY else jax.lax.index_in_dim(array, index, keepdims=False)
 
 
 def _stack(rows: list[list[Any]]) -> list[Any]:
@@ -140,21 +171,8 @@ def _stack(rows: list[list[Any]]) -> list[Any]:
 
 
 def _bind(equation: Any, operands: list[Any]) -> list[Any]:
-    """An equation's results, computed at once where all that it needs is known."""
-
-    def bind():
-        result = equation.primitive.bind(*operands, **equation.params)
-        return list(result) if equation.primitive.multiple_results else [result]
-
-    sizes = [size for out in equation.outvars for size in out.aval.shape]
-    return bind() if not all(isinstance(n, int) for n in sizes) else _concretely(bind, *operands)
-
-
-def _concretely(compute: Any, *operands: Any) -> Any:
-    if any(isinstance(operand, Tracer) for operand in operands):
-        return compute()
-    with jax.ensure_compile_time_eval():
-        return compute()
+    result = equation.primitive.bind(*operands, **equation.params)
+    return list(result) if equation.primitive.multiple_results else [result]
 
 
 def _inner(equation: Any) -> Any:
