@@ -184,14 +184,17 @@ def test_what_is_said_of_it(straight, tmp_path):
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_the_runner_refuses_a_changed_file(exported, format, tmp_path):
-    for file in sorted((exported / format / "deterministic").iterdir()):
-        if file.name == "actions.npy":
-            continue
-        folder = shutil.copytree((exported / format / "deterministic"), tmp_path / file.name)
-        content = bytearray((folder / file.name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (folder / file.name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{file.name} is damaged|Expecting|control char"):
+    about = json.loads((exported / format / "deterministic" / "policy.json").read_text())
+    for name in ("policy.json", *about["files"]):
+        folder = shutil.copytree(exported / format / "deterministic", tmp_path / name)
+        content = (folder / name).read_bytes()
+        middle = len(content) // 2
+        if name == "policy.json":  # still JSON
+            content = content.replace(b'"deterministic"', b'"deterministiC"')
+        else:
+            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
             run_policy.Policy(folder)
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from dime.deploy.action import Action
 from dime.deploy.formats import DYNAMIC, FORMATS, Artefact, make_artefact, refuse_unless_installed
 from dime.errors import DimeError, choose, require
 
-Format: TypeAlias = Literal["stablehlo", "onnx", "safetensors"]
 TOLERANCE = 1e-5
 """Largest difference of an export's actions, in units of half the action's range; a StableHLO
 program of a fixed batch has none."""
@@ -31,7 +30,7 @@ _VERSIONS_OF = {
 def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     run_dir: str | Path,
     output: str | Path,
-    format: Format = "stablehlo",
+    format: str = "stablehlo",
     *,
     mode: str | None = None,
     batch: int | Literal["dynamic"] = 1,
@@ -63,7 +62,7 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
             the policy does. Nothing is left behind then.
     """
     output = Path(output)
-    format = choose("format", format, FORMATS)  # pyright: ignore[reportAssignmentType]
+    choose("format", format, FORMATS)
     _refuse_batch(batch, format)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DimeError(f"{output} exists already; choose another place (-o).")
