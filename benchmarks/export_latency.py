@@ -70,7 +70,10 @@ def timed(policy, obs_dim):
         policy(obs)
         times.append(1e3 * (time.perf_counter() - start))
     kept = times[NUM_WARM_UP:]
-    return {"median_ms": round(np.median(kept), 3), "p99_ms": round(np.quantile(kept, 0.99), 3)}
+    return {
+        "median_ms": round(float(np.median(kept)), 3),
+        "p99_ms": round(float(np.quantile(kept, 0.99)), 3),
+    }
 
 
 def measure(preset, mode):
