@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dime.algorithms.algorithm import Algorithm, Preset
     from dime.api import RunFailedError, resume, train
     from dime.deploy.evaluate import evaluate
+    from dime.deploy.export import export_policy
     from dime.deploy.policy import load_policy
     from dime.envs.registry import list_environments, make_env
     from dime.errors import DimeError
@@ -32,6 +33,7 @@ _PUBLIC = {
     "resume": "dime.api",
     "RunFailedError": "dime.api",
     "evaluate": "dime.deploy.evaluate",
+    "export_policy": "dime.deploy.export",
     "load_policy": "dime.deploy.policy",
     "make_env": "dime.envs.registry",
     "list_environments": "dime.envs.registry",
@@ -51,6 +53,7 @@ __all__ = [
     "SweepResult",
     "__version__",
     "evaluate",
+    "export_policy",
     "list_environments",
     "load_policy",
     "make_env",

@@ -12,6 +12,7 @@ from dime.commands import (
     Benchmark,
     Doctor,
     Evaluate,
+    Export,
     Figure,
     Inspect,
     List,
@@ -38,8 +39,8 @@ def perform(command: Any) -> int:
 
             result = resume_run(command.run_dir, None, command.num_env_steps, Audience())
             return _after_training(result, command.video)
-        case Evaluate():
-            return _evaluate(command)
+        case Evaluate() | Export():
+            _deploy(command)
         case Sweep():
             return _sweep(command)
         case Plot() | Figure() | Inspect() | Report() | Serve():
@@ -148,23 +149,36 @@ def _after_training(result: Any, video: bool) -> int:
     return EXIT_FAILED if result.state == "failed" else 0
 
 
-def _evaluate(command: Evaluate) -> int:
-    from dime.deploy.evaluate import evaluate
-    from dime.experiments.closing import evaluation_table
+def _deploy(command: Evaluate | Export) -> None:
+    """Uses the policies of a run."""
+    match command:
+        case Evaluate():
+            from dime.deploy.evaluate import evaluate
+            from dime.experiments.closing import evaluation_table
 
-    records = evaluate(
-        command.run_dir,
-        command.mode,
-        episodes=command.episodes,
-        checkpoint=command.checkpoint,
-        video=command.video,
-    )
-    for warning in records[0].pop("warnings"):
-        print(f"warning: {warning}", file=sys.stderr)
-    print(evaluation_table(records))
-    if command.video is not None:
-        print(f"wrote {command.video}")
-    return 0
+            records = evaluate(
+                command.run_dir,
+                command.mode,
+                episodes=command.episodes,
+                checkpoint=command.checkpoint,
+                video=command.video,
+            )
+            print(evaluation_table(records))
+            if command.video is not None:
+                print(f"wrote {command.video}")
+        case Export():
+            from dime.deploy.export import export_policy
+
+            export_policy(
+                command.run_dir,
+                command.output,
+                command.format,
+                mode=command.mode,
+                batch=command.batch,
+                seed=command.seed,
+                checkpoint=command.checkpoint,
+            )
+            print(f"wrote {command.output}")
 
 
 def _sweep(command: Sweep) -> int:

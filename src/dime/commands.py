@@ -57,9 +57,29 @@ class Evaluate:
     episodes: int | None = None
     """Episodes per seed; by default as many as during training."""
     checkpoint: Path | None = None
-    """Another checkpoint's folder than the newest intact one."""
+    """Another checkpoint's folder than the newest one."""
     video: Path | None = None
     """Also film an episode of the first seed into this file (.mp4)."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's policy as a folder that runs without this package."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    """The run's folder."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder to make."""
+    format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
+    """For jax, for onnxruntime, or the weights alone (docs/deployment.md)."""
+    mode: str | None = None
+    """How actions are chosen, by default the algorithm's official mode (`dime list algorithms`)."""
+    batch: int | Literal["dynamic"] = 1
+    """How many observations it takes at a time; `dynamic` for any number."""
+    seed: int | None = None
+    """Which of the run's seeds; by default the first."""
+    checkpoint: Path | None = None
+    """Another checkpoint's folder than the newest one."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,7 @@ class Inspect:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for the pictures."""
     checkpoint: Path | None = None
-    """Another checkpoint's folder than the newest intact one."""
+    """Another checkpoint's folder than the newest one."""
     states: int = 3
     """How many states, spread over the episode."""
     plane: tuple[int, ...] | None = None
@@ -196,6 +216,7 @@ COMMANDS = {
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,
+    "export": Export,
     "sweep": Sweep,
     "plot": Plot,
     "figure": Figure,

@@ -71,23 +71,22 @@ def test_resume_uses_the_newest_intact_one_and_says_so(run, place, capsys, strai
 
 
 @pytest.mark.parametrize("place", range(4), ids=NAMES[:4])
-def test_load_policy_and_evaluate_use_the_newest_intact_one_and_say_so(run, place):
-    older = dime.load_policy(run, "deterministic", checkpoint=checkpoints(run)[0])
-    newer = dime.load_policy(run, "deterministic")
+def test_everything_but_resume_refuses_and_names_the_other_checkpoints(run, place):
+    older = checkpoints(run)[0]
+    expected = dime.load_policy(run, "deterministic", checkpoint=older)
     file = own_files(run)[place]
     flip(file)
-    with pytest.warns(UserWarning) as caught:
-        policy = dime.load_policy(run, "deterministic")
-    told = " ".join(str(warning.message) for warning in caught)
-    assert f"{file} is damaged" in told
-    assert "Using the checkpoint at env step 30 instead." in told
-    assert (policy.env_step, older.env_step, newer.env_step) == (30, 30, 32)
-    np.testing.assert_array_equal(policy(OBS), older(OBS))
-    assert (policy(OBS) != newer(OBS)).any()
-    (record,) = dime.evaluate(run, "deterministic", env=walks(), episodes=1)
-    assert record["env_step"] == 30
-    assert f"{file} is damaged" in record["warnings"][0]
-    assert "env step 30 instead" in record["warnings"][1]
+    told = rf"{file} is damaged.*--checkpoint DIR .*checkpoint=DIR.* There are: {older}\.$"
+    for use in (
+        lambda **chosen: dime.load_policy(run, "deterministic", **chosen),
+        lambda **chosen: dime.evaluate(run, "deterministic", env=walks(), episodes=1, **chosen),
+    ):
+        with pytest.raises(DimeError, match=told):
+            use()
+        use(checkpoint=older)
+    policy = dime.load_policy(run, "deterministic", checkpoint=older)
+    assert policy.env_step == 30
+    np.testing.assert_array_equal(policy(OBS), expected(OBS))
 
 
 def test_a_policy_needs_no_replay(run):
@@ -97,9 +96,13 @@ def test_a_policy_needs_no_replay(run):
 
 
 def test_the_command_line_says_so_too(run, capsys):
-    flip(own_files(run)[3])
-    assert main(["evaluate", str(run)]) == 2  # a run on a Python object, but read all the same
-    assert "was passed as a Python object" in capsys.readouterr().err
+    older, newest = checkpoints(run)
+    flip(newest / "state.safetensors")
+    assert main(["evaluate", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"{newest / 'state.safetensors'} is damaged" in said and str(older) in said
+    assert main(["evaluate", str(run), "--checkpoint", str(older)]) == 2
+    assert "was passed as a Python object" in capsys.readouterr().err  # the checkpoint was read
 
 
 def test_refused_when_none_is_intact(run, capsys):
@@ -107,17 +110,13 @@ def test_refused_when_none_is_intact(run, capsys):
     for path in checkpoints(run):
         flip(path / "state.safetensors")
     files = [path / "state.safetensors" for path in checkpoints(run)]
-    for use in (
-        lambda: resume(run),
-        lambda: dime.load_policy(run),
-        lambda: dime.evaluate(run, env=walks()),
-    ):
-        with pytest.raises(DimeError, match="No checkpoint is intact") as caught:
-            use()
-        assert all(f"{file} is damaged" in str(caught.value) for file in files)
-    assert main(["evaluate", str(run)]) == 2
-    assert "No checkpoint is intact" in capsys.readouterr().err
+    with pytest.raises(DimeError, match="No checkpoint is intact") as caught:
+        resume(run)
+    assert all(f"{file} is damaged" in str(caught.value) for file in files)
     assert status_of(run) == before
+    shutil.rmtree(checkpoints(run)[0])
+    with pytest.raises(DimeError, match=f"{files[1]} is damaged.*There is no other checkpoint"):
+        dime.load_policy(run)
 
 
 def test_a_named_checkpoint_is_verified(run):

@@ -35,7 +35,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     video: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Plays whole episodes with the policies of a run's newest intact checkpoint.
+    """Plays whole episodes with the policies of a run's newest checkpoint.
 
     With the run's own number of episodes, this repeats the evaluation that the run itself made at
     that env step, episode for episode.
@@ -50,11 +50,11 @@ def evaluate(
         video: also film an episode of the first seed into this file (.mp4, extra `video`).
 
     Returns:
-        A record per seed, as in evaluations.jsonl, and under `warnings` what was found damaged.
+        A record per seed, as in evaluations.jsonl.
 
     Raises:
-        DimeError: not a run, no intact checkpoint, an unknown mode, fewer than one episode, no
-            renderer for a video.
+        DimeError: not a run, no checkpoint or a damaged one, an unknown mode, fewer than one
+            episode, no renderer for a video.
     """
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
     mode = restored.choose_mode(mode)
@@ -110,7 +110,6 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
             "seed": seed,
             "mode": mode,
             **summary(episodes),
-            "warnings": restored.warnings,
         }
         for seed, episodes in zip(restored.seeds, played, strict=True)
     ]

@@ -1,6 +1,6 @@
 """A trained policy as an object: observation in, action out, in the environment's own units."""
 
-import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 from dime.algorithms.registry import find_algorithm
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError, choose
-from dime.training.checkpoint import Checkpoint, from_arrays
+from dime.training.checkpoint import Checkpoint, CheckpointFolder, DamagedError, from_arrays
 from dime.training.config import RunConfig
 from dime.training.programs import counters, initialise, seed_keys
 from dime.training.run_directory import RunDirectory
@@ -28,7 +28,6 @@ class Restored(NamedTuple):
     seeds: list[int]
     state: AlgorithmState
     checkpoint: Checkpoint
-    warnings: list[str]
 
     def choose_mode(self, mode: str | None) -> str:
         """The evaluation mode, by default the algorithm's official one.
@@ -39,31 +38,66 @@ class Restored(NamedTuple):
         wanted = algorithm.official_mode if mode is None else mode.replace("-", "_")
         return choose("mode", wanted, algorithm.modes)
 
+    def place_of(self, seed: int | None, run_dir: Path) -> int:
+        """Where a seed stands on the axis of seeds; the first one where it is None.
+
+        Raises `DimeError` where the checkpoint of `run_dir` has no such seed.
+        """
+        if seed is None:
+            return 0
+        if seed not in self.seeds:
+            raise DimeError(
+                f"{run_dir} has no seed {seed} in its checkpoint; there are {self.seeds}. A seed "
+                "that failed is kept under failures/."
+            )
+        return self.seeds.index(seed)
+
 
 def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
-    """The agents of a run's newest intact checkpoint, or of the one named.
+    """The agents of a run's newest checkpoint, or of the one named; never silently of an older one.
 
     Raises:
-        DimeError: not a run, no checkpoint yet, or none that is intact.
+        DimeError: not a run, no checkpoint yet, or a damaged one.
     """
     directory = RunDirectory.open(run_dir)
     config = RunConfig.from_json(directory.config())
-    notes: list[str] = []
-    if checkpoint is not None:
-        loaded = directory.checkpoints.load(checkpoint, replay=False)
-    else:
-        loaded, notes = directory.checkpoints.load_newest(replay=False)
-    if loaded is None:
-        raise DimeError(f"{run_dir} has no checkpoint yet.")
-    if notes:
-        notes.append(f"Using the checkpoint at env step {loaded.env_step} instead.")
+    loaded = _load(directory.checkpoints, run_dir, checkpoint)
     spaces = Spaces.from_json(loaded.run["spaces"])
     spec = EnvSpec(spaces.obs_dim, spaces.action_dim, config.training.replay_capacity)
     agent = find_algorithm(config.algorithm).make(config.settings, spec)
     seeds = loaded.run["seeds"]
     shape = jax.eval_shape(partial(initialise, agent), seed_keys(tuple(seeds)))
     state = jax.tree.map(jnp.asarray, from_arrays(loaded.state, shape))
-    return Restored(config, agent, spaces, seeds, state, loaded, notes)
+    return Restored(config, agent, spaces, seeds, state, loaded)
+
+
+def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> Checkpoint:
+    """The checkpoint named, or the newest one; refuses a damaged one and names the others."""
+    there = folder.steps()
+    if checkpoint is None and not there:
+        raise DimeError(f"{run_dir} has no checkpoint yet.")
+    chosen = there[0] if checkpoint is None else checkpoint
+    try:
+        return folder.load(chosen, replay=False)
+    except DamagedError as error:
+        others = [str(path) for path in there if path.absolute() != chosen.absolute()]
+        remedy = (
+            "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There are: "
+            + ", ".join(others)
+            if others
+            else "There is no other checkpoint"
+        )
+        raise DimeError(f"{error} {remedy}.") from error
+
+
+def numbered_action(agent: Agent, mode: str) -> Callable[..., Any]:
+    """`(state, obs, key, call, at) -> action`: each call has random numbers of its own."""
+    act = agent.act[mode]
+
+    def numbered(state: AlgorithmState, obs: Any, key: Any, call: Any, at: Any):
+        return act(state, obs, jax.random.fold_in(key, call), at)
+
+    return numbered
 
 
 class Policy:
@@ -85,12 +119,7 @@ class Policy:
         self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
         self._key = jax.random.key(noise_seed)
         self._calls = 0
-        act = restored.agent.act[mode]
-
-        def numbered(state: AlgorithmState, obs: Any, key: Any, call: Any, at: Any):
-            return act(state, obs, jax.random.fold_in(key, call), at)
-
-        self._act = jax.jit(numbered)
+        self._act = jax.jit(numbered_action(restored.agent, mode))
 
     def __call__(self, obs: Any) -> np.ndarray:
         """Actions for one observation or a batch of them.
@@ -121,7 +150,7 @@ def load_policy(
     checkpoint: str | Path | None = None,
     noise_seed: int = 0,
 ) -> Policy:
-    """The policy that a run has trained, from its newest intact checkpoint.
+    """The policy that a run has trained, from its newest checkpoint.
 
     Args:
         run_dir: the run's folder.
@@ -135,8 +164,8 @@ def load_policy(
         An object: `policy(obs) -> action`, for one observation or a batch.
 
     Raises:
-        DimeError: not a run, no intact checkpoint, an unknown mode or seed. A damaged checkpoint
-            that an older intact one stands in for is warned of.
+        DimeError: not a run, no checkpoint yet, a damaged one (name another one then), an unknown
+            mode or seed.
 
     >>> import tempfile, dime
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -149,13 +178,5 @@ def load_policy(
     ((2,), (3, 2))
     """
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
-    for note in restored.warnings:
-        warnings.warn(note, stacklevel=2)
     mode = restored.choose_mode(mode)
-    chosen = restored.seeds[0] if seed is None else seed
-    if chosen not in restored.seeds:
-        raise DimeError(
-            f"{run_dir} has no seed {chosen} in its checkpoint; there are {restored.seeds}. A "
-            "seed that failed is kept under failures/."
-        )
-    return Policy(restored, restored.seeds.index(chosen), mode, noise_seed)
+    return Policy(restored, restored.place_of(seed, Path(run_dir)), mode, noise_seed)

@@ -152,7 +152,7 @@ class Spaces:
         action = np.asarray(action)
         if action.ndim == 0 or action.shape[-1] != self.action_dim:
             raise self._wrong_action(action, (self.action_dim,))
-        middle, half_range = self._rescaling
+        middle, half_range = self.rescaling
         value = action * half_range + middle
         np.maximum(value, self._low, out=value)
         np.minimum(value, self._high, out=value)
@@ -178,7 +178,7 @@ class Spaces:
         return np.array(self.action_high, np.float64)
 
     @cached_property
-    def _rescaling(self) -> tuple[np.ndarray, np.ndarray]:
+    def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
         """Middle and half range; `to_env_action` cuts off what reaches beyond the bounds.
 
         Half the range is measured from the rounded middle, and rounded up where the sum would not

@@ -76,8 +76,8 @@ def multi_goal_paths(run_dir: str | Path, output: str | Path, num_episodes: int 
         The file written.
 
     Raises:
-        DimeError: not a run on that environment, no intact checkpoint, fewer than one episode, or
-            the format cannot be written.
+        DimeError: not a run on that environment, a damaged checkpoint or none, fewer than one
+            episode, or the format cannot be written.
     """
     path = check_output(output)
     return save(paths_figure(run_dir, num_episodes), path)

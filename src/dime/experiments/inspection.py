@@ -34,7 +34,7 @@ def inspect_policy(  # noqa: PLR0913  everything past the second is keyword-only
     Args:
         run_dir: folder of a run of `dime` or `dime-gb`.
         output_dir: where to; made if it is not there.
-        checkpoint: another checkpoint's folder than the newest intact one.
+        checkpoint: another checkpoint's folder than the newest one.
         num_states: how many states, spread evenly over the episode.
         plane: one action dimension or two; by default the first two, or the only one.
         seed: which of the run's seeds; the first one by default.
@@ -45,8 +45,8 @@ def inspect_policy(  # noqa: PLR0913  everything past the second is keyword-only
         The files written.
 
     Raises:
-        DimeError: not a run of DIME, no intact checkpoint, an action dimension or a seed that
-            there is not, or the pictures cannot be written.
+        DimeError: not a run of DIME, no checkpoint or a damaged one, an action dimension or a
+            seed that there is not, or the pictures cannot be written.
     """
     folder = Path(output_dir)
     try:

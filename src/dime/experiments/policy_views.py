@@ -154,7 +154,7 @@ def view_policy(  # noqa: PLR0913  everything past the first is keyword-only
     folder = Path(run_dir)
     require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
     restored = restore_agents(folder, Path(checkpoint) if checkpoint else None)
-    index = _place_of(seed, restored, folder)
+    index = restored.place_of(seed, folder)
     agent = Trained.of(restored, index, folder)
     dims = _checked_plane(plane, restored.spaces.action_dim)
     source = environment_of(restored, env, folder)
@@ -177,16 +177,6 @@ def view_policy(  # noqa: PLR0913  everything past the first is keyword-only
         episode=episode,
         prior_std=agent.prior_std,
     )
-
-
-def _place_of(seed: int | None, restored: Restored, run_dir: Path) -> int:
-    if seed is None:
-        return 0
-    if seed not in restored.seeds:
-        raise DimeError(
-            f"{run_dir} has no seed {seed} in its checkpoint; there are {restored.seeds}."
-        )
-    return restored.seeds.index(seed)
 
 
 def _checked_plane(plane: Iterable[int] | None, action_dim: int) -> tuple[int, ...]:
