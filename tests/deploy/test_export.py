@@ -13,10 +13,9 @@ import dime
 from dime.algorithms.registry import ALGORITHMS
 from dime.cli import main
 from dime.deploy import run_policy
-from dime.deploy.action import Action, to_env_units
+from dime.deploy.action import Action
 from dime.deploy.export import TOLERANCE, write_export
 from dime.deploy.policy import Policy, restore_agents
-from dime.envs.spaces import Spaces
 from dime.errors import DimeError
 from tests.deploy.made import SPACES, action_of
 from tests.training.runs import checkpoints
@@ -289,19 +288,6 @@ def test_every_algorithm_goes_to_stablehlo(name, tmp_path, quick_compilation):
     """In its official mode; the other modes and ONNX are in tests/soak/test_every_export.py."""
     action = action_of(name, ALGORITHMS[name].official_mode, tmp_path)
     write_export(action, tmp_path / "policy", "stablehlo", 3)  # compares
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_units_of_the_environment_to_the_last_bit(dtype):
-    import jax
-
-    low, high = (-0.37, -3.3, -0.4, -1.0, 1e-3), (1.234, 7.7, 0.4, 1.0, 1e6)
-    spaces = Spaces("units", (), (5,), dtype, low, high)
-    action = np.random.default_rng(0).uniform(-1.1, 1.1, (50_000, 5)).astype(np.float32)
-    action[:3] = [[-1.0] * 5, [1.0] * 5, [0.0] * 5]
-    found = np.asarray(jax.jit(lambda action: to_env_units(spaces, action))(action))
-    assert found.dtype == np.dtype(dtype)
-    np.testing.assert_array_equal(found, spaces.to_env_action(action))
 
 
 def test_the_runner_flattens_as_the_policy_does(tmp_path):
