@@ -55,8 +55,7 @@ def restored_of(preset, folder):
         action_low=(-1.0,) * action_dim,
         action_high=(1.0,) * action_dim,
     )
-    (folder / "state.safetensors").write_bytes(b"")
-    checkpoint = Checkpoint(folder, {}, {}, {"env_step": 0, "updates": 0}, [], [])
+    checkpoint = Checkpoint(folder, {}, {}, {"env_step": 0, "updates": 0}, [], [], "")
     state = jax.tree.map(lambda leaf: leaf[None], jax.jit(agent.init)(jax.random.key(0)))
     return Restored(config, agent, spaces, [0], state, checkpoint)
 

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # the user's own is left alone
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

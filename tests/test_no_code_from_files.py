@@ -1,6 +1,7 @@
 """Loading never executes code from a file: the package has nothing that could."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ pytestmark = pytest.mark.promise("R12")
 
 SOURCES = sorted(Path(dime.__file__).parent.rglob("*.py"))
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
+MODULES |= {"code", "imp"}
 MODULES |= {"torch", "yaml"}  # their own loaders unpickle
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 CALLS = {"numpy.loads", "torch.load", "yaml.load", "pandas.read_pickle"}
@@ -86,6 +88,18 @@ def test_the_scan_finds_each_of_these(text):
 @pytest.mark.parametrize("text", ["np.load(file)", "json.load(f)", "model.eval()", "x.compile()"])
 def test_the_scan_lets_these_pass(text):
     assert offences(text) == []
+
+
+def test_only_a_study_that_is_a_program_is_run():
+    """A study's .py is one, as its user wrote it; nothing else is."""
+    found = {
+        file.relative_to(SOURCES[0].parent).as_posix()
+        for file in SOURCES
+        if re.search(
+            r"runpy|exec_module|spec_from_file_location|SourceFileLoader", file.read_text()
+        )
+    }
+    assert found == {"experiments/study_files.py"}
 
 
 def test_modules_are_imported_by_name_in_few_places_only():

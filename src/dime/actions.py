@@ -35,9 +35,15 @@ def perform(command: Any) -> int:
         case Train():
             return _train(command)
         case Resume():
-            from dime.training.run import Audience, resume_run
+            from dime.training.run import Audience, Changes, resume_run
 
-            result = resume_run(command.run_dir, None, command.num_env_steps, Audience())
+            changes = Changes(
+                command.num_env_steps,
+                command.max_env_restarts,
+                command.env_process,
+                command.env_timeout_s,
+            )
+            result = resume_run(command.run_dir, None, changes, Audience())
             return _after_training(result, command.video)
         case Evaluate() | Export():
             _deploy(command)

@@ -2,14 +2,15 @@
 
 import signal
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dime.errors import DimeError
+from dime.errors import DimeError, choose
 from dime.experiments.configs import make_config, run_config
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
-from dime.training.run import Audience, EnvLike, resume_run
+from dime.training.run import Audience, Changes, EnvLike, resume_run
 from dime.training.signals import EXIT_SAVED
 
 Callback = Callable[[Record], Any]
@@ -74,18 +75,20 @@ def resume(
     run_dir: str | Path,
     *,
     env: EnvLike | None = None,
-    num_env_steps: int | None = None,
     callback: Callback | None = None,
     progress: bool = True,
+    **changes: Any,
 ) -> RunResult:
     """Continues a run from its newest intact checkpoint, bit for bit as if it had never stopped.
 
     Args:
         run_dir: the run's folder.
         env: needed where the run's environment was passed as an object: the same again.
-        num_env_steps: a larger number extends the run.
         callback: as for `train`.
         progress: as for `train`.
+        **changes: what is otherwise from here on: a larger `num_env_steps` extends the run; a
+            larger `max_env_restarts` gives its environments further tries; `env_process` and
+            `env_timeout_s` as for `train`.
 
     Returns:
         How the run ended.
@@ -94,7 +97,10 @@ def resume(
         DimeError: the folder is not a run, no checkpoint is intact, or the run is complete.
         RunFailedError, KeyboardInterrupt, SystemExit: as for `train`.
     """
-    return checked(resume_run(Path(run_dir), env, num_env_steps, Audience(callback, progress)))
+    known = [field.name for field in fields(Changes)]
+    for name in changes:
+        choose("option of a resumed run", name, known)
+    return checked(resume_run(Path(run_dir), env, Changes(**changes), Audience(callback, progress)))
 
 
 def checked(result: RunResult) -> RunResult:

@@ -42,6 +42,12 @@ class Resume:
     """The run's folder."""
     num_env_steps: int | None = None
     """A larger number extends the run."""
+    max_env_restarts: int | None = None
+    """A larger number gives environments that raised further tries."""
+    env_process: bool | None = None
+    """From here on, every environment in a process of its own, or none."""
+    env_timeout_s: float | None = None
+    """From here on, how long such an environment may take for an answer."""
     video: bool = True
     """Film an episode of the trained policy at the end."""
 

@@ -30,11 +30,11 @@ CONFIG = DimeConfig(
 )
 METRICS = {
     "critic_loss", "critic_gradient_norm", "q_mean", "critic_entropy", "target_end_mass",
-    "target_low", "target_high",
+    "target_low", "target_high", "target_clipped_mass",
     "policy_loss", "policy_gradient_norm", "running_cost", "entropy_bound_per_dim",
     "temperature", "step_sizes", "diffusion_scale",
 }  # fmt: skip
-ONLY_CATEGORICAL = {"critic_entropy", "target_end_mass", "target_low", "target_high"}
+ONLY_CATEGORICAL = {name for name in METRICS if name.startswith("target_")} | {"critic_entropy"}
 DUE, NOT_DUE = 2, 0  # updates completed before: the third of three is due
 
 

@@ -91,6 +91,19 @@ def test_categorical_target_is_the_mean_over_the_critics():
     np.testing.assert_allclose(project_target(output, moved), (alone[0] + alone[1]) / 2, atol=1e-6)
 
 
+def test_what_falls_outside_of_the_support_is_measured():
+    output = jnp.zeros((2, 2, 11))  # all atoms alike, the mean 0
+    moved = backup([4.0, -20.0], [1.0, 0.5], [0.0, 2.0])
+    metrics = HEAD.target_metrics(output, moved)
+    # Moved by 4: the atoms 8 and 10 fall outside. -21 + z / 2: those below 22, all of them.
+    assert float(metrics["target_clipped_mass"]) == pytest.approx((2 / 11 + 1) / 2, rel=1e-5)
+    assert float(metrics["target_low"]) == pytest.approx(-21.0, rel=1e-5)
+    assert float(metrics["target_high"]) == pytest.approx(4.0, rel=1e-5)
+    inside = HEAD.target_metrics(output, backup([0.0], [0.99], [0.0]))
+    assert float(inside["target_clipped_mass"]) == 0.0
+    assert SCALAR.target_metrics(jnp.ones((2, 2, 1)), moved) == {}
+
+
 def test_projection_of_the_atoms_themselves_changes_nothing():
     probs = jax.nn.softmax(logits(3))
     positions = jnp.broadcast_to(HEAD.atoms, probs.shape)
@@ -114,9 +127,6 @@ def test_categorical_loss_is_cross_entropy_minus_weighted_entropy():
     assert float(metrics["critic_entropy"]) == pytest.approx(entropy.mean(), rel=1e-5)
     end_mass = np.asarray(target)[:, [0, -1]].sum(axis=-1).mean()
     assert float(metrics["target_end_mass"]) == pytest.approx(end_mass, rel=1e-5)
-    means = np.asarray(target) @ np.asarray(HEAD.atoms)
-    assert float(metrics["target_low"]) == pytest.approx(means.min(), rel=1e-5)
-    assert float(metrics["target_high"]) == pytest.approx(means.max(), rel=1e-5)
 
 
 def test_categorical_loss_is_lowest_at_its_target():

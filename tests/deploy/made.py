@@ -51,9 +51,8 @@ def action_of(name, mode, folder):
         training=TrainingConfig(num_random_steps=10),
         settings=settings,
     )
-    (Path(folder) / "state.safetensors").write_bytes(b"")
     run = {"env_step": 100, "updates": 100}
-    checkpoint = Checkpoint(Path(folder), {}, {}, run, [], [])
+    checkpoint = Checkpoint(Path(folder), {}, {}, run, [], [], "")
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     restored = Restored(config, agent, SPACES, [0], stacked, checkpoint)
     return Action(restored, Path(folder), 0, mode, state, counters(100, 100))

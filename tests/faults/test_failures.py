@@ -14,7 +14,7 @@ import dime
 import dime.training.learners
 from dime.algorithms.registry import ALGORITHMS
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.run import Audience, resume_run, start_run
+from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.runs import (
     OPTIONS,
     SCHEDULE,
@@ -23,6 +23,7 @@ from tests.training.runs import (
     assert_no_record_twice,
     assert_same_arrays,
     assert_same_run,
+    checkpoints,
     position_of,
     read_lines,
     resume,
@@ -99,10 +100,20 @@ def test_an_exception_shows_the_environments_own_traceback(tmp_path, capsys):
 def test_an_environment_that_fails_while_its_episode_is_replayed(tmp_path, brake, straight):
     start(tmp_path / "run", walks(at(0, 23, brake)))
     assert position_of(tmp_path / "run")["env_step"] == 23
-    with pytest.raises(Broken, match="came off"):
-        resume(tmp_path / "run", walks(at(0, 1, broken)))
+    failed = resume(tmp_path / "run", walks(at(0, 1, broken)))
+    assert failed.state == "failed" and "came off" in failed.reason
+    assert [path.name[-2:] for path in checkpoints(tmp_path / "run")] == ["15", "23"]
     assert resume(tmp_path / "run").state == "finished"
     assert_same_run(tmp_path / "run", straight)
+
+
+def test_one_that_fails_while_it_is_replayed_leaves_the_others_alone(tmp_path, brake):
+    start(tmp_path / "run", walks(at(0, 23, brake)), seeds=THREE)
+    result = resume(tmp_path / "run", walks(at(1, 1, broken)))
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert only_failure(tmp_path / "run")[0] == 1
+    assert position_of(tmp_path / "run")["seeds"] == [0, 2]
+    assert_finite(arrays_of(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -343,5 +354,5 @@ def test_a_poisoned_seed_leaves_the_others_alone(tmp_path, poison):
 def test_failures_are_told_to_who_watches(tmp_path, capsys):
     start(tmp_path / "run", walks(at(0, 5, broken)))
     with shared_programs():
-        resume_run(tmp_path / "run", walks(at(0, 5, broken)), None, Audience())
+        resume_run(tmp_path / "run", walks(at(0, 5, broken)), Changes(), Audience())
     assert "seed 0 failed: Walk raised Broken" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 from dime.envs.process import EnvironmentProcessError, ProcessEnv, RemoteError
 from dime.envs.registry import make
 from dime.errors import DimeError
-from tests.training.flaky import AlwaysHangs, FailsOnce
+from tests.training.flaky import AlwaysHangs, FailsOnce, OldFashioned, Simulator
 from tests.training.runs import assert_same_run, resume, start, status_of
 from tests.training.walk import Walk, walks
 
@@ -116,6 +116,72 @@ def test_a_process_that_is_gone_is_told_with_its_exit_code(how, made, tmp_path):
     code = {"exits": 3, "killed": -signal.SIGKILL}[how]
     with pytest.raises(EnvironmentProcessError, match=f"exit code {code}"):
         env.step(ACTION)
+
+
+def test_it_is_called_as_here(made):
+    there, here = made(OldFashioned), make(OldFashioned)
+    np.testing.assert_array_equal(there.reset(3), here.reset(3))
+    np.testing.assert_array_equal(there.step(ACTION).obs, here.step(ACTION).obs)
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "parent killed"])
+def test_what_it_has_started_ends_with_it(how, tmp_path, caplog):
+    env = make(Simulator, {"folder": str(tmp_path)}, process_timeout_s=30.0)
+    pid, program = pid_of(env), int((tmp_path / "program").read_text())
+    assert alive(program)
+    if how == "closed":
+        env.close()
+        assert "the door is stuck" in caplog.text
+    elif how == "dropped":
+        del env
+    else:
+        os.kill(pid, signal.SIGSTOP)  # it can do nothing itself
+        env.env._end()
+    wait_for(lambda: not alive(pid) and not alive(program))
+
+
+def test_it_can_end_what_it_has_started(tmp_path, made):
+    env = made(Simulator, {"folder": str(tmp_path)})
+    env.reset(1)  # sends SIGTERM, which is not ignored there
+    assert not alive(int((tmp_path / "program").read_text()))
+
+
+def test_a_signal_to_the_group_while_it_starts(tmp_path):
+    """All of the group get it; the environment's process goes on, its maker decides."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from dime.envs.registry import make\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "    def send():\n"
+        "        for _ in range(100):\n"
+        "            time.sleep(0.01)\n"
+        "            os.killpg(0, signal.SIGTERM)\n"
+        "    threading.Thread(target=send, daemon=True).start()\n"
+        "    env = make('dime/MultiGoal-v0', process_timeout_s=30.0)\n"
+        "    print(env.reset(0).shape)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "(2,)\n"), ended.stderr
+
+
+def test_ctrl_c_while_it_is_made_leaves_nothing(tmp_path):
+    code = (
+        "import os, signal, threading, time\n"
+        "from dime.envs.registry import make\n"
+        "if __name__ == '__main__':\n"
+        "    send = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    threading.Timer(0.5, send).start()\n"
+        "    make('dime/MultiGoal-v0', process_timeout_s=30.0)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in ended.stderr
 
 
 def test_one_that_hangs_is_ended(made):

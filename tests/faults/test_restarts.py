@@ -15,6 +15,7 @@ from tests.training.runs import (
     arrays_of,
     assert_finite,
     assert_no_record_twice,
+    assert_same_arrays,
     assert_same_run,
     position_of,
     read_lines,
@@ -182,6 +183,40 @@ def test_a_failed_evaluation_is_repeated(tmp_path, straight):
         without_times(read_lines(run / "evaluations.jsonl")) for run in (tmp_path / "run", straight)
     )
     assert mine == others
+
+
+@pytest.mark.parametrize("limit, state", [(1, "finished"), (0, "failed")])
+def test_an_evaluation_environment_that_cannot_be_made(limit, state, tmp_path, straight):
+    """The third of them: one trains, and the second that evaluates fails once."""
+    made = itertools.count()
+
+    def make():
+        if next(made) == 2:
+            slip()
+        return Walk()
+
+    result = start(tmp_path / "run", make, max_env_restarts=limit)
+    assert result.state == state
+    if limit:
+        assert status_of(tmp_path / "run")["env_restarts"] == {"0": 1}
+        assert_same_arrays(arrays_of(tmp_path / "run"), arrays_of(straight))
+    else:
+        assert "the floor is wet" in result.reason
+
+
+def test_restarts_used_up_right_after_a_checkpoint_are_saved(tmp_path):
+    def always(walk):  # the first walk makes 15 steps and is saved; its successors make none
+        steps = 16 if walk.number == 0 else 1
+        return slip() if walk.total_steps == steps and walk.number not in (1, 2) else None
+
+    result = start(tmp_path / "run", walks(always), max_env_restarts=2)
+    assert (result.state, result.env_step) == ("failed", 15)
+    assert position_of(tmp_path / "run")["env_restarts"] == {"0": 2}
+    # None are left, until more are allowed.
+    assert resume(tmp_path / "run", walks(at(0, 1, slip))).state == "failed"
+    again = resume(tmp_path / "run", walks(at(0, 1, slip)), max_env_restarts=3)
+    assert again.state == "finished"
+    assert status_of(tmp_path / "run")["env_restarts"] == {"0": 3}
 
 
 def test_each_seed_counts_its_own(tmp_path):

@@ -1,6 +1,7 @@
 """Every algorithm in every mode, in both formats and with any batch; minutes: `pytest -m soak`."""
 
 import jax
+import jaxtyping
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
@@ -14,7 +15,10 @@ EACH = [(name, mode) for name, algorithm in ALGORITHMS.items() for mode in algor
 
 @pytest.fixture(autouse=True)
 def quick(quick_compilation):
+    """Also without the check of shapes, which takes a symbolic size for none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield
+    jaxtyping.config.update("jaxtyping_disable", False)
     jax.clear_caches()
 
 

@@ -1,6 +1,7 @@
 """Environments that fail by chance, or once at a place."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -69,3 +70,31 @@ class AlwaysHangs(Walk):
     def step(self, action):
         time.sleep(1000)
         return super().step(action)
+
+
+class OldFashioned(Walk):
+    """Has other names and fewer arguments than `gymnasium.Env`, as many environments have."""
+
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+    def step(self, u):
+        return super().step(u)
+
+
+class Simulator(Walk):
+    """Starts a program of its own, whose id it writes down; cannot be closed in order."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.program = subprocess.Popen(["sleep", "1000"])
+        (Path(folder) / "program").write_text(str(self.program.pid))
+
+    def reset(self, *, seed=None, options=None):
+        if seed == 1:
+            self.program.terminate()  # as it would in this process
+            self.program.wait(timeout=20)
+        return super().reset(seed=seed)
+
+    def close(self):
+        raise Slipped("the door is stuck")

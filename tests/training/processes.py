@@ -50,6 +50,7 @@ class Training:
         if hold:
             environment["WALK_HOLD"] = f"{hold[0]}:{hold[1]}:{folder}"
         if cache:
+            environment["JAX_ENABLE_COMPILATION_CACHE"] = "true"
             environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         self.process = subprocess.Popen(

@@ -16,7 +16,7 @@ import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS
 from dime.experiments.configs import make_config
 from dime.training.programs import Programs
-from dime.training.run import Audience, resume_run, start_run
+from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.walk import walks
 
 SIZES = {
@@ -108,10 +108,12 @@ def start(folder, env=None, callback=None, progress=False, **options):
         return start_run(config, env, folder, Audience(callback, progress))
 
 
-def resume(folder, env=None, num_env_steps=None, callback=None):
+def resume(folder, env=None, callback=None, **changes):
     """Continues what `start` began."""
     with shared_programs():
-        return resume_run(folder, env or walks(), num_env_steps, Audience(callback, progress=False))
+        return resume_run(
+            folder, env or walks(), Changes(**changes), Audience(callback, progress=False)
+        )
 
 
 class Brake:

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.promise("R8")
 
 
 def metrics(share):
-    return {"target_end_mass": share, "target_low": -3.0, "target_high": 7.25}
+    return {"target_clipped_mass": share, "target_low": -3.0, "target_high": 7.25}
 
 
 def test_two_records_in_a_row_are_warned_of_once():
@@ -39,4 +39,4 @@ def test_a_run_with_a_narrow_support_says_so(bound, warned, tmp_path, capsys):
         progress=True,
         discount=0.5,
     )
-    assert ("lies on the ends of its support" in capsys.readouterr().out) == warned
+    assert ("lies outside of its support" in capsys.readouterr().out) == warned

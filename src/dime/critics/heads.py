@@ -62,6 +62,12 @@ class Head(Protocol):
         """The regression target that all critics share, made from all of them."""
         ...
 
+    def target_metrics(
+        self, next_output: Float[Array, "critics batch out"], backup: SoftBackup
+    ) -> Metrics:
+        """What is worth recording of the target, before it is made to fit the head."""
+        ...
+
     def loss(
         self, output: Float[Array, "critics batch out"], target: Array
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -106,10 +112,28 @@ class CategoricalHead:
         DIME eq. 21 for each atom, clipped to the support. Projecting the average equals averaging
         the projections.
         """
+        probs, moved = self._moved(next_output, backup)
+        return self.project(probs, jnp.clip(moved, self.v_min, self.v_max))
+
+    def target_metrics(
+        self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
+    ) -> Metrics:
+        """The share of the mass outside of the support, and the range of the means before."""
+        probs, moved = self._moved(next_output, backup)
+        outside = (moved < self.v_min) | (moved > self.v_max)
+        means = (probs * moved).sum(axis=-1)
+        return {
+            "target_clipped_mass": (probs * outside).sum(axis=-1).mean(),
+            "target_low": means.min(),
+            "target_high": means.max(),
+        }
+
+    def _moved(
+        self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
+    ) -> tuple[Float[Array, "batch atoms"], Float[Array, "batch atoms"]]:
         probs = jax.nn.softmax(next_output).mean(axis=0)
         future = self.atoms - backup.entropy_cost[:, None]
-        moved = backup.reward[:, None] + backup.discount[:, None] * future
-        return self.project(probs, jnp.clip(moved, self.v_min, self.v_max))
+        return probs, backup.reward[:, None] + backup.discount[:, None] * future
 
     def project(
         self, probs: Float[Array, "batch atoms"], positions: Float[Array, "batch atoms"]
@@ -135,8 +159,6 @@ class CategoricalHead:
         metrics = {
             "critic_entropy": entropy.mean(),
             "target_end_mass": (target[:, 0] + target[:, -1]).mean(),
-            "target_low": (target @ self.atoms).min(),
-            "target_high": (target @ self.atoms).max(),
         }
         return (cross_entropy - self.entropy_weight * entropy).sum(), metrics
 
@@ -182,6 +204,12 @@ class ScalarHead:
         next_value = self.combined_value(next_output)
         return backup.reward + backup.discount * (next_value - backup.entropy_cost)
 
+    def target_metrics(
+        self, next_output: Float[Array, "critics batch 1"], backup: SoftBackup
+    ) -> Metrics:
+        """Nothing: such a target has no bounds."""
+        return {}
+
     def loss(
         self, output: Float[Array, "critics batch 1"], target: Float[Array, " batch"]
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -217,6 +245,12 @@ class QuantileHead:
         """The soft backup of each quantile, averaged over the critics quantile by quantile."""
         future = next_output.mean(axis=0) - backup.entropy_cost[:, None]
         return backup.reward[:, None] + backup.discount[:, None] * future
+
+    def target_metrics(
+        self, next_output: Float[Array, "critics batch quantiles"], backup: SoftBackup
+    ) -> Metrics:
+        """Nothing: such a target has no bounds."""
+        return {}
 
     def loss(
         self,

@@ -21,7 +21,7 @@ from dime.training.evaluation import (
     summary,
 )
 from dime.training.programs import counters, evaluation_actions, evaluation_turn, seed_keys
-from dime.training.run import EnvLike
+from dime.training.run import EnvLike, environment_maker
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
 
@@ -91,10 +91,11 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
     act = actions_of(restored, mode)
     with ExitStack() as stack:
         environments = [
-            stack.enter_context(closing(make(env, restored.config.env_kwargs)))
+            stack.enter_context(closing(environment_maker(restored.config, env)()))
             for _ in range(at_a_time * len(restored.seeds))
         ]
-        environments[0].spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+        for each in environments:
+            each.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
         for first in range(0, count, at_a_time):
             chosen = slice(first, min(first + at_a_time, count))
             seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]

@@ -145,6 +145,7 @@ def _difference(exported: Any, action: Action, obs: np.ndarray, call: int) -> fl
     """The largest difference of the actions, in units of half the action's range."""
     seed = 7  # any
     if exported.about["format"] == "onnx":
+        exported.act(obs, seed, call)  # with noise that it draws itself
         taken = exported.act(obs, seed, call, noise=action.reference_noise(len(obs), seed, call))
     else:
         taken = exported.act(obs, seed, call)
@@ -162,7 +163,6 @@ def _description(
     spaces, config = action.spaces.to_json(), action.restored.config
     checkpoint = action.restored.checkpoint
     described = config.to_json()
-    state = (checkpoint.path / "state.safetensors").read_bytes()
     shape = [*([] if format == "safetensors" else ["batch" if batch == DYNAMIC else batch])]
     return {
         "format": format,
@@ -191,7 +191,7 @@ def _description(
             "updates": checkpoint.run["updates"],
             "seed": action.seed,
             "checkpoint": checkpoint.path.name,
-            "state_sha256": hashlib.sha256(state).hexdigest(),
+            "state_sha256": checkpoint.state_sha256,
             "versions": {
                 "dime": dime.__version__,
                 **{name: metadata.version(name) for name in _VERSIONS_OF[format]},

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from dime.deploy.action import SCALAR, Action, to_env_units
 from dime.deploy.noise import Noise, known_values, noise_of, with_noise
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 
 DYNAMIC = "dynamic"
 _PLATFORMS = ("cpu", "cuda")
@@ -101,6 +101,11 @@ def _onnx(action: Action, batch: int | str) -> Artefact:
         raise _refusal(action, "onnx", batch, error) from error
     inputs = [_input("obs", (batch, action.spaces.obs_dim))]
     for name, each in zip(_names(noise), noise, strict=True):
+        require(
+            all(isinstance(n, int) or str(n) == "batch" for n in each.shape),
+            f"Its noise has the shape {each.shape}, which the runner could not draw. Export it "
+            "with a fixed --batch.",
+        )
         shape = tuple(n if isinstance(n, int) else DYNAMIC for n in each.shape)
         inputs.append({**_input(name, shape), "distribution": each.distribution})
     return Artefact({"policy.onnx": content}, {"onnx": "policy.onnx"}, inputs)

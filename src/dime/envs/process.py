@@ -4,17 +4,20 @@ The process is spawned, never forked (JAX has threads), and ends with the one th
 but the environment's answers crosses the pipe.
 """
 
-import atexit
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
+import sys
 import threading
 import traceback
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium
@@ -22,10 +25,12 @@ import gymnasium
 from dime.envs.environment import SUCCESS_KEYS, max_episode_steps, name_of
 from dime.errors import DimeError
 
-_CLOSE_WITHIN_S = 5.0
+_END_WITHIN_S = 5.0
+_ENDS_BY_ITSELF_WITHIN_S = 1.0
 _NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that a terminal or a scheduler sends to the whole group; the training process saves and
 then ends this one."""
+_PR_SET_PDEATHSIG = 1
 
 
 class EnvironmentProcessError(Exception):
@@ -65,22 +70,12 @@ class ProcessEnv(gymnasium.Env):
             EnvironmentProcessError: it hung or died.
             RemoteError: `make` raised there.
         """
-        context = multiprocessing.get_context("spawn")
         self._timeout_s = timeout_s
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-        try:
-            self._process.start()
-        except Exception as error:  # what cannot be pickled says so in several ways
-            self._connection.close()
-            raise DimeError(
-                f"{make} cannot be handed to another process ({error}). With env_process the "
-                "environment must be an id, or a function or class of a module."
-            ) from error
-        finally:
-            theirs.close()
-        # Before the exit handler of multiprocessing, which would wait for it.
-        atexit.register(_end_if_alive, weakref.ref(self))
+        self._connection, self._process = _start(make)
+        # At the latest when this object goes, or before multiprocessing waits for its processes.
+        self._end = multiprocessing.util.Finalize(
+            self, _end, (self._process, self._connection), exitpriority=0
+        )
         try:
             facts = self._answer("being made")
         except EnvironmentProcessError as error:
@@ -88,44 +83,52 @@ class ProcessEnv(gymnasium.Env):
                 f"{error} A script that trains with env_process must do so below "
                 '`if __name__ == "__main__":`, because the new process imports it.'
             ) from error
+        except BaseException:
+            self._end()
+            raise
         self.name, self.max_episode_steps = facts["name"], facts["max_episode_steps"]
         self.observation_space, self.action_space = facts["observation"], facts["action"]
         self.metadata = facts["metadata"]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """As the environment's own; of `info` nothing is handed on."""
-        self._send("reset", {"seed": seed, "options": options})
+        self._send("reset", seed=seed, **({} if options is None else {"options": options}))
         return self._answer("its reset")
 
     def step(self, action: Any) -> Any:
         """As the environment's own; of `info` only a success is handed on."""
-        self._send("step", {"action": action})
+        self._send("step", action)
         return self._answer("its step")
 
     def close(self) -> None:
-        """Closes the environment and ends its process."""
-        if not self._process.is_alive():
-            self._end()
-            return
-        with contextlib.suppress(OSError, EnvironmentProcessError):
-            self._send("close", {})
-            if self._connection.poll(_CLOSE_WITHIN_S):
-                self._connection.recv()
-        self._end()
+        """Closes the environment and ends its process.
 
-    def _send(self, method: str, arguments: dict[str, Any]) -> None:
+        Raises:
+            RemoteError: the environment raised while it was closed.
+        """
+        if not self._end.still_active():
+            return
         try:
-            self._connection.send((method, arguments))
+            with contextlib.suppress(EnvironmentProcessError):
+                self._send("close")
+                self._answer("being closed", _END_WITHIN_S)
+        finally:
+            self._end()
+
+    def _send(self, method: str, *arguments: Any, **options: Any) -> None:
+        try:
+            self._connection.send((method, arguments, options))
         except OSError as error:
             raise self._died() from error
 
-    def _answer(self, what: str) -> Any:
+    def _answer(self, what: str, timeout_s: float | None = None) -> Any:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            if not self._connection.poll(self._timeout_s):
+            if not self._connection.poll(timeout_s):
                 self._end()
                 raise EnvironmentProcessError(
-                    f"{what} took longer than {self._timeout_s:g} s (env_timeout_s); the process "
-                    "was ended."
+                    f"{what} took longer than {timeout_s:g} s (env_timeout_s); the process was "
+                    "ended."
                 )
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -138,30 +141,64 @@ class ProcessEnv(gymnasium.Env):
         return content
 
     def _died(self) -> EnvironmentProcessError:
+        self._process.join(_ENDS_BY_ITSELF_WITHIN_S)  # for its own exit code
         self._end()
         return EnvironmentProcessError(
             f"the environment's process ended with exit code {self._process.exitcode}."
         )
 
-    def _end(self) -> None:
-        if self._process.is_alive():
-            self._process.join(0.1)  # one that is just ending keeps its own exit code
-            self._process.kill()
-        self._process.join()
-        self._connection.close()
+
+def _start(make: Callable[[], gymnasium.Env]) -> tuple[Any, BaseProcess]:
+    """This side of the pipe, and the process at its other side."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+    try:
+        with _signals_held_back():
+            process.start()
+    except OSError:
+        ours.close()
+        raise
+    except Exception as error:  # what cannot be pickled says so in several ways
+        ours.close()
+        raise DimeError(
+            f"{make} cannot be handed to another process ({error}). With env_process the "
+            "environment must be an id, or a function or class of a module."
+        ) from error
+    finally:
+        theirs.close()
+    return ours, process
 
 
-def _end_if_alive(reference: "weakref.ref[ProcessEnv]") -> None:
-    env = reference()
-    if env is not None:
-        env._end()
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A process that is started inside gets no signal before it says what is to become of it."""
+    multiprocessing.resource_tracker.ensure_running()  # which lets them through at its own start
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_US)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    """Ends the process at once, and what it has started."""
+    connection.close()
+    if process.pid is not None and process.is_alive():
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not come as far as a group of its own
+            process.kill()
+    process.join(_END_WITHIN_S)
 
 
 def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
     """What the process does: makes the environment, then answers until the pipe ends."""
+    os.setsid()  # a group of its own, which `_end` ends as a whole
     for number in _NOT_FOR_US:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+        signal.signal(number, _do_nothing)  # unlike SIG_IGN not handed on to what it starts
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_US)
+    _end_with_parent()
     env: gymnasium.Env | None = None
 
     def made() -> dict[str, Any]:
@@ -175,14 +212,20 @@ def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
             "metadata": {"render_fps": env.metadata.get("render_fps")},
         }
 
+    def call(method: str, arguments: tuple, options: dict[str, Any]) -> Any:
+        return _brief(method, getattr(env, method)(*arguments, **options))
+
     _reply(connection, made)
     with contextlib.suppress(EOFError, OSError):
         while env is not None:
-            method, arguments = connection.recv()
-            answer = getattr(env, method)
-            _reply(connection, lambda a=answer, k=arguments, m=method: _brief(m, a(**k)))
+            method, arguments, options = connection.recv()
+            _reply(connection, call, method, arguments, options)
             if method == "close":
                 break
+
+
+def _do_nothing(number: int, frame: Any) -> None:
+    pass
 
 
 def _brief(method: str, answer: Any) -> Any:
@@ -194,9 +237,9 @@ def _brief(method: str, answer: Any) -> Any:
     return (*answer[:-1], {key: info[key] for key in SUCCESS_KEYS if key in info})
 
 
-def _reply(connection: Connection, do: Callable[[], Any]) -> None:
+def _reply(connection: Connection, do: Callable[..., Any], *arguments: Any) -> None:
     try:
-        connection.send(("answer", do()))
+        connection.send(("answer", do(*arguments)))
     except DimeError as error:
         connection.send(("refused", str(error)))
     except Exception as error:  # whatever a user's environment raises
@@ -205,7 +248,14 @@ def _reply(connection: Connection, do: Callable[[], Any]) -> None:
 
 
 def _end_with_parent() -> None:
+    """This process and its group end when the parent has: also while a step hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.platform == "linux":  # for a hang that keeps the interpreter's lock
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

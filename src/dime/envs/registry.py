@@ -58,7 +58,7 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
         return _MAKERS[suite_of(id)](id, kwargs)
     except UnknownIdError:
         raise DimeError(f"There is no environment {id!r}. {_nearest(id)}") from None
-    except (TypeError, ValueError, KeyError, OSError) as error:
+    except (TypeError, ValueError, KeyError, FileNotFoundError) as error:
         if not kwargs:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error

@@ -27,6 +27,9 @@ def leave_pictures(run_dir: Path, video: bool) -> None:
         return
     try:
         restored = restore_agents(run_dir)
+        if restored.config.training.env_process:
+            print("no film: the run's environments are in processes of their own (env_process)")
+            return
         modes = find_algorithm(restored.config.algorithm).modes
         mode = "deterministic" if "deterministic" in modes else modes[0]
         film(restored, mode, restored.config.env, run_dir / "video.mp4")

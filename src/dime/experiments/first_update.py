@@ -7,12 +7,14 @@ from functools import partial
 from dime.algorithms.dime import dime
 from dime.envs.registry import make
 from dime.experiments.presets import preset_settings
+from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import TrainingConfig
 from dime.training.learners import Learners
 
 
 def main(env: str) -> None:
     """Begins a run with the paper's sizes and takes env steps up to the first update."""
+    keep_compiled_programs()
     config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
     make_agent = partial(dime, preset_settings("paper", "dime", env))
     learners = Learners(config, make_agent, [make(env)], contextlib.nullcontext)

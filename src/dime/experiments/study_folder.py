@@ -14,7 +14,7 @@ from dime.training.config import RunConfig
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.records import write_json
-from dime.training.run import Audience, resume_run, start_run
+from dime.training.run import Audience, Changes, resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0  # until the process of a node that died is gone too
@@ -141,7 +141,7 @@ def run_trial(
     _wait_until_free(RunDirectory(place))
     if study.is_finished(trial):  # by the process that was waited for
         return None
-    return resume_run(place, None, trial.config.training.num_env_steps, audience)
+    return resume_run(place, None, Changes(trial.config.training.num_env_steps), audience)
 
 
 def _remove_remains(place: Path) -> None:

@@ -19,6 +19,7 @@ from dime.training.config import RunConfig
 from dime.training.loop import RunResult
 
 _SHIPPED_COSTS = "algorithms-cpu-2-cores.json"
+_SHIPPED_LAPTOP_COSTS = "algorithms-laptop-cpu-2-cores.json"
 _SLURM = """\
 #!/bin/bash
 #SBATCH --job-name={name}
@@ -48,7 +49,7 @@ exit "$status"
 def show(study: Path, variant: str | None, figures: Path | None) -> None:
     """Prints the trials, and the hours that their updates and actions take."""
     chosen = read_study(study, variant)
-    costs, note = _costs(figures)
+    costs, note = _costs(figures, chosen.preset)
     table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
     for column in ("#", "trial", "env steps", "hours"):
         table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
@@ -69,9 +70,10 @@ def show(study: Path, variant: str | None, figures: Path | None) -> None:
     )
 
 
-def _costs(figures: Path | None) -> tuple[dict[str, Any], str]:
+def _costs(figures: Path | None, preset: str) -> tuple[dict[str, Any], str]:
     """Figures of the benchmark by algorithm, and what they were measured on."""
-    shipped = resources.files("dime").joinpath("data", _SHIPPED_COSTS)
+    name = _SHIPPED_LAPTOP_COSTS if preset == "laptop" else _SHIPPED_COSTS
+    shipped = resources.files("dime").joinpath("data", name)
     try:
         content = json.loads((figures or shipped).read_text())
         by_name = {

@@ -58,6 +58,7 @@ class Checkpoint:
     run: dict[str, Any]
     replay_files: list[tuple[Path, int]]
     segments: list[dict[str, Any]]
+    state_sha256: str
 
     @property
     def env_step(self) -> int:
@@ -233,6 +234,7 @@ class CheckpointFolder:
                 for segment in (segments if replay else [])
             ],
             segments=segments,
+            state_sha256=manifest["files"]["state.safetensors"]["sha256"],
         )
 
     def _verify_replay(self, segments: list[dict[str, Any]], run: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Reading the files of a checkpoint: sizes before contents, SHA-256 before use, then the layout."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -27,6 +28,20 @@ class DamagedError(DimeError):
     """A file of a checkpoint is missing or is not what was written."""
 
 
+_MISSING_OR_BROKEN = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
+
+
+def unreadable(file: Path, error: OSError) -> DimeError:
+    """Damage where a file is gone or its disk is broken; else a plain refusal.
+
+    What cannot be read now (too many open files, no permission, a share that is away) may be whole,
+    and is not to be set aside.
+    """
+    if error.errno in _MISSING_OR_BROKEN:
+        return DamagedError(f"{file} is damaged: {error.strerror}.")
+    return DimeError(f"{file} cannot be read now: {error.strerror}. It may be whole; try again.")
+
+
 def digest(content: bytes) -> dict[str, Any]:
     """What a manifest says of a file."""
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
@@ -50,7 +65,9 @@ def read_manifest(path: Path, newest_format: int) -> dict[str, Any]:
         content = read_small(file)
         body = parse_json(content)["content"]
         intact = content == encode({"content": body, **digest(encode(body))})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{file} is damaged ({type(error).__name__}).") from error
     if not intact:
         raise DamagedError(f"{file} is damaged: its content does not match its SHA-256.")
@@ -78,7 +95,7 @@ def read_verified(file: Path, expected: dict[str, Any]) -> bytes:
         _require_size(file, expected["bytes"])
         content = file.read_bytes()
     except OSError as error:
-        raise DamagedError(f"{file} is damaged: {error.strerror}.") from error
+        raise unreadable(file, error) from error
     except MemoryError as error:
         raise DimeError(
             f"{file} has {expected['bytes']} bytes, too many for the memory."
@@ -95,7 +112,7 @@ def verify(file: Path, expected: dict[str, Any]) -> None:
         with file.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise DamagedError(f"{file} is damaged: {error.strerror}.") from error
+        raise unreadable(file, error) from error
     if found != expected["sha256"]:
         raise DamagedError(f"{file} is damaged: its SHA-256 is not the recorded one.")
 
@@ -158,7 +175,9 @@ def require_segment(file: Path, length: int, run: dict[str, Any]) -> None:
             found = {
                 name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
             }
-    except (OSError, *_NOT_ARRAYS) as error:
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except _NOT_ARRAYS as error:
         raise DamagedError(f"{file} is damaged: no transitions ({error!r:.200}).") from error
     if missing := set(run["seeds"]) - set(seeds):
         raise DamagedError(f"{file} is damaged: it lacks the seeds {sorted(missing)}.")

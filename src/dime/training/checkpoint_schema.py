@@ -55,8 +55,8 @@ def _table_of(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
 
-def _with_fields(fields: Mapping[str, Check], later: Mapping[str, Check] | None = None) -> Check:
-    return lambda value: isinstance(value, dict) and not misfit(value, fields, later)
+def _with_fields(fields: Mapping[str, Check]) -> Check:
+    return lambda value: isinstance(value, dict) and not misfit(value, fields)
 
 
 def misfit(
@@ -123,7 +123,6 @@ _EPISODE: dict[str, Check] = {
     "last_return": _or_none(is_number),
     "last_length": _or_none(is_whole),
 }
-_EPISODE_LATER: dict[str, Check] = {"restarts": is_whole}
 _FAILURE: dict[str, Check] = {"env_step": is_whole, "reason": _is_text}
 
 RUN: dict[str, Check] = {
@@ -131,7 +130,7 @@ RUN: dict[str, Check] = {
     "updates": is_whole,
     "seeds": are_seeds,
     "spaces": _are_spaces,
-    "episodes": _list_of(_with_fields(_EPISODE, _EPISODE_LATER)),
+    "episodes": _list_of(_with_fields(_EPISODE)),
     "last_evaluation_step": _or_none(is_whole),
     "record_bytes": lambda value: _table_of(_is_size)(value) and set(value) == RECORD_FILES,
     "wall_time_s": is_number,

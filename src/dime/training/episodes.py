@@ -105,7 +105,6 @@ class EpisodeStream:
             "episode_return": self.episode_return,
             "last_return": self.last_return,
             "last_length": self.last_length,
-            "restarts": self.restarts.count,
         }
 
     def restore(self, position: dict[str, Any], actions: np.ndarray, obs: np.ndarray) -> bool:
@@ -116,7 +115,6 @@ class EpisodeStream:
         elsewhere than at `obs`; then the episode in progress is cut and the next one begins.
         """
         self.last_return, self.last_length = position["last_return"], position["last_length"]
-        self.restarts.count = position.get("restarts", 0)  # older checkpoints lack it
         error: Exception | None = None
         try:
             first = self.env.reset(episode_seed(self.seed, TRAINING, position["number"]))

@@ -77,13 +77,16 @@ class EnvironmentPool:
         self._training = training
         self._made: list[Environment] = []
 
-    def take(self, count: int) -> list[Environment]:
-        """So many of them, none of which is one that trains.
+    def take(self, num_agents: int, count: int) -> list[Environment]:
+        """`count` for each agent, none of which is one that trains.
 
-        Raises `DimeError` where what makes environments returns one a second time.
+        Raises:
+            EpisodeError: one cannot be made.
+            DimeError: what makes environments returns one a second time, or one of other spaces.
         """
-        while len(self._made) < count:
-            env = self._make()
+        while len(self._made) < num_agents * count:
+            env = _guarded(len(self._made) // count, self._make)
+            env.spaces.refuse_if_other(self._training[0].spaces, "the environment that trains")
             if any(
                 env.env.unwrapped is other.env.unwrapped for other in self._training + self._made
             ):
@@ -92,7 +95,7 @@ class EnvironmentPool:
                     "several, for training and for evaluation: return a new one at each call."
                 )
             self._made.append(env)
-        return self._made[:count]
+        return self._made[: num_agents * count]
 
     def close(self) -> None:
         """Closes all of them; the next call makes new ones."""

@@ -46,5 +46,5 @@ def save_failure(folder: Path, seed: int, failure: SeedFailure) -> Path:
         {"seed": seed, "env_step": failure.env_step, "reason": failure.reason},
     )
     if failure.details:
-        write_bytes(place / "traceback.txt", failure.details.encode())
+        write_bytes(place / "traceback.txt", failure.details.encode(errors="backslashreplace"))
     return place

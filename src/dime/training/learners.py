@@ -82,10 +82,10 @@ class Learners:
         self.remove(set(failures))
         return failures
 
-    def restore(self, checkpoint: Checkpoint) -> list[str]:
+    def restore(self, checkpoint: Checkpoint) -> tuple[list[str], dict[int, SeedFailure]]:
         """Everything as it was at a checkpoint that `refuse_if_other` has let pass.
 
-        Returns warnings.
+        Returns warnings, and the seeds that failed. They are gone from here, unless all failed.
         """
         self.seeds = checkpoint.run["seeds"]
         self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
@@ -97,26 +97,32 @@ class Learners:
         self.replay = load_replay(
             checkpoint.replay_files, self.seeds, self.config.effective_capacity, self.spec
         )
-        followed = [
-            stream.restore(
-                position,
-                *(checkpoint.episodes[f"{stream.seed}/{name}"] for name in ("actions", "obs")),
-            )
-            for stream, position in zip(self.streams, checkpoint.run["episodes"], strict=True)
-        ]
-        if all(followed):
-            self._actions = np.stack(
-                [checkpoint.episodes[f"{seed}/next_action"] for seed in self.seeds]
-            )
-            return []
-        self._choose_actions()
+        followed, failures = [], {}
+        for index, (stream, position) in enumerate(
+            zip(self.streams, checkpoint.run["episodes"], strict=True)
+        ):
+            stream.restarts.count = checkpoint.run.get("env_restarts", {}).get(str(stream.seed), 0)
+            saved = (checkpoint.episodes[f"{stream.seed}/{name}"] for name in ("actions", "obs"))
+            try:
+                followed.append(stream.restore(position, *saved))
+            except Exception as error:  # whatever a user's environment raises
+                state = self.state_of(index)
+                failures[stream.seed] = failure_of(error, stream.env.name, self.env_step, state)
+                followed.append(True)  # what is left of it is not asked for an action
+        self._actions = np.stack(
+            [checkpoint.episodes[f"{seed}/next_action"] for seed in self.seeds]
+        )
         strays = [seed for seed, follows in zip(self.seeds, followed, strict=True) if not follows]
-        return [
+        if strays:
+            self._choose_actions()
+        self.remove(set(failures))
+        warnings = [
             f"The environment of seed {seed} did not follow when its episode in progress was "
             "replayed from its seed and actions; a new episode begins. From here on the run "
             "differs from an uninterrupted one."
             for seed in strays
         ]
+        return warnings, failures
 
     def _compile(self) -> None:
         self._keys = seed_keys(tuple(self.seeds))

@@ -82,17 +82,19 @@ class Loop:
         self._replay_saver = ReplaySaver(directory.checkpoints)
         self._support_watch = SupportWatch()
         self._last_evaluation_step: int | None = None
-        self._last_saved: tuple[int, int | None] | None = None
+        self._last_saved: tuple[int, int | None, dict[str, int]] | None = None
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint; newer records are set aside."""
         for note in self.recorder.restore(checkpoint.run):
             self.recorder.message(note)
-        for warning in self.learners.restore(checkpoint):
+        warnings, failures = self.learners.restore(checkpoint)
+        for warning in warnings:
             self.recorder.message(f"warning: {warning}")
         self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
         self._last_evaluation_step = checkpoint.run["last_evaluation_step"]
-        self._last_saved = (self.learners.env_step, self._last_evaluation_step)
+        self._last_saved = self._position()
+        self._note_failures(failures)
 
     def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Runs until the end, a signal, the callback's wish, or the failure of every seed.
@@ -198,7 +200,7 @@ class Loop:
             count = self.config.num_evaluation_episodes
             try:
                 results = run_episodes(
-                    self._evaluation_environments.take(len(seeds) * count),
+                    self._evaluation_environments.take(len(seeds), count),
                     [evaluation_seeds(seed, env_step, count) for seed in seeds],
                     self.learners.evaluation_actions(mode),
                     stopped=lambda: self.interruption.requested is not None,
@@ -221,7 +223,7 @@ class Loop:
         index, seed = error.agent, self.learners.seeds[error.agent]
         stream = self.learners.streams[index]
         try:
-            stream.restarts.take(stream.env.name, error.cause)
+            stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated")
         except Exception as cause:
             state = self.learners.state_of(index)
             failure = failure_of(cause, stream.env.name, self.learners.env_step, state)
@@ -270,13 +272,17 @@ class Loop:
         if self._due(self.config.checkpoint_every):
             self._save()
 
+    def _position(self) -> tuple[int, int | None, dict[str, int]]:
+        """What makes a checkpoint another one."""
+        restarts = dict(self.recorder.env_restarts)
+        return self.learners.env_step, self._last_evaluation_step, restarts
+
     def _save(self) -> bool:
         """Writes a checkpoint unless the newest one holds the same.
 
         False where the disk did not take it, which stops nothing: the next interval tries again.
         """
-        env_step = self.learners.env_step
-        position = (env_step, self._last_evaluation_step)
+        env_step, position = self.learners.env_step, self._position()
         if position == self._last_saved:
             return True
         state, episodes, run = self.learners.snapshot()

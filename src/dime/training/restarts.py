@@ -22,8 +22,8 @@ class Restarts:
         self.count = 0
         self._tell = tell
 
-    def take(self, env_name: str, error: Exception) -> None:
-        """Counts one, or raises `error` where none is left.
+    def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> None:
+        """Counts one and tells its cost, or raises `error` where none is left.
 
         Also where the environment broke its own rules (a NaN, another shape): it would again, and
         what it answered is not to be hidden.
@@ -33,6 +33,6 @@ class Restarts:
         self.count += 1
         text = (
             f"warning: {env_name} raised {type(error).__name__}: {error}. It is made anew for seed "
-            f"{self.seed} ({self.count} of {self.limit} times), and the episode is cut.\n"
+            f"{self.seed} ({self.count} of {self.limit} times), and {cost}.\n"
         )
         self._tell(self.seed, self.count, text + "".join(traceback.format_exception(error)))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.checkpoint import Checkpoint
+from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
 from dime.training.learners import Learners, refuse_if_other
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
@@ -39,9 +40,19 @@ class Audience:
     """Whether to show how far the run is."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a resumed run does otherwise from here on; None where it goes on as before."""
+
+    num_env_steps: int | None = None
+    max_env_restarts: int | None = None
+    env_process: bool | None = None
+    env_timeout_s: float | None = None
+
+
 def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience) -> RunResult:
     """A new run; what can be refused is refused before its folder is made."""
-    _require_device()
+    _prepare_device()
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
@@ -52,7 +63,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
 
 
 def resume_run(
-    run_dir: Path, env: EnvLike | None, num_env_steps: int | None, audience: Audience
+    run_dir: Path, env: EnvLike | None, changes: Changes, audience: Audience
 ) -> RunResult:
     """Continues a run, or starts it again where no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
@@ -64,12 +75,13 @@ def resume_run(
             f'dime.resume("{run_dir}", env={config.env})'
         )
     env = env if env is not None else config.env
-    _require_device()
+    changed = _changed(config, changes)
+    _prepare_device()
     _require_loggers(config)
-    with _environments(config, env) as environments, directory.locked():
+    with _environments(changed, env) as environments, directory.locked():
         checkpoint, warnings = directory.checkpoints.load_newest()
         env_step = checkpoint.env_step if checkpoint else 0
-        extended = _extended(config, num_env_steps, env_step, directory)
+        extended = _extended(changed, changes.num_env_steps, env_step, directory)
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
@@ -86,7 +98,7 @@ def resume_run(
         return _run(extended, directory, env, environments, checkpoint, audience)
 
 
-def _require_device() -> None:
+def _prepare_device() -> None:
     try:
         jax.devices()
     except Exception as error:  # JAX's own are of several kinds
@@ -94,6 +106,7 @@ def _require_device() -> None:
             f"JAX finds no device to compute on ({type(error).__name__}: {error}). JAX_PLATFORMS "
             f"is {os.environ.get('JAX_PLATFORMS', '')!r}; `dime doctor` shows what there is."
         ) from error
+    keep_compiled_programs()
 
 
 def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
@@ -126,11 +139,12 @@ def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
 def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]]:
     """A training environment for each seed, closed at the end."""
     with ExitStack() as stack:
-        make_environment = _maker(config, env)
+        make_environment = environment_maker(config, env)
         yield [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
 
 
-def _maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
+def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
+    """Makes environments of a run, in processes of their own where its config says so."""
     training = config.training
     timeout_s = training.env_timeout_s if training.env_process else None
     return partial(make, env, config.env_kwargs, process_timeout_s=timeout_s)
@@ -139,6 +153,13 @@ def _maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
 def _require_loggers(config: RunConfig) -> None:
     if config.training.wandb_project is not None:
         WeightsAndBiases.require_installed()
+
+
+def _changed(config: RunConfig, changes: Changes) -> RunConfig:
+    """The config with everything that changes but its length."""
+    asked = {name: value for name, value in asdict(changes).items() if value is not None}
+    asked.pop("num_env_steps", None)
+    return replace_nested(config, {"training": asked})
 
 
 def _extended(
@@ -176,7 +197,9 @@ def _run(
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
     with closing(recorder):
-        loop = Loop(config.training, directory, make_learners, _maker(config, env), recorder)
+        loop = Loop(
+            config.training, directory, make_learners, environment_maker(config, env), recorder
+        )
         with loop.interruption:
             return loop.run(checkpoint)
 

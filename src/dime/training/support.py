@@ -15,7 +15,7 @@ class SupportWatch:
 
     def warning(self, seed: int, metrics: Mapping[str, Any]) -> str | None:
         """What to say after these metrics of a seed; None where nothing is amiss, or was said."""
-        share = metrics.get("target_end_mass")
+        share = metrics.get("target_clipped_mass")
         if share is None:
             return None
         count = self._in_a_row.get(seed, 0)
@@ -26,7 +26,7 @@ class SupportWatch:
             return None
         low, high = metrics["target_low"], metrics["target_high"]
         return (
-            f"warning: seed {seed}: {share:.1%} of the critic's target mass lies on the ends of its"
-            f" support: returns are cut off. Mean targets of the newest minibatch lie in [{low:.4g}"
-            f", {high:.4g}]. Train with a wider support: --critic.v-min, --critic.v-max."
+            f"warning: seed {seed}: {share:.1%} of the critic's target mass lies outside of its "
+            f"support and is cut off. Mean targets of the newest minibatch lie in [{low:.4g}, "
+            f"{high:.4g}]. Train with a wider support: --critic.v-min, --critic.v-max."
         )

@@ -31,6 +31,7 @@ def joint_critic_loss(
     target = jax.lax.stop_gradient(head.target(next_outputs, backup))
     loss, metrics = head.loss(outputs, target)
     q_mean = head.value(jax.lax.stop_gradient(outputs)).mean()
+    metrics |= head.target_metrics(jax.lax.stop_gradient(next_outputs), backup)
     return loss, (stats, metrics | {"critic_loss": loss, "q_mean": q_mean})
 
 

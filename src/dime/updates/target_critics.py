@@ -23,7 +23,8 @@ def bellman_step(
 
     The copies stay as they are.
     """
-    target = head.target(critic_outputs(critics.slow, transition.next_obs, next_action), backup)
+    next_outputs = critic_outputs(critics.slow, transition.next_obs, next_action)
+    target = head.target(next_outputs, backup)
 
     def loss(online):
         outputs = critic_outputs(online, transition.obs, transition.action)
@@ -32,6 +33,7 @@ def bellman_step(
 
     online, state, descent = descend(optimizer, loss, critics.optimizer, critics.online)
     metrics = {"critic_loss": descent.loss, "critic_gradient_norm": descent.gradient_norm}
+    metrics |= head.target_metrics(next_outputs, backup)
     return TargetCritics(online, critics.slow, state), descent.told | metrics
 
 
