@@ -6,26 +6,36 @@ Tests carry `@pytest.mark.promise("R1", ...)`; one that makes many tries says ho
 
 import pytest
 
+PROMISES = [f"R{number}" for number in range(1, 17)]
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         if marker := item.get_closest_marker("promise"):
+            assert set(marker.args) <= set(PROMISES), item
             item.user_properties += [("promise", name) for name in marker.args]
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if "promise" not in config.option.markexpr:
         return
-    tries, failures = {}, {}
-    for outcome in ("passed", "failed", "error"):
+    counts = {name: {"passed": 0, "failed": 0, "skipped": 0} for name in PROMISES}
+    for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            properties = report.user_properties
-            count = sum(number for name, number in properties if name == "tries") or 1
-            for promise in (value for name, value in properties if name == "promise"):
-                tries[promise] = tries.get(promise, 0) + count
-                failures[promise] = failures.get(promise, 0) + (outcome != "passed")
+            tries, promises = _properties(report)
+            for name in promises:
+                counts[name][outcome.replace("error", "failed")] += tries
     terminalreporter.section("promises")
-    for promise in sorted(tries, key=lambda name: int(name[1:])):
-        line = f"{promise}: {tries[promise]} tries, {failures[promise]} failures"
-        terminalreporter.line(line)
+    for name, count in counts.items():
+        tries = count["passed"] + count["failed"]
+        skipped = f", {count['skipped']} skipped" if count["skipped"] else ""
+        line = f"{name}: {tries} tries, {count['failed']} failures{skipped}"
+        terminalreporter.line(line if tries else f"{name}: NOT TRIED{skipped}")
+
+
+def _properties(report):
+    """How many tries a test made, and for which promises."""
+    tries = [number for name, number in report.user_properties if name == "tries"]
+    promises = [value for name, value in report.user_properties if name == "promise"]
+    return (sum(tries) if tries else 1), promises

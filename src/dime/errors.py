@@ -61,6 +61,18 @@ def require_rate(config: object, *names: str) -> None:
         require(0.0 < value <= 1.0, f"{name} is {value}; it must be in (0, 1].")
 
 
+def describe(error: BaseException) -> str:
+    """Type and text of an error of any kind; also where its text cannot be made.
+
+    >>> describe(ValueError("no"))
+    'ValueError: no'
+    """
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an error's own __str__ may fail
+        return f"{type(error).__name__} (its text cannot be made)"
+
+
 def choose(kind: str, name: Any, known: Iterable[str]) -> str:
     """The name if it is known; otherwise `DimeError` with the nearest ones.
 

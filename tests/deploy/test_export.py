@@ -205,6 +205,20 @@ def test_the_runner_refuses_what_is_no_observation(exported):
         policy(parts(np.full((ROWS, 3), np.nan)))
     with pytest.raises(ValueError, match="got the shape"):
         policy({"place": np.zeros((ROWS, 3)), "speed": np.zeros(ROWS)})
+    with pytest.raises(ValueError, match="Expected 250 observations, got 2.*--batch"):
+        policy(parts(np.zeros((2, 3))))
+    for seed in (-1, 2**32, 1.5):
+        with pytest.raises(ValueError, match="seed is"):
+            run_policy.Policy(exported / "onnx" / "deterministic", seed)
+    with pytest.raises(ValueError, match="weights alone"):
+        run_policy.Policy(exported / "safetensors" / "deterministic")(parts(np.zeros((1, 3))))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": ""}'])
+def test_the_runner_refuses_a_damaged_description(tmp_path, content):
+    (tmp_path / "policy.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged"):
+        run_policy.Policy(tmp_path)
 
 
 REFUSED = {
@@ -240,7 +254,10 @@ def test_nothing_that_stands_is_written_over(straight, tmp_path):
         dime.export_policy(straight, tmp_path / "note" / "policy", "safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
     (tmp_path / "empty").mkdir()
+    inode = (tmp_path / "empty").stat().st_ino
     assert dime.export_policy(straight, tmp_path / "empty", "safetensors") == tmp_path / "empty"
+    assert (tmp_path / "empty").stat().st_ino == inode  # somebody may be in it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "note"]
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
@@ -252,7 +269,7 @@ def test_an_export_that_acts_otherwise_is_not_left(tmp_path, format, monkeypatch
     )
     with pytest.raises(DimeError, match="does not act as the policy"):
         write_export(action, tmp_path / "policy", format, 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_checkpoint_is_refused(straight, tmp_path):
@@ -280,7 +297,7 @@ def test_a_mode_that_draws_from_the_observation_is_no_onnx(tmp_path):
     action = action_of("dacer", "observation_seeded", tmp_path)
     with pytest.raises(DimeError, match="observation_seeded.*onnx.*random numbers.*random_seed"):
         write_export(action, tmp_path / "policy", "onnx", 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -293,6 +310,7 @@ def test_every_algorithm_goes_to_stablehlo(name, tmp_path, quick_compilation):
 def test_the_runner_flattens_as_the_policy_does(tmp_path):
     write_export(action_of("sac", "deterministic", tmp_path), tmp_path / "policy", "onnx", 2)
     runner = run_policy.Policy(tmp_path / "policy")
-    obs = {"speed": np.float32([3.0, 4.0]), "place": np.float64([[0.1, 0.2], [0.3, 0.4]])}
+    whole = np.int64([2**54 + 2**30 + 1, 4])  # to be rounded once
+    obs = {"speed": whole, "place": np.float64([[0.1, 0.2], [0.3, 0.4]])}
     np.testing.assert_array_equal(runner.flatten(obs), SPACES.flatten(obs))
     assert runner(obs).shape == (2, 2, 1)

@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 import json
+import os
+import sys
 
 import equinox as eqx
+import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import safetensors.numpy
 import dime
 import dime.training.learners
 from dime.algorithms.registry import ALGORITHMS
+from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.runs import (
@@ -95,6 +99,35 @@ def test_an_exception_shows_the_environments_own_traceback(tmp_path, capsys):
         assert "Broken: the gripper came off" in shown
     reason = status_of(tmp_path / "run")["reason"]
     assert "Walk raised Broken: the gripper came off (after env step 21)" in reason
+
+
+@pytest.mark.promise("R10")
+def test_an_environment_that_exits_does_not_end_the_process(tmp_path):
+    result = start(tmp_path / "run", walks(at(0, 22, lambda: sys.exit(0))))
+    assert result.state == "failed" and "called sys.exit(0)" in result.reason
+    assert position_of(tmp_path / "run")["env_step"] == 21
+
+
+@pytest.mark.promise("R6")
+def test_a_text_that_is_no_unicode_is_kept(tmp_path):
+    def fail():
+        raise Broken("no file " + os.fsdecode(b"\xff"))
+
+    assert start(tmp_path / "run", walks(at(0, 22, fail))).state == "failed"
+    kept = tmp_path / "run" / "failures" / "seed-0" / "traceback.txt"
+    assert "no file \\udcff" in kept.read_text()
+
+
+def test_evaluation_environments_of_other_spaces_are_refused(tmp_path):
+    class Wide(Walk):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
+
+    kinds = iter([Walk, Walk, Wide])
+    with pytest.raises(DimeError, match="no longer those of the environment that trains"):
+        start(tmp_path / "run", lambda: next(kinds)())
+    assert status_of(tmp_path / "run")["state"] == "failed"
 
 
 def test_an_environment_that_fails_while_its_episode_is_replayed(tmp_path, brake, straight):

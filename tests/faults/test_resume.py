@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -368,3 +369,17 @@ def test_a_factory_that_returns_one_environment_twice_is_refused(tmp_path):
     one = Walk(0, None)
     with pytest.raises(DimeError, match="returned twice .* return a new one at each call"):
         start(tmp_path / "run", lambda: one)
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluations.jsonl", "metrics.jsonl", "provenance.json", "status.json", ".lock"]
+)
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused_before_anything_changes(name, kind, tmp_path, straight):
+    run = shutil.copytree(straight, tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir() if kind == "folder" else os.mkfifo(run / name)
+    config = (run / "config.json").read_bytes()
+    with pytest.raises(DimeError, match=f"{name} is no file"):
+        resume(run, num_env_steps=60)
+    assert (run / "config.json").read_bytes() == config

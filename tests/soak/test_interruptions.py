@@ -48,6 +48,16 @@ def test_kill_9_at_any_instant(number, training, straight_often):
     assert_same_run(process.run_dir, straight_often)
 
 
+@pytest.mark.promise("R16")
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_another_process_writes_the_same(hash_seed, training, straight, monkeypatch):
+    """Compiled anew, and with sets and tables of names in another order."""
+    monkeypatch.setenv("PYTHONHASHSEED", hash_seed)
+    process = training(cache=None)
+    assert process.end()[0] == 0
+    assert_same_run(process.run_dir, straight)
+
+
 @pytest.mark.promise("R5")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", ["warm-up", "collecting", "evaluating"])

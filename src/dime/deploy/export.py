@@ -105,7 +105,11 @@ def _write(output: Path, files: dict[str, bytes], action: Action) -> None:
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
         _compare(unfinished, action)
-        unfinished.rename(place)
+        if place.is_dir():  # an empty one, perhaps somebody's working directory or a mount point
+            for file in sorted(unfinished.iterdir()):
+                shutil.move(file, place / file.name)
+        else:
+            unfinished.rename(place)
     except OSError as error:
         raise DimeError(
             f"{output} cannot be made ({error.strerror}). Choose another place (-o)."

@@ -14,8 +14,11 @@ import numpy as np
 
 def read_verified(folder):
     """The content of policy.json; raises ValueError where a file is not what was exported."""
-    about = json.loads((folder / "policy.json").read_text())
-    recorded = {"policy.json": about.pop("sha256")} | about["files"]
+    try:
+        about = json.loads((folder / "policy.json").read_text())
+        recorded = {"policy.json": about.pop("sha256")} | about["files"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'policy.json'} is damaged ({error!r}).") from error
     for name, expected in recorded.items():
         own = name == "policy.json"
         content = json.dumps(about).encode() if own else (folder / name).read_bytes()
@@ -70,6 +73,8 @@ class Policy:
     """An exported policy; `weights` has its arrays where it is weights alone."""
 
     def __init__(self, folder=Path(__file__).parent, seed=0):
+        if not (isinstance(seed, int) and 0 <= seed < 2**32):
+            raise ValueError(f"seed is {seed!r}; it must be a whole number, 0 to 2**32 - 1.")
         folder = Path(folder)
         self.about, self.seed, self.calls = read_verified(folder), seed, 0
         if self.about["format"] == "safetensors":
@@ -82,10 +87,18 @@ class Policy:
 
     def __call__(self, obs):
         """Actions for one observation or a batch of them."""
+        if self.about["format"] == "safetensors":
+            raise ValueError("These are weights alone: they are in `weights`, and nothing acts.")
         flat = self.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("The observation has entries that are NaN or infinite (in float32).")
-        action = self.act(np.atleast_2d(flat), self.seed, self.calls)
+        rows = flat.reshape(-1, flat.shape[-1])
+        if self.about["batch"] not in ("dynamic", len(rows)):
+            raise ValueError(
+                f"Expected {self.about['batch']} observations, got {len(rows)}: the policy was "
+                "exported for that number (dime export --batch N, or --batch dynamic)."
+            )
+        action = self.act(rows, self.seed, self.calls)
         self.calls += 1
         return action.reshape(flat.shape[:-1] + action.shape[1:])
 
@@ -99,8 +112,11 @@ class Policy:
             value, rank = np.asarray(value), len(leaf["shape"])
             if list(value.shape[value.ndim - rank :]) != leaf["shape"]:
                 raise ValueError(f"Expected {leaf}, got the shape {value.shape}.")
-            parts.append(value.reshape(*value.shape[: value.ndim - rank], -1))
-        return np.concatenate(parts, axis=-1).astype(np.float32)
+            flat = value.reshape(*value.shape[: value.ndim - rank], -1)
+            parts.append(
+                flat.astype(np.float32)
+            )  # each by itself: joined, whole numbers would round
+        return np.concatenate(parts, axis=-1)
 
 
 if __name__ == "__main__":

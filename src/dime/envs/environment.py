@@ -1,9 +1,10 @@
 """One environment as the training loop sees it: flat float32 observations, actions in [-1, 1]."""
 
 import atexit
+import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -109,7 +110,8 @@ class Environment:
         if not 0 <= seed <= _MAX_SEED:
             raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
-        answer = self.env.reset(seed=int(seed))
+        with no_exit():
+            answer = self.env.reset(seed=int(seed))
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise self._wrong_answer("reset", "(obs, info)", answer)
         obs = self._flat(answer[0], step=0)
@@ -126,7 +128,9 @@ class Environment:
         if self._steps is None:
             raise DimeError(f"{self.name}: step() before reset(), or after the episode's end.")
         step, self._steps = self._steps + 1, None  # so that any error below leaves a reset due
-        answer: Any = self.env.step(self._env_action(action, step))
+        env_action = self._env_action(action, step)
+        with no_exit():
+            answer: Any = self.env.step(env_action)
         try:
             obs, reward, terminated, truncated, info = answer
         except (TypeError, ValueError):
@@ -150,7 +154,8 @@ class Environment:
             raise DimeError(f"{self.name} cannot be made anew: it was passed as it is.")
         self._steps = None
         self.close()
-        self.env = self._build()
+        with no_exit():
+            self.env = self._build()
         Spaces.of(self.env, self.name).refuse_if_other(self.spaces, "before it was made anew")
 
     def render(self) -> np.ndarray:
@@ -221,6 +226,15 @@ def _success(info: dict[str, Any]) -> bool | None:
         if key in info:
             return bool(info[key])
     return None
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Inside, `sys.exit` is an error like others: an environment does not end the training."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"the environment called sys.exit({error.code!r})") from error
 
 
 def name_of(env: gymnasium.Env) -> str:

@@ -23,14 +23,19 @@ from typing import Any
 import gymnasium
 
 from dime.envs.environment import SUCCESS_KEYS, max_episode_steps, name_of
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
-_END_WITHIN_S = 5.0
+_END_WITHIN_S = 2.0
 _ENDS_BY_ITSELF_WITHIN_S = 1.0
 _NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that a terminal or a scheduler sends to the whole group; the training process saves and
 then ends this one."""
 _PR_SET_PDEATHSIG = 1
+_BEING_MADE = "being made"
+_ADVICE = (
+    ' It may have said why above. A script file trains below `if __name__ == "__main__":`, because '
+    "the new process imports it; what has no file (python -, a notebook's cells) cannot."
+)
 
 
 class EnvironmentProcessError(Exception):
@@ -77,12 +82,7 @@ class ProcessEnv(gymnasium.Env):
             self, _end, (self._process, self._connection), exitpriority=0
         )
         try:
-            facts = self._answer("being made")
-        except EnvironmentProcessError as error:
-            raise EnvironmentProcessError(
-                f"{error} A script that trains with env_process must do so below "
-                '`if __name__ == "__main__":`, because the new process imports it.'
-            ) from error
+            facts = self._answer(_BEING_MADE)
         except BaseException:
             self._end()
             raise
@@ -132,7 +132,7 @@ class ProcessEnv(gymnasium.Env):
                 )
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._died() from error
+            raise self._died(_ADVICE if what == _BEING_MADE else "") from error
         if kind == "refused":
             raise DimeError(content)
         if kind == "raised":
@@ -140,11 +140,11 @@ class ProcessEnv(gymnasium.Env):
             raise RemoteError(text) from _RemoteTraceback(remote)
         return content
 
-    def _died(self) -> EnvironmentProcessError:
+    def _died(self, advice: str = "") -> EnvironmentProcessError:
         self._process.join(_ENDS_BY_ITSELF_WITHIN_S)  # for its own exit code
         self._end()
         return EnvironmentProcessError(
-            f"the environment's process ended with exit code {self._process.exitcode}."
+            f"the environment's process ended with exit code {self._process.exitcode}.{advice}"
         )
 
 
@@ -243,8 +243,7 @@ def _reply(connection: Connection, do: Callable[..., Any], *arguments: Any) -> N
     except DimeError as error:
         connection.send(("refused", str(error)))
     except Exception as error:  # whatever a user's environment raises
-        text = f"{type(error).__name__}: {error}"
-        connection.send(("raised", (text, traceback.format_exc())))
+        connection.send(("raised", (describe(error), traceback.format_exc())))
 
 
 def _end_with_parent() -> None:

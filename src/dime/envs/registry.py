@@ -1,6 +1,7 @@
 """From a name to an environment."""
 
 import difflib
+import errno
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ import gymnasium
 
 from dime.envs import tiny
 from dime.envs.dm_control import PREFIX, dm_control_ids, make_dm_control
-from dime.envs.environment import Environment
+from dime.envs.environment import Environment, no_exit
 from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, registered_elsewhere
 from dime.envs.messages import UnknownIdError
 from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
@@ -58,8 +59,9 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
         return _MAKERS[suite_of(id)](id, kwargs)
     except UnknownIdError:
         raise DimeError(f"There is no environment {id!r}. {_nearest(id)}") from None
-    except (TypeError, ValueError, KeyError, FileNotFoundError) as error:
-        if not kwargs:
+    except (TypeError, ValueError, KeyError, OSError) as error:
+        of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        if not kwargs or of_the_system:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
 
@@ -105,10 +107,16 @@ def make(
             "one at each call."
         )
     if process_timeout_s is None:
-        return Environment(build(), name, build)
+        with no_exit():
+            env = build()
+        return Environment(env, name, build)
     build_there = partial(ProcessEnv, build, process_timeout_s)
     env = build_there()
-    return Environment(env, name or env.name, build_there)
+    try:
+        return Environment(env, name or env.name, build_there)
+    except DimeError:
+        env.close()
+        raise
 
 
 def suite_of(id: str) -> str:

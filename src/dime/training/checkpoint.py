@@ -204,8 +204,12 @@ class CheckpointFolder:
         return None, []
 
     def load(self, path: Path, *, replay: bool = True) -> Checkpoint:
-        """Reads and verifies a checkpoint, its replay segments included if `replay`."""
-        if not path.is_dir():
+        """Reads and verifies a checkpoint, its replay segments included if `replay`.
+
+        `path` is its folder, or the name of one of this run's.
+        """
+        path = path if path.is_dir() else self.folder / path
+        if not (path.is_dir() and _NAME.fullmatch(path.resolve().name)):
             there = ", ".join(step.name for step in self.steps()) or "none"
             raise DimeError(f"{path} is not a checkpoint's folder. In {self.folder}: {there}.")
         manifest = read_manifest(path, FORMAT_VERSION)

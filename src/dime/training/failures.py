@@ -6,7 +6,7 @@ from pathlib import Path
 
 import safetensors.numpy
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 from dime.training.checkpoint_files import Arrays
 from dime.training.records import write_bytes, write_json
 
@@ -31,7 +31,7 @@ def failure_of(error: Exception, env_name: str, env_step: int, state: Arrays) ->
     when = f"(after env step {env_step})"
     if isinstance(error, DimeError):
         return SeedFailure(env_step, f"{error} {when}", "", False, state)
-    reason = f"{env_name} raised {type(error).__name__}: {error} {when}"
+    reason = f"{env_name} raised {describe(error)} {when}"
     details = "".join(traceback.format_exception(error))
     return SeedFailure(env_step, reason, details, False, state)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dime.errors import DimeError
 
@@ -204,15 +204,36 @@ def cut_records(path: Path, size: int, discarded: Path) -> int:
     Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
     In a file that is shorter, only a last line that is not whole is moved.
     """
-    content = path.read_bytes() if path.exists() else b""
-    if len(content) < size:
-        size = content.rfind(b"\n") + 1
-    tail = content[size:]
-    if not tail:
+    if not path.exists():
         return 0
-    with discarded.open("ab") as file:
-        file.write(tail if tail.endswith(b"\n") else tail + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("rb") as file:
+        if path.stat().st_size < size:
+            size = _end_of_lines(file)
+        if path.stat().st_size == size:
+            return 0
+        file.seek(size)
+        moved = _move(file, discarded)
     os.truncate(path, size)
-    return len(tail.splitlines())
+    return moved
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, end - LARGEST_JSON))
+    newline = file.read().rfind(b"\n")
+    return start + newline + 1 if newline >= 0 else 0
+
+
+def _move(file: BinaryIO, discarded: Path) -> int:
+    """Appends what follows in a file to another, line by line; returns how many lines."""
+    moved, line = 0, b""
+    with discarded.open("ab") as other:
+        for line in iter(lambda: file.readline(LARGEST_JSON), b""):
+            other.write(line)
+            moved += 1
+        if not line.endswith(b"\n"):
+            other.write(b"\n")
+        other.flush()
+        os.fsync(other.fileno())
+    return moved

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
 TellOfRestart = Callable[[int, int, str], None]
 """Hears the seed, how many restarts it has had, and the text to show."""
@@ -32,7 +32,7 @@ class Restarts:
             raise error
         self.count += 1
         text = (
-            f"warning: {env_name} raised {type(error).__name__}: {error}. It is made anew for seed "
+            f"warning: {env_name} raised {describe(error)}. It is made anew for seed "
             f"{self.seed} ({self.count} of {self.limit} times), and {cost}.\n"
         )
         self._tell(self.seed, self.count, text + "".join(traceback.format_exception(error)))

@@ -12,6 +12,7 @@ import jax
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
+from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.checkpoint import Checkpoint
@@ -67,6 +68,7 @@ def resume_run(
 ) -> RunResult:
     """Continues a run, or starts it again where no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
+    directory.refuse_what_is_no_file()
     config = RunConfig.from_json(directory.config())
     if config.env_is_object and env is None:
         raise DimeError(
@@ -140,7 +142,13 @@ def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]
     """A training environment for each seed, closed at the end."""
     with ExitStack() as stack:
         make_environment = environment_maker(config, env)
-        yield [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
+        try:
+            made = [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
+        except EnvironmentProcessError as error:
+            raise DimeError(f"{config.env} cannot be made: {error}") from error
+        except OSError as error:  # with its traceback: it is not a file of the run
+            raise RuntimeError(f"{config.env} cannot be made") from error
+        yield made
 
 
 def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:

@@ -88,6 +88,13 @@ class RunDirectory:
         directory.config()
         return directory
 
+    def refuse_what_is_no_file(self) -> None:
+        """Raises `DimeError` where a folder, a pipe or a device stands for a file of the run."""
+        own = [self.metrics_file, self.evaluations_file, self.discarded_file]
+        for file in [*own, self.provenance_file, self.status_file, self.path / ".lock"]:
+            if file.exists() and not file.is_file():
+                raise DimeError(f"{file} is no file. Put it back, or move away what stands there.")
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, with a SHA-256 of itself."""
         write_json(self.config_file, signed(config))
