@@ -210,8 +210,12 @@ def test_the_runner_refuses_what_is_no_observation(exported):
     for seed in (-1, 2**32, 1.5):
         with pytest.raises(ValueError, match="seed is"):
             run_policy.Policy(exported / "onnx" / "deterministic", seed)
+
+
+def test_weights_alone_do_not_act(tmp_path):
+    write_export(action_of("sac", "deterministic", tmp_path), tmp_path / "policy", "safetensors", 1)
     with pytest.raises(ValueError, match="weights alone"):
-        run_policy.Policy(exported / "safetensors" / "deterministic")(parts(np.zeros((1, 3))))
+        run_policy.Policy(tmp_path / "policy")(parts(np.zeros((1, 3))))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": ""}'])
