@@ -40,20 +40,20 @@ def make_matmul() -> Callable[[], float]:
 
 
 class UpdateTimer:
-    """A run's update and acting programs for one seed, on random data."""
+    """A run's update and acting programs, on random data."""
 
-    def __init__(self, agent: Agent, training: TrainingConfig, spec: EnvSpec):
+    def __init__(self, agent: Agent, training: TrainingConfig, spec: EnvSpec, num_seeds: int = 1):
         self.config = replace(training, num_env_steps=REPLAY_ROWS, evaluation_modes=())
-        self.programs = Programs(agent, self.config, spec, 1)
-        self.keys = seed_keys((0,))
+        self.programs = Programs(agent, self.config, spec, num_seeds)
+        self.keys = seed_keys(tuple(range(num_seeds)))
         self.state = initialise(agent, self.keys)
-        self.replay = _random_like(initialise_replay(REPLAY_ROWS, spec, 1))
+        self.replay = _random_like(initialise_replay(REPLAY_ROWS, spec, num_seeds))
         rows = jax.tree.map(lambda ring: np.asarray(ring[:, 0]), self.replay.rows)
         self.transition, self.obs = rows, rows.obs
         self.env_step = REPLAY_ROWS
 
     def advance(self) -> np.ndarray:
-        """One env step's updates, and the next action."""
+        """One env step's updates of every seed, and their next actions."""
         self.env_step += 1
         update = self.config.updates_per_env_step * self.env_step
         turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
@@ -62,7 +62,7 @@ class UpdateTimer:
         return np.asarray(advanced.action)
 
     def act(self) -> np.ndarray:
-        """One action."""
+        """One action of every seed."""
         at = counters(self.env_step, 0)
         return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
 

@@ -218,6 +218,24 @@ def test_it_ends_with_the_process_that_made_it():
     wait_for(lambda: not alive(pid))
 
 
+@pytest.mark.parametrize("kind", ["AlwaysHangs", "HangsInC"])
+def test_one_that_hangs_ends_with_the_process_that_made_it(kind):
+    code = (
+        "from tests.training import flaky\n"
+        "from dime.envs.registry import make\n"
+        "if __name__ == '__main__':\n"
+        f"    env = make(flaky.{kind}, process_timeout_s=100.0)\n"
+        "    env.reset(0)\n"
+        "    print(env.env._process.pid, flush=True)\n"
+        "    env.step([0.0, 0.0])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as one:
+        pid = int(one.stdout.readline())
+        time.sleep(0.5)
+        one.kill()
+    wait_for(lambda: not alive(pid))
+
+
 def test_what_leaves_without_closing_does_not_wait(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -72,6 +72,13 @@ class AlwaysHangs(Walk):
         return super().step(action)
 
 
+class HangsInC(Walk):
+    """Never answers a step, and lets no other thread of its process run."""
+
+    def step(self, action):
+        return sum(range(10**12))
+
+
 class OldFashioned(Walk):
     """Has other names and fewer arguments than `gymnasium.Env`, as many environments have."""
 
