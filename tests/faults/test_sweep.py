@@ -17,10 +17,11 @@ from dime.errors import DimeError
 from tests.training.runs import OPTIONS, assert_same_run, read_lines, status_of
 from tests.training.walk import ID
 
-pytestmark = pytest.mark.promise("R1", "R2")
-
-# Starting a cluster forks; its children run other programs at once.
-pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+pytestmark = [
+    pytest.mark.promise("R1", "R2"),
+    # Starting a cluster forks; its children run other programs at once.
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {name: value for name, value in OPTIONS.items() if name != "seeds"}
