@@ -466,15 +466,16 @@ def test_evaluate_prints_a_table_and_films(run, plane):
     assert refused.status == 2 and "episodes is 0" in refused.err
 
 
-def test_evaluate_warns_of_damage(run, plane, tmp_path):
+def test_evaluate_refuses_a_damaged_checkpoint(run, plane, tmp_path):
     folder = shutil.copytree(plane, tmp_path / "run")
     (checkpoints(folder)[-1] / "run.json").write_text("{}")
     answer = run("evaluate", folder, "--episodes", "1")
-    assert answer.status == 0
-    assert "run.json is damaged" in answer.err
-    assert "warning: Using the checkpoint at env step 45 instead." in answer.err
-    named = run("evaluate", folder, "--checkpoint", checkpoints(folder)[-1])
-    assert named.status == 2 and "damaged" in named.err
+    assert answer.status == 2
+    assert "run.json is damaged" in answer.err and "--checkpoint" in answer.err
+    older = checkpoints(folder)[-2]
+    for name in (older, older.name):
+        named = run("evaluate", folder, "--episodes", "1", "--checkpoint", name)
+        assert named.status == 0, named.err
 
 
 def test_plot(run, plane):

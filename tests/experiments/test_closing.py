@@ -26,7 +26,11 @@ def test_why_there_is_no_film(error, said, tmp_path, monkeypatch, capsys):
     def film(*arguments):
         raise error
 
-    restored = SimpleNamespace(config=SimpleNamespace(env="", algorithm="dime"))
+    restored = SimpleNamespace(
+        config=SimpleNamespace(
+            env="", algorithm="dime", training=SimpleNamespace(env_process=False)
+        )
+    )
     monkeypatch.setattr(closing, "restore_agents", lambda run_dir: restored)
     monkeypatch.setattr(closing, "film", film)
     run = make_run(tmp_path / "run")

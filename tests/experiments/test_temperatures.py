@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,9 @@ def test_runs_that_do_not_fit_are_refused(tmp_path, fixed, straight):
     with pytest.raises(DimeError, match=r"are drawn on dime/TwoModeBandit-v0"):
         chains_of(straight)
     config = (fixed / "config.json").read_text()
-    (fixed / "config.json").write_text(config.replace('"learn": false', '"learn": true'))
+    changed = json.loads(config.replace('"learn": false', '"learn": true'))
+    del changed["sha256"]
+    (fixed / "config.json").write_text(json.dumps(changed))
     with pytest.raises(DimeError, match=r"was learnt\. .*--no-temperature\.learn"):
         chains_of(fixed)
     (fixed / "config.json").write_text(config)

@@ -122,7 +122,7 @@ def test_restored_learners_take_the_action_that_was_chosen_before(saved):
     forged = dataclasses.replace(saved, episodes=saved.episodes | {"0/next_action": chosen})
     walk = Walk()
     learners = learners_of([walk], [0])
-    assert learners.restore(forged) == []
+    assert learners.restore(forged) == ([], {})
     learners.step()
     np.testing.assert_array_equal(walk.log[-1][1], chosen)
 

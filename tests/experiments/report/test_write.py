@@ -170,7 +170,7 @@ def test_no_run_is_dropped_silently(tmp_path, report):
     assert "baselines/good " not in text
     for reason in (
         "has no evaluations yet",
-        "is damaged: line 2 is no record",
+        "is damaged: line 1 is no record",
         "strange/evaluations.jsonl, line 1, is damaged",
         "no evaluation of seed 6",
         "SIGTERM",
