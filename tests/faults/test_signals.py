@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from dime.training.signals import SIGNALS
 from tests.training.processes import resume, train
 from tests.training.runs import (
     OPTIONS,
@@ -63,7 +64,7 @@ def test_a_signal_saves_and_leaves(number, phase, env_step, status, training, st
     assert_same_run(process.run_dir, straight)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_during_compilation_leaves_at_once(number, training, straight):
     process = training(cache=None)
     line = ""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from dime.training.signals import SIGNALS
 from tests.training.processes import resume, train
 from tests.training.runs import assert_same_run, checkpoints, read_lines, status_of
 
@@ -14,7 +15,6 @@ pytestmark = pytest.mark.soak
 OFTEN = {"checkpoint_every": 1, "num_env_steps": 120}
 SLOW = {"updates_per_env_step": 300}
 WARM_UP, COLLECTING, UPDATING, EVALUATING = 7, 25, 20, 16
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
 
 @pytest.fixture(scope="module")
@@ -91,24 +91,6 @@ def test_a_signal_during_an_update(number, training, straight_slow):
     assert checkpoints(process.run_dir)[-1].name == f"step-{env_step:09d}"
     assert resume(process.run_dir) == 0
     assert_same_run(process.run_dir, straight_slow)
-
-
-@pytest.mark.promise("R5")
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_during_compilation(number, training, straight):
-    process = training(cache=None)
-    line = ""
-    while "compiling" not in line:
-        line = process.process.stdout.readline()
-        assert line, process.end()
-    time.sleep(0.5)
-    process.process.send_signal(number)
-    code, printed = process.end()
-    assert code == (130 if number == signal.SIGINT else 75)
-    assert "there was nothing to save" in printed and "Fatal" not in printed
-    assert status_of(process.run_dir)["state"] == "interrupted"
-    assert resume(process.run_dir) == 0
-    assert_same_run(process.run_dir, straight)
 
 
 def _assert_saved(process, number, env_step):

@@ -188,7 +188,7 @@ class CheckpointFolder:
             if path.name not in needed:
                 path.unlink()
 
-    def load_newest(self, *, replay: bool = True) -> tuple[Checkpoint | None, list[str]]:
+    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, and a warning for each damaged one on the way.
 
         None where no checkpoint was ever completed. Raises `DamagedError` where none is intact.
@@ -196,7 +196,7 @@ class CheckpointFolder:
         warnings: list[str] = []
         for path in self.steps():
             try:
-                return self.load(path, replay=replay), warnings
+                return self.load(path), warnings
             except DamagedError as error:
                 warnings.append(str(error))
         if warnings:

@@ -64,8 +64,8 @@ class EpisodeStream:
         After an `error` the environment is made anew before.
         """
         while True:
-            if error is not None:
-                self.restarts.take(self.env.name, error)
+            if error is not None and not self.restarts.take(self.env.name, error):
+                raise error
             try:
                 if error is not None:
                     self.env.rebuild()

@@ -220,15 +220,13 @@ class Loop:
 
     def _restart_or_remove(self, error: EpisodeError) -> None:
         """Counts a restart of the seed whose evaluation failed; takes it out where none is left."""
-        index, seed = error.agent, self.learners.seeds[error.agent]
-        stream = self.learners.streams[index]
-        try:
-            stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated")
-        except Exception as cause:
-            state = self.learners.state_of(index)
-            failure = failure_of(cause, stream.env.name, self.learners.env_step, state)
-            self.learners.remove({seed})
-            self._note_failures({seed: failure})
+        stream = self.learners.streams[error.agent]
+        if stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated"):
+            return
+        state = self.learners.state_of(error.agent)
+        failure = failure_of(error.cause, stream.env.name, self.learners.env_step, state)
+        self.learners.remove({stream.seed})
+        self._note_failures({stream.seed: failure})
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):

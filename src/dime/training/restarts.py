@@ -22,17 +22,18 @@ class Restarts:
         self.count = 0
         self._tell = tell
 
-    def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> None:
-        """Counts one and tells its cost, or raises `error` where none is left.
+    def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> bool:
+        """Counts one and tells its cost; False where none is left, and nothing is counted.
 
         Also where the environment broke its own rules (a NaN, another shape): it would again, and
         what it answered is not to be hidden.
         """
         if isinstance(error, DimeError) or self.count >= self.limit:
-            raise error
+            return False
         self.count += 1
         text = (
             f"warning: {env_name} raised {describe(error)}. It is made anew for seed "
             f"{self.seed} ({self.count} of {self.limit} times), and {cost}.\n"
         )
         self._tell(self.seed, self.count, text + "".join(traceback.format_exception(error)))
+        return True
