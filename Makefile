@@ -1,6 +1,6 @@
 # `make train` and `make test` are all a newcomer needs; each sets up what it uses, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help train test setup check format lint types bench soak fuzz lock clean
+.PHONY: help train test setup check format lint types bench bench-peers soak fuzz lock clean
 BIN := .venv/bin
 SECONDS ?= 120
 TRAIN_ENV ?= dm_control/cartpole-swingup
@@ -31,6 +31,10 @@ format: setup  ## format the code and mend what the linter can
 bench: setup  ## time updates, acting and the loop on this machine
 	$(BIN)/dime benchmark
 
+bench-peers:  ## CrossQ here and of SBX in turn, in .venv-peers (installs PyTorch, 6 GB)
+	@scripts/setup peers
+	.venv-peers/bin/python benchmarks/peers.py
+
 soak: setup  ## try every promise (docs/promises.md), the long tests too: 40 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "promise or soak" -q
 
@@ -41,4 +45,4 @@ lock:  ## pin the dependencies anew (needs uv)
 	scripts/lock
 
 clean:  ## remove .venv and caches, never runs
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis build dist

@@ -58,7 +58,7 @@ class UpdateTimer:
         update = self.config.updates_per_env_step * self.env_step
         turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
         advanced = self.programs.advance(self.state, self.replay, turn)
-        self.state, self.replay = advanced.state, advanced.replay
+        self.state, self.replay = advanced.learned.state, advanced.replay
         return np.asarray(advanced.action)
 
     def act(self) -> np.ndarray:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 
-import equinox as eqx
 import gymnasium
 import jax.numpy as jnp
 import numpy as np
@@ -307,28 +306,6 @@ def test_the_evaluation_of_the_only_seed_fails(tmp_path, straight):
     assert "Walk raised Broken" in result.reason
     assert resume(tmp_path / "run").state == "finished"
     assert_same_run(tmp_path / "run", straight)
-
-
-@pytest.fixture
-def poison(monkeypatch):
-    """`poison(env_step, seed)`: one number of the seed's policy becomes NaN before that step."""
-
-    def arm(env_step, seed):
-        step = dime.training.learners.Learners.step
-
-        def poisoned(learners):
-            if learners.env_step == env_step - 1 and seed in learners.seeds:
-                index = learners.seeds.index(seed)
-                learners.state = eqx.tree_at(
-                    lambda state: state.policy.control.output.bias,
-                    learners.state,
-                    replace_fn=lambda bias: bias.at[index, 0].set(NAN),
-                )
-            return step(learners)
-
-        monkeypatch.setattr(dime.training.learners.Learners, "step", poisoned)
-
-    return arm
 
 
 def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypatch, straight):

@@ -14,7 +14,7 @@ import pytest
 from dime.envs.process import EnvironmentProcessError, ProcessEnv, RemoteError
 from dime.envs.registry import make
 from dime.errors import DimeError
-from tests.training.flaky import AlwaysHangs, FailsOnce, OldFashioned, Simulator
+from tests.training.flaky import AlwaysHangs, FailsOnce, Meets, OldFashioned, Simulator
 from tests.training.runs import assert_same_run, resume, start, status_of
 from tests.training.walk import Walk, walks
 
@@ -309,3 +309,41 @@ def test_stopped_and_resumed_in_processes(tmp_path, straight):
     assert start(tmp_path / "run", Walk, stop, env_process=True).state == "interrupted"
     assert resume(tmp_path / "run", Walk).state == "finished"
     assert_same_run(tmp_path / "run", straight)
+
+
+def test_the_environments_of_several_seeds_and_episodes_step_side_by_side(tmp_path):
+    """Each waits for the other: one after the other they would run into their time limit."""
+    result = start(
+        tmp_path / "run",
+        Meets,
+        seeds=[0, 7],
+        env_kwargs={"folder": str(tmp_path), "number": 2},
+        env_process=True,
+        env_timeout_s=20.0,
+        num_env_steps=14,
+        num_evaluation_episodes=1,
+        evaluation_modes=["deterministic"],
+    )
+    assert result.state == "finished", result.reason
+
+
+def test_a_step_begun_where_the_process_is_gone_is_an_error_of_the_step(made):
+    env = made(Walk)
+    env.reset(0)
+    os.kill(pid_of(env), signal.SIGKILL)
+    env.env._process.join()
+    env.start_step(ACTION)
+    with pytest.raises(EnvironmentProcessError, match="exit code -9"):
+        env.step(ACTION)
+
+
+def test_a_step_that_was_begun_is_taken_once(made):
+    one, other = made(Walk), make(Walk)
+    one.reset(0), other.reset(0)
+    for _ in range(3):
+        one.start_step(ACTION)
+        mine, theirs = one.step(ACTION), other.step(ACTION)
+        np.testing.assert_array_equal(mine.obs, theirs.obs)
+    one.start_step(ACTION * np.nan)
+    with pytest.raises(DimeError, match="non-finite action"):
+        one.step(ACTION * np.nan)

@@ -1,7 +1,9 @@
 """Fixtures for several folders of tests."""
 
+import equinox as eqx
 import pytest
 
+import dime.training.learners
 from tests.training.runs import Brake, start
 
 
@@ -17,3 +19,25 @@ def straight(tmp_path_factory):
 def brake(monkeypatch):
     """What stops a run that goes on in this process."""
     return Brake(monkeypatch)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """`poison(env_step, seed)`: one number of the seed's policy becomes NaN before that step."""
+
+    def arm(env_step, seed):
+        step = dime.training.learners.Learners.step
+
+        def poisoned(learners):
+            if learners.env_step == env_step - 1 and seed in learners.seeds:
+                index = learners.seeds.index(seed)
+                learners.state = eqx.tree_at(
+                    lambda state: state.policy.control.output.bias,
+                    learners.state,
+                    replace_fn=lambda bias: bias.at[index, 0].set(float("nan")),
+                )
+            return step(learners)
+
+        monkeypatch.setattr(dime.training.learners.Learners, "step", poisoned)
+
+    return arm

@@ -64,6 +64,22 @@ class FailsOnce(Walk):
         return super().step(action)
 
 
+class Meets(Walk):
+    """Answers a step only when as many of its kind as `number` are in that step of theirs."""
+
+    def __init__(self, folder, number):
+        super().__init__()
+        self.folder, self.others = Path(folder), number
+
+    def step(self, action):
+        meeting = self.folder / f"step-{self.total_steps}"
+        meeting.mkdir(exist_ok=True)
+        (meeting / str(os.getpid())).touch()
+        while len(list(meeting.iterdir())) < self.others:
+            time.sleep(0.001)
+        return super().step(action)
+
+
 class AlwaysHangs(Walk):
     """Never answers a step."""
 

@@ -64,9 +64,9 @@ class Run:
         at = counters(self.env_step, self.update)
         turn = Turn(transition, transition.next_obs, self.keys, at)
         advanced = self.programs.advance(self.state, self.replay, turn)
-        self.state, self.replay = advanced.state, advanced.replay
+        self.state, self.replay = advanced.learned.state, advanced.replay
         self.update += CONFIG.updates_per_env_step
-        return jax.device_get((advanced.action, advanced.metrics, advanced.finite))
+        return jax.device_get((advanced.action, advanced.learned.metrics, advanced.learned.finite))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
         for number in range(2):
             at = Counters(jnp.int32(101 + number), jnp.int32(3 * number))
             turn = Turn(transition, transition.next_obs, run.keys, at)
-            run.state, run.replay, *_ = advance(agent, CONFIG, run.state, run.replay, turn)
+            run.replay, (run.state, *_), _ = advance(agent, CONFIG, run.state, run.replay, turn)
     for part in range(3):
         assert len({one[part] for one in seen}) == 6
     assert [one[2] for one in seen] == list(range(6))
@@ -145,7 +145,7 @@ def test_a_seed_does_the_same_alone_and_in_company(programs):
     for _ in range(4):
         action, metrics, finite = together.advance()
         singles = [run.advance() for run in alone]
-        assert finite.shape == (2, len(metrics) + 1) and finite.all()
+        assert finite.shape == (2, len(metrics)) and finite.all()
         np.testing.assert_allclose(action, np.concatenate([s[0] for s in singles]), rtol=1e-5)
         for name in metrics:
             apart = np.concatenate([single[1][name] for single in singles])

@@ -52,6 +52,14 @@ class NonFiniteError(DimeError):
         )
 
 
+class RemoteEnv(gymnasium.Env):
+    """An environment whose steps are taken elsewhere, and can be begun before they are awaited."""
+
+    def start_step(self, action: Any) -> None:
+        """Begins the step whose answer the next `step` returns."""
+        raise NotImplementedError
+
+
 class Environment:
     """Wraps a Gymnasium environment for a training loop.
 
@@ -117,6 +125,15 @@ class Environment:
         obs = self._flat(answer[0], step=0)
         self._steps = 0
         return obs
+
+    def start_step(self, action: Any) -> None:
+        """Begins a step that `step` with the same action ends, where it is taken elsewhere.
+
+        Several environments then step side by side. What is wrong is raised by `step`.
+        """
+        if isinstance(self.env, RemoteEnv) and self._steps is not None:
+            with contextlib.suppress(DimeError):
+                self.env.start_step(self._env_action(action, self._steps + 1))
 
     def step(self, action: Any) -> StepResult:
         """Takes one step with `action`, (action_dim,) in [-1, 1].

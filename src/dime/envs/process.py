@@ -22,7 +22,7 @@ from typing import Any
 
 import gymnasium
 
-from dime.envs.environment import SUCCESS_KEYS, max_episode_steps, name_of
+from dime.envs.environment import SUCCESS_KEYS, RemoteEnv, max_episode_steps, name_of
 from dime.errors import DimeError, describe
 
 _END_WITHIN_S = 2.0
@@ -55,7 +55,7 @@ class _RemoteTraceback(Exception):
         return f"\n{self.text}"
 
 
-class ProcessEnv(gymnasium.Env):
+class ProcessEnv(RemoteEnv):
     """A Gymnasium environment whose steps are taken in a process of its own.
 
     Attributes:
@@ -76,6 +76,7 @@ class ProcessEnv(gymnasium.Env):
             RemoteError: `make` raised there.
         """
         self._timeout_s = timeout_s
+        self._steps_already = False
         self._connection, self._process = _start(make)
         # At the latest when this object goes, or before multiprocessing waits for its processes.
         self._end = multiprocessing.util.Finalize(
@@ -95,9 +96,17 @@ class ProcessEnv(gymnasium.Env):
         self._send("reset", seed=seed, **({} if options is None else {"options": options}))
         return self._answer("its reset")
 
+    def start_step(self, action: Any) -> None:
+        """Sends the action; a process that is gone is an error of `step`."""
+        self._steps_already = True
+        with contextlib.suppress(EnvironmentProcessError):
+            self._send("step", action)
+
     def step(self, action: Any) -> Any:
         """As the environment's own; of `info` only a success is handed on."""
-        self._send("step", action)
+        if not self._steps_already:
+            self._send("step", action)
+        self._steps_already = False
         return self._answer("its step")
 
     def close(self) -> None:

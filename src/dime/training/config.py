@@ -52,6 +52,8 @@ class TrainingConfig:
     """Every environment in a process of its own: one that hangs or dies is made anew too."""
     env_timeout_s: float = 60.0
     """With env_process, how long an environment may take for a step, a reset or being made."""
+    overlap: bool = False
+    """Learn while the environments step; what an env step brings is learnt during the next."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb_project: str | None = None
@@ -100,6 +102,11 @@ class TrainingConfig:
     def effective_capacity(self) -> int:
         """Transitions that can really come together in this run."""
         return min(self.replay_capacity, self.num_env_steps)
+
+    def updates_due(self, env_step: int) -> int:
+        """How many updates belong to the first `env_step` env steps."""
+        first, every = min(self.num_random_steps, env_step), self.env_steps_per_update
+        return (env_step // every - first // every) * self.updates_per_env_step
 
 
 @dataclass(frozen=True)

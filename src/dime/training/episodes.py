@@ -73,6 +73,10 @@ class EpisodeStream:
             except Exception as another:  # whatever a user's environment raises
                 error, number = another, number + 1
 
+    def start_step(self, action: np.ndarray) -> None:
+        """Lets an environment in a process of its own begin the step that `step` ends."""
+        self.env.start_step(action)
+
     def step(self, action: np.ndarray) -> Observed:
         """Takes a step; begins the next episode where this one ends.
 

@@ -125,11 +125,16 @@ def run_episodes(
         if stopped():
             return None
         obs = np.stack([[episode.obs for episode in group] for group in groups])
-        chosen = actions(obs, step)
-        for agent, (group, row) in enumerate(zip(groups, chosen, strict=True)):
-            for episode, action in zip(group, row, strict=True):
-                if episode.running:
-                    _guarded(agent, episode.step, action)
+        taken = [
+            (agent, episode, action)
+            for agent, (group, row) in enumerate(zip(groups, actions(obs, step), strict=True))
+            for episode, action in zip(group, row, strict=True)
+            if episode.running
+        ]
+        for _, episode, action in taken:
+            episode.env.start_step(action)
+        for agent, episode, action in taken:
+            _guarded(agent, episode.step, action)
         step += 1
     return [[episode.result() for episode in group] for group in groups]
 

@@ -19,6 +19,7 @@ from dime.training.episodes import EpisodeStream, Observed
 from dime.training.evaluation import Actions
 from dime.training.failures import SeedFailure, failure_of
 from dime.training.programs import (
+    Learned,
     Programs,
     Turn,
     counters,
@@ -140,50 +141,73 @@ class Learners:
     def step(self) -> dict[int, SeedFailure]:
         """One env step of every seed, its updates, and the choice of the next actions.
 
-        Returns the seeds that failed, by seed. They are gone from here, unless all failed.
+        With `overlap` the updates are those of the env step before, and run while the environments
+        step. Returns the seeds that failed, by seed. They are gone from here, unless all failed.
         """
+        for stream, action in zip(self.streams, self._actions, strict=True):
+            stream.start_step(action)
+        learns_aside = self.config.overlap and self._updates_are_due()
+        learned = self._learn() if learns_aside else None
         observed, failures = self._step_environments()
-        if not observed:
+        if learned is not None:
+            failures |= self._poisoned(np.asarray(learned.finite), sorted(learned.metrics))
+        if set(failures) >= set(self.seeds):
             return failures
         self.remove(set(failures))
         self.env_step += 1
-        transition = _stacked(observed)
-        is_random = self.env_step <= self.config.num_random_steps
-        if is_random or self.env_step % self.config.env_steps_per_update != 0:
-            at = counters(self.env_step, self.update)
-            self.replay = self._programs.store(self.replay, transition, at)
-            self._choose_actions()
-            return failures
-        return failures | self._learn(transition, np.stack([o.acting_obs for o in observed]))
+        return failures | self._store_and_act([observed[seed] for seed in self.seeds])
 
-    def _step_environments(self) -> tuple[list[Observed], dict[int, SeedFailure]]:
-        observed, failures = [], {}
-        for stream, action in zip(self.streams, self._actions, strict=True):
+    def _updates_are_due(self) -> bool:
+        return self.config.updates_due(self.env_step) > self.update
+
+    def _step_environments(self) -> tuple[dict[int, Observed], dict[int, SeedFailure]]:
+        observed, failures = {}, {}
+        for index, (stream, action) in enumerate(zip(self.streams, self._actions, strict=True)):
             try:
-                observed.append(stream.step(action))
+                observed[stream.seed] = stream.step(action)
             except Exception as error:  # whatever a user's environment raises
-                state = self.state_of(self.seeds.index(stream.seed))
-                failure = failure_of(error, stream.env.name, self.env_step, state)
-                failures[stream.seed] = failure
+                failures[stream.seed] = failure_of(
+                    error, stream.env.name, self.env_step, self.state_of(index)
+                )
         return observed, failures
 
-    def _learn(self, transition: Transition, acting_obs: Any) -> dict[int, SeedFailure]:
+    def _learn(self) -> Learned:
         at = counters(self.env_step, self.update)
-        turn = Turn(transition, acting_obs, self._keys, at)
-        advanced = self._programs.advance(self.state, self.replay, turn)
-        self.state, self.replay, self.metrics = advanced.state, advanced.replay, advanced.metrics
+        return self._take(self._programs.learn(self.state, self.replay, self._keys, at))
+
+    def _store_and_act(self, observed: list[Observed]) -> dict[int, SeedFailure]:
+        acting_obs: Any = np.stack([one.acting_obs for one in observed])
+        at = counters(self.env_step, self.update)
+        turn = Turn(_stacked(observed), acting_obs, self._keys, at)
+        if self.config.overlap or not self._updates_are_due():
+            self.replay = self._programs.store(self.replay, turn.transition, at)
+            self._choose_actions()
+            finite, quantities = np.ones((len(observed), 0), bool), []
+        else:
+            advanced = self._programs.advance(self.state, self.replay, turn)
+            self.replay = advanced.replay
+            learned = self._take(advanced.learned)
+            self._actions, finite = jax.device_get((advanced.action, learned.finite))
+            quantities = sorted(learned.metrics)
+        action_is_finite = [[np.isfinite(action).all()] for action in self._actions]
+        finite = np.hstack([finite, action_is_finite])
+        failures = self._poisoned(finite, [*quantities, "action"])
+        self.remove(set(failures))
+        return failures
+
+    def _take(self, learned: Learned) -> Learned:
+        self.state, self.metrics = learned.state, learned.metrics
         self.update += self.config.updates_per_env_step
-        actions, finite = jax.device_get((advanced.action, advanced.finite))
-        self._actions = actions
+        return learned
+
+    def _poisoned(self, finite: np.ndarray, quantities: list[str]) -> dict[int, SeedFailure]:
         failures = {}
-        quantities = [*sorted(self.metrics), "action"]
         for index in np.flatnonzero(~finite.all(axis=1)).tolist():
             names = [quantities[i] for i in np.flatnonzero(~finite[index])]
             reason = f"{', '.join(names)} became NaN or infinite at env step {self.env_step}"
             failures[self.seeds[index]] = SeedFailure(
                 self.env_step, reason, "", poisoned=True, state=self.state_of(index)
             )
-        self.remove(set(failures))
         return failures
 
     def state_of(self, index: int) -> Arrays:

@@ -14,18 +14,24 @@ from dime.training.replay import Replay, empty_replay, sample_batch, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
 
 
-class Advanced(NamedTuple):
+class Learned(NamedTuple):
     """What one env step's updates leave behind. All leaves lead with the axis of seeds.
 
-    `metrics` are those of the last update; `finite` says of every metric (sorted by name) in all
-    of the step's updates, and last of the action, whether it is finite.
+    `metrics` are those of the last update; `finite` says of every metric (sorted by name) whether
+    it is finite in all of the step's updates.
     """
 
     state: AlgorithmState
-    replay: Replay
-    action: Float[Array, "seeds act"]
     metrics: Metrics
-    finite: Bool[Array, "seeds quantities"]
+    finite: Bool[Array, "seeds metrics"]
+
+
+class Advanced(NamedTuple):
+    """What an env step leaves behind that stores, learns and acts; `learned` as above."""
+
+    replay: Replay
+    learned: Learned
+    action: Float[Array, "seeds act"]
 
 
 class Turn(NamedTuple):
@@ -146,16 +152,21 @@ def evaluation_actions(
     return over_seeds(act_in_all, state, turn.obs, turn.keys)
 
 
-def advance(
-    agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, turn: Turn
-) -> Advanced:
-    """Stores the transition, makes the step's updates, acts on `next_obs` (paper, algorithm 1).
+def learn(
+    agent: Agent,
+    config: TrainingConfig,
+    state: AlgorithmState,
+    replay: Replay,
+    keys: Key[Array, " seeds"],
+    at: Counters,
+) -> Learned:
+    """The updates of an env step, each with a minibatch of its own.
 
-    `turn.at` counts this env step and the updates before it. The counters carry no seed axis, so
-    that what an algorithm makes depend on them stays a branch.
+    `at` counts this env step, whose transition is the newest in the replay, and the updates before
+    it. The counters carry no seed axis, so that what an algorithm makes depend on them stays a
+    branch.
     """
-    at, num_updates = turn.at, config.updates_per_env_step
-    replay = store_all(replay, turn.transition, at)
+    num_updates = config.updates_per_env_step
 
     def draw(replay, key):
         keys = jax.random.split(_derive(key, _BATCH, at.env_step), num_updates)
@@ -163,7 +174,7 @@ def advance(
             replay, at.env_step, config.batch_size * agent.batches_per_update, keys
         )
 
-    def learn(state, batches, key):
+    def update_on(state, batches, key):
         def one_update(state, inputs):
             batch, number, key = inputs
             return agent.update(state, batch, key, Counters(at.env_step, number))
@@ -173,15 +184,23 @@ def advance(
         # Unrolled by two, XLA keeps the parameters in place instead of copying them each time.
         return jax.lax.scan(one_update, state, (batches, numbers, keys), unroll=2)
 
-    batches = jax.vmap(draw)(replay, turn.keys)
-    state, metrics = over_seeds(learn, state, batches, turn.keys)
-    action = explore(agent, state, turn.next_obs, turn.keys, at)
+    batches = jax.vmap(draw)(replay, keys)
+    state, metrics = over_seeds(update_on, state, batches, keys)
     finite = [
-        jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(-1)
-        for leaf in (*(metrics[name] for name in sorted(metrics)), action)
+        jnp.isfinite(metrics[name].reshape(keys.shape[0], -1)).all(-1) for name in sorted(metrics)
     ]
     last = jax.tree.map(lambda leaf: leaf[:, -1], metrics)
-    return Advanced(state, replay, action, last, jnp.stack(finite, axis=-1))
+    return Learned(state, last, jnp.stack(finite, axis=-1))
+
+
+def advance(
+    agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, turn: Turn
+) -> Advanced:
+    """Stores the transition, learns, acts on `next_obs` (paper, algorithm 1)."""
+    replay = store_all(replay, turn.transition, turn.at)
+    learned = learn(agent, config, state, replay, turn.keys, turn.at)
+    action = explore(agent, learned.state, turn.next_obs, turn.keys, turn.at)
+    return Advanced(replay, learned, action)
 
 
 class Programs:
@@ -212,9 +231,12 @@ class Programs:
             mode: compiled(partial(evaluation_actions, agent, mode), state, evaluation)
             for mode in config.evaluation_modes
         }
-        self.advance = compiled(
-            partial(advance, agent, config), state, replay, turn, donated=(0, 1)
-        )
+        if config.overlap:  # the replay is not donated: the next transition goes into it
+            self.learn = compiled(partial(learn, agent, config), state, replay, keys, at, donated=0)
+        else:
+            self.advance = compiled(
+                partial(advance, agent, config), state, replay, turn, donated=(0, 1)
+            )
 
 
 def _example_turn(spec: EnvSpec, num_seeds: int) -> Turn:

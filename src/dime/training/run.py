@@ -21,6 +21,7 @@ from dime.training.config import RunConfig, replace_nested
 from dime.training.learners import Learners, refuse_if_other
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
+from dime.training.memory import refuse_if_too_large
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
@@ -89,6 +90,7 @@ def resume_run(
         else:
             spaces = environments[0].spaces
             refuse_if_other(checkpoint, _make_agent(config), spaces, config.training)
+        _require_agent(extended, environments[0])
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
             directory.write_config(extended.to_json())
@@ -121,7 +123,7 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
 
 
 def _require_agent(config: RunConfig, env: Environment) -> None:
-    """Makes the agent once, so that what its algorithm refuses is refused before the folder is."""
+    """Makes the agent once: what is wrong with it, or too large, is refused before a folder is."""
     spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
     agent = _make_agent(config)(spec)
     modes = {"explore", *find_algorithm(config.algorithm).modes}
@@ -131,6 +133,7 @@ def _require_agent(config: RunConfig, env: Environment) -> None:
             f"The algorithm '{config.algorithm}' must make an Agent whose `act` has "
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
+    refuse_if_too_large(agent, config.training, spec)
 
 
 def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:

@@ -1,0 +1,83 @@
+"""What does not fit into memory is refused before anything is allocated, with what would fit."""
+
+import re
+
+import jax
+import pytest
+
+import dime.training.memory as memory
+from dime.errors import DimeError
+from dime.training.config import TrainingConfig
+from dime.training.learners import Learners
+from dime.training.memory import available_bytes, refuse_if_too_large
+from dime.types import EnvSpec
+from tests.training.runs import start
+from tests.training.toy import ToyConfig, toy
+
+SPEC = EnvSpec(obs_dim=3, action_dim=2)
+AGENT = toy(ToyConfig(), SPEC)
+ROW = 4 * (3 + 2 + 1 + 3) + 1  # bytes of a transition
+
+
+def state_bytes():
+    leaves = jax.tree.leaves(AGENT.init(jax.random.key(0)))
+    return sum(leaf.nbytes for leaf in leaves)
+
+
+def config(num_seeds, capacity=1000):
+    return TrainingConfig(seeds=tuple(range(num_seeds)), replay_capacity=capacity)
+
+
+@pytest.mark.parametrize("capacity", [1000, 1001])
+def test_the_largest_number_of_seeds_that_fits_is_named(capacity, monkeypatch):
+    seed = capacity * ROW + 2 * state_bytes()
+    monkeypatch.setattr(memory, "available_bytes", lambda: 3 * seed + 1)
+    refuse_if_too_large(AGENT, config(3, capacity), SPEC)
+    with pytest.raises(DimeError, match="4 seeds need .* At most 3 fit"):
+        refuse_if_too_large(AGENT, config(4, capacity), SPEC)
+
+
+def test_where_not_even_one_fits_the_replay_that_does_is_named(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 500 * ROW + 2 * state_bytes())
+    with pytest.raises(DimeError) as error:
+        refuse_if_too_large(AGENT, config(1), SPEC)
+    (capacity,) = re.findall("replay-capacity of at most ([0-9]+)", str(error.value))
+    assert int(capacity) == 500
+    refuse_if_too_large(AGENT, config(1, 500), SPEC)
+    with pytest.raises(DimeError):
+        refuse_if_too_large(AGENT, config(1, 501), SPEC)
+
+
+def test_a_short_run_needs_no_more_than_its_own_transitions(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20 * ROW + 2 * state_bytes())
+    refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=20), SPEC)
+    with pytest.raises(DimeError):
+        refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=21), SPEC)
+
+
+def test_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(Learners, "begin", lambda learners: pytest.fail("it began"))
+    with pytest.raises(DimeError, match="need .* of memory"):
+        start(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_machine_has_left():
+    with open("/proc/meminfo") as file:
+        total = int(re.findall(r"MemTotal:\s+([0-9]+) kB", file.read())[0]) * 1024
+    assert 50e6 < available_bytes() < total
+
+
+def test_a_container_has_less(tmp_path, monkeypatch):
+    limit, use = tmp_path / "max", tmp_path / "stat"
+    monkeypatch.setattr(memory, "_LIMIT_FILE", limit)
+    monkeypatch.setattr(memory, "_USE_FILE", use)
+    without = available_bytes()
+    limit.write_text("max\n")
+    use.write_text("anon 1000\nfile 900000000\n")
+    assert available_bytes() > 0.5 * without
+    limit.write_text("5000000\n")
+    assert available_bytes() == 4999000
+    limit.write_text("500\n")
+    assert available_bytes() == 0
