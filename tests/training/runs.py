@@ -71,7 +71,7 @@ def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
     relevant = (config.effective_capacity, config.num_evaluation_episodes, config.batch_size)
     relevant += (config.evaluation_modes, config.updates_per_env_step)
-    relevant += (config.overlap,)
+    relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
     if key not in _programs:
         # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import dime.training.programs
-from dime.training.config import TrainingConfig
+from dime.errors import DimeError
+from dime.training.config import TrainingConfig, replace_nested
 from dime.training.programs import (
     Programs,
     Turn,
@@ -20,6 +21,7 @@ from dime.training.programs import (
     evaluation_turn,
     initialise,
     initialise_replay,
+    matmul_precision,
     over_seeds,
     random_actions,
     seed_keys,
@@ -158,9 +160,8 @@ def test_the_flag_is_of_the_seed_that_has_a_nan(programs):
     run.state = {"weight": run.state["weight"].at[1, 0, 0].set(jnp.nan)}
     _, metrics, finite = run.advance()
     assert finite.all(axis=1).tolist() == [True, False]
-    quantities = [*sorted(metrics), "action"]
     bad = {name for name, value in metrics.items() if not np.isfinite(value[1]).all()}
-    assert {quantities[i] for i in np.flatnonzero(~finite[1])} == bad | {"action"}
+    assert {sorted(metrics)[i] for i in np.flatnonzero(~finite[1])} == bad
 
 
 def evaluated(mode, env_step, step, first_episode=0, count=2):
@@ -218,3 +219,23 @@ def test_what_programs_depend_on():
         "effective_capacity", "num_evaluation_episodes", "batch_size", "evaluation_modes",
         "updates_per_env_step",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"), [("float32", "f32"), ("tensorfloat32", "tf32"), ("bfloat16", "bf16")]
+)
+def test_matrix_products_on_a_gpu_are_as_exact_as_the_config_says(precision, told):
+    config = TrainingConfig(matmul_precision=precision)
+    matrix = jnp.ones((4, 4))
+    texts = {}
+    for platform in ("cuda", "cpu"):
+        with matmul_precision(config, platform):
+            traced = jax.jit(lambda a: a @ a).trace(matrix)
+            texts[platform] = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert f"lhs_precision_type = {told}," in texts["cuda"].replace("accumulation", "")
+    assert "algorithm" not in texts["cpu"]
+
+
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(DimeError, match="matmul_precision is 'float8'; it must be one of"):
+        replace_nested(TrainingConfig(), {"matmul_precision": "float8"})

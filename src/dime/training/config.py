@@ -52,6 +52,8 @@ class TrainingConfig:
     """Every environment in a process of its own: one that hangs or dies is made anew too."""
     env_timeout_s: float = 60.0
     """With env_process, how long an environment may take for a step, a reset or being made."""
+    matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Of the inputs of matrix products on a GPU, sums being float32; a CPU computes in float32."""
     overlap: bool = False
     """Learn while the environments step; what an env step brings is learnt during the next."""
     tensorboard: bool = True

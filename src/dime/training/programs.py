@@ -1,6 +1,7 @@
 """The compiled programs of a run: one dispatch per env step, all seeds in it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -71,6 +72,23 @@ def seed_keys(seeds: tuple[int, ...]) -> Key[Array, " seeds"]:
 
 # Keys are derived from the seed, a stream and a counter, so that a run needs no key state.
 _INIT, _RANDOM_ACTION, _EXPLORE, _BATCH, _UPDATE, _EVALUATION = range(6)
+
+
+_ALGORITHMS = {
+    "float32": "F32_F32_F32",
+    "tensorfloat32": "TF32_TF32_F32",
+    "bfloat16": "BF16_BF16_F32",
+}
+
+
+def matmul_precision(config: TrainingConfig, platform: str) -> AbstractContextManager[Any]:
+    """Inside, matrix products are traced as the config says.
+
+    Without it JAX computes with TensorFloat32 on newer GPUs. A CPU has float32 alone.
+    """
+    if platform == "cpu":
+        return nullcontext()
+    return jax.default_matmul_precision(_ALGORITHMS[config.matmul_precision])
 
 
 def _derive(key: Key[Array, ""], stream: int, *numbers: Any) -> Key[Array, ""]:
@@ -219,7 +237,8 @@ class Programs:
         )
 
         def compiled(function, *arguments, donated=()):
-            return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+            with matmul_precision(config, jax.default_backend()):
+                return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
         state, obs, at = self.state_shape, turn.next_obs, turn.at
         self.store = compiled(store_all, replay, turn.transition, at, donated=0)
