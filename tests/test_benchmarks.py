@@ -17,8 +17,11 @@ def module_of(name):
     return module
 
 
-def test_growth_measures_fits_and_draws(tmp_path, quick_compilation):
+def test_growth_measures_fits_and_draws(tmp_path, quick_compilation, monkeypatch):
     growth = module_of("growth")
+    monkeypatch.setattr(
+        growth, "VALUES", {name: growth.VALUES[name] for name in ("seeds", "batch")}
+    )
     files = [tmp_path / "figures.json", tmp_path / "growth.png"]
     with jax.debug_key_reuse(False):  # which refuses every vmapped scan over keys
         growth.main(

@@ -34,6 +34,7 @@ def toy(config, spec):
             "key": jax.random.uniform(told_key, ()),
             "env_step_seen": counters.env_step.astype(jnp.float32),
             "update_seen": counters.update.astype(jnp.float32),
+            "weight": weight.mean(),
         }
         return {"weight": weight}, metrics
 
