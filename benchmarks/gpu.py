@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.timing import UpdateTimer, seconds
+from dime.training.allocator import share_one_heap
 from dime.training.config import TrainingConfig, replace_nested
 from dime.types import EnvSpec
 
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    share_one_heap()
     figures = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,

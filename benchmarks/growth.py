@@ -18,6 +18,7 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.timing import UpdateTimer, seconds
+from dime.training.allocator import share_one_heap
 from dime.training.config import TrainingConfig, replace_nested
 from dime.types import EnvSpec
 
@@ -94,6 +95,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args(arguments)
+    share_one_heap()
     base = PAPER | (TINY if options.tiny else {})
     figures: dict = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "base": base}
     figures["curves"] = {}

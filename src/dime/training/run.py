@@ -15,6 +15,7 @@ from dime.envs.environment import Environment
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError
+from dime.training.allocator import share_one_heap
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
@@ -103,6 +104,7 @@ def resume_run(
 
 
 def _prepare_device() -> None:
+    share_one_heap()
     try:
         jax.devices()
     except Exception as error:  # JAX's own are of several kinds

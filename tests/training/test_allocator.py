@@ -1,0 +1,47 @@
+"""Working memory is not asked of the system anew at each call; counted in page faults."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys
+from dime.training.allocator import keep_freed_memory, share_one_heap
+
+if sys.argv[1] == "kept":
+    share_one_heap()
+import jax, jax.numpy as jnp
+
+program = jax.jit(lambda x: jnp.sin(x @ x.T).sum())  # works in 64 MB
+x = jnp.ones((4096, 8))
+program(x).block_until_ready()
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(30):
+    program(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    program(x).block_until_ready()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
+"""
+
+
+def page_faults(how, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    kept.pop("GLIBC_TUNABLES", None)
+    environment = kept | {"JAX_PLATFORMS": "cpu"} | environment
+    command = [sys.executable, "-c", CODE, how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_the_working_memory_of_a_program_stays_with_the_process():
+    pages = 4096 * 4096 * 4 / 4096
+    assert page_faults("as it is") > 0.9 * pages
+    assert page_faults("kept") < 0.05 * pages
+    # What the user says about memory stands.
+    assert page_faults("kept", MALLOC_TRIM_THRESHOLD_="100000") > 0.9 * pages
