@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.timing import UpdateTimer, seconds
-from dime.training.allocator import share_one_heap
+from dime.training.allocator import freed_memory_kept, share_one_heap
 from dime.training.config import TrainingConfig, replace_nested
+from dime.training.programs import matmul_precision
 from dime.types import EnvSpec
 
 SPECS = {"dog-run": EnvSpec(223, 38, 10_000), "humanoid-run": EnvSpec(67, 21, 10_000)}
@@ -28,6 +29,7 @@ SPECS = {"dog-run": EnvSpec(223, 38, 10_000), "humanoid-run": EnvSpec(67, 21, 10
 WORK = {"dog-run": (32.6, 16.8, 256 * 15e-3), "humanoid-run": (30.0, 14.9, 256 * 13.5e-3)}
 LATENCIES_MS = (0.0, 0.5, 2.0)
 NUM_WARM_UP = 6  # env steps, a multiple of the policy delay
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 PRODUCT_SIZE = 8192
 TINY = {"policy": {"hidden_dim": 8}, "critic": {"hidden_dim": 8}}
 
@@ -46,7 +48,7 @@ def product_gflops(precision: str) -> float:
     """The device's rate in large matrix products."""
     size = PRODUCT_SIZE if jax.default_backend() != "cpu" else 2048
     matrix = jax.random.normal(jax.random.key(0), (size, size))
-    with jax.default_matmul_precision(precision):
+    with matmul_precision(TrainingConfig(matmul_precision=precision), jax.default_backend()):
         product = jax.jit(jnp.matmul)
         product(matrix, matrix).block_until_ready()
         rounds = [seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(5)]
@@ -60,7 +62,7 @@ def make_timer(options: argparse.Namespace, num_seeds: int, num_steps: int) -> U
         algorithm.config(),
         {"policy": {"num_denoising_steps": num_steps}, "critic": {"v_min": -200.0, "v_max": 200.0}},
     )
-    training = TrainingConfig()
+    training = TrainingConfig(matmul_precision=options.precision)
     if options.tiny:
         settings = replace_nested(settings, TINY)
         training = dataclasses.replace(training, batch_size=8)
@@ -68,6 +70,7 @@ def make_timer(options: argparse.Namespace, num_seeds: int, num_steps: int) -> U
     return UpdateTimer(algorithm.make(settings, spec), training, spec, num_seeds)
 
 
+@freed_memory_kept()  # as in a run
 def measure(options: argparse.Namespace, num_seeds: int, num_steps: int) -> dict:
     """Figures of one number of seeds and of denoising steps."""
     began = time.perf_counter()
@@ -108,7 +111,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--env-steps", type=int, default=1000, help="3000 for hours per 1M steps")
-    parser.add_argument("--precision", default="float32", help="or tensorfloat32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -123,13 +126,12 @@ def main(arguments: list[str] | None = None) -> dict:
         "rows": [],
     }
     print({name: value for name, value in figures.items() if name != "rows"}, flush=True)
-    with jax.default_matmul_precision(options.precision):
-        for num_seeds, num_steps in itertools.product(options.seeds, options.steps):
-            row = measure(options, num_seeds, num_steps)
-            figures["rows"].append(row)
-            print(row, flush=True)
-            if options.json:  # after each: a lent machine may be taken back
-                options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    for num_seeds, num_steps in itertools.product(options.seeds, options.steps):
+        row = measure(options, num_seeds, num_steps)
+        figures["rows"].append(row)
+        print(row, flush=True)
+        if options.json:  # after each: a machine may be taken back
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 
 

@@ -21,6 +21,7 @@ LEARNING_STARTS = 100
 BATCH_SIZE = 256
 POLICY_DELAY = 3
 LEARNING_RATE = 1e-3
+LOG_EVERY = 100
 
 
 def time_dime(task: str, warm_up: int, env_steps: int) -> float:
@@ -33,6 +34,7 @@ def time_dime(task: str, warm_up: int, env_steps: int) -> float:
         if "mode" not in record:  # metrics, no evaluation
             seen[record["env_step"]] = record["wall_time_s"]
 
+    length = warm_up + env_steps + LOG_EVERY
     network = {"num_hidden_layers": 2, "learning_rate": LEARNING_RATE}
     with tempfile.TemporaryDirectory() as folder:
         dime.train(
@@ -41,14 +43,16 @@ def time_dime(task: str, warm_up: int, env_steps: int) -> float:
             run_dir=Path(folder) / "run",
             progress=False,
             callback=note,
-            num_env_steps=warm_up + env_steps + 100,
+            num_env_steps=length,
+            evaluate_every=length,
+            checkpoint_every=length,
             num_random_steps=LEARNING_STARTS,
             updates_per_env_step=1,
             batch_size=BATCH_SIZE,
             policy_delay=POLICY_DELAY,
             policy={"hidden_dim": HIDDEN_DIM["policy"], **network},
             critic={"hidden_dim": HIDDEN_DIM["critic"], **network},
-            log_every=100,
+            log_every=LOG_EVERY,
             num_evaluation_episodes=1,
             evaluation_modes=["deterministic"],
             tensorboard=False,
@@ -90,14 +94,16 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     """Env steps per second of each, and their ratio by round."""
     rates: dict[str, list[float]] = {name: [] for name in PACKAGES}
     for number in range(options.rounds):
-        for name, rate in rates.items():
+        for name in sorted(rates, reverse=number % 2 == 1):
             command = [sys.executable, __file__, "--only", name, "--task", options.task]
             command += ["--warm-up", str(options.warm_up), "--env-steps", str(options.env_steps)]
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode != 0:
                 raise SystemExit(f"{name} ended with an error:\n{answer.stderr}")
-            rate.append(options.env_steps / float(answer.stdout.split()[-1]))
-            print(f"round {number + 1}: {name} {rate[-1]:.1f} env steps per second", flush=True)
+            rates[name].append(options.env_steps / float(answer.stdout.split()[-1]))
+            print(
+                f"round {number + 1}: {name} {rates[name][-1]:.1f} env steps per second", flush=True
+            )
     ratios = [ours / theirs for ours, theirs in zip(rates["dime"], rates["sbx"], strict=True)]
     return {
         "task": options.task,
@@ -116,11 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="HalfCheetah-v5")
     parser.add_argument("--warm-up", type=int, default=500)
-    parser.add_argument("--env-steps", type=int, default=2000, help="a multiple of 100")
+    parser.add_argument("--env-steps", type=int, default=2000, help="timed, after the warm-up")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=PACKAGES)
     options = parser.parse_args(arguments)
+    if options.warm_up % LOG_EVERY or options.env_steps % LOG_EVERY:
+        parser.error(f"--warm-up and --env-steps must be multiples of {LOG_EVERY}")
     if options.only:
         print(PACKAGES[options.only](options.task, options.warm_up, options.env_steps))
         return

@@ -28,7 +28,7 @@ from dime.benchmark_algorithms import benchmark_algorithms
 from dime.errors import choose
 from dime.experiments.presets import PRESETS, preset_settings
 from dime.timing import UpdateTimer, make_matmul, seconds
-from dime.training.allocator import share_one_heap
+from dime.training.allocator import freed_memory_kept, share_one_heap
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.records import read_records, write_json
 from dime.types import EnvSpec
@@ -56,6 +56,7 @@ CASES = {
 }
 
 
+@freed_memory_kept()  # as in a run
 def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times one case's updates in turn with the matrix product.
 

@@ -11,6 +11,7 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.costs import network_evaluations
 from dime.experiments.presets import preset_settings, preset_training
 from dime.timing import UpdateTimer, make_matmul, seconds
+from dime.training.allocator import freed_memory_kept
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)
@@ -28,6 +29,7 @@ def benchmark_algorithms(preset: str, console: rich.console.Console) -> list[dic
     return records
 
 
+@freed_memory_kept()  # as in a run
 def _time(name: str, preset: str) -> dict[str, float]:
     settings = preset_settings(preset, name, ENV)
     training = preset_training(preset, name, ENV)

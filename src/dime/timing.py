@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.training.allocator import keep_freed_memory
 from dime.training.config import TrainingConfig
 from dime.training.programs import (
     Programs,
@@ -41,7 +40,7 @@ def make_matmul() -> Callable[[], float]:
 
 
 class UpdateTimer:
-    """A run's update and acting programs, on random data, after `share_one_heap`."""
+    """A run's update and acting programs, on random data."""
 
     def __init__(self, agent: Agent, training: TrainingConfig, spec: EnvSpec, num_seeds: int = 1):
         self.config = replace(training, num_env_steps=REPLAY_ROWS, evaluation_modes=())
@@ -52,7 +51,6 @@ class UpdateTimer:
         rows = jax.tree.map(lambda ring: np.asarray(ring[:, 0]), self.replay.rows)
         self.transition, self.obs = rows, rows.obs
         self.env_step = REPLAY_ROWS
-        keep_freed_memory()  # as a run does
 
     def advance(self) -> np.ndarray:
         """One env step's updates of every seed, and their next actions."""

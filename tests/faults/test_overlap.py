@@ -90,14 +90,17 @@ def test_a_longer_run_is_as_one_that_was_planned_so(tmp_path, undisturbed):
         np.testing.assert_array_equal(one[name], array, err_msg=name)
 
 
-@pytest.mark.promise("R7")
-def test_a_failing_environment_does_not_make_its_learner_learn_twice(tmp_path, undisturbed):
-    def broken():
-        raise OSError("unplugged")
+def broken():
+    raise OSError("unplugged")
 
-    result = start(tmp_path / "run", walks(at(0, 23, broken)), overlap=True)
-    assert (result.state, result.env_step) == ("failed", 22)
-    assert position_of(tmp_path / "run")["updates"] == 2 * (22 - FIRST + 1)
+
+@pytest.mark.promise("R7")
+@pytest.mark.parametrize("step", [23, 30])  # 30: then a line of metrics is due
+def test_a_failing_environment_does_not_make_its_learner_learn_twice(step, tmp_path, undisturbed):
+    result = start(tmp_path / "run", walks(at(0, step, broken)), overlap=True)
+    assert (result.state, result.env_step) == ("failed", step - 1)
+    position = position_of(tmp_path / "run")
+    assert (position["learnt_env_step"], position["updates"]) == (step - 1, 2 * (step - FIRST))
     assert resume(tmp_path / "run").state == "finished"
     assert_same_run(tmp_path / "run", undisturbed)
 
@@ -120,3 +123,43 @@ def test_of_two_seeds_the_one_that_is_poisoned_goes(tmp_path, poison):
     result = start(tmp_path / "run", overlap=True, seeds=[0, 7])
     assert (result.state, result.env_step) == ("failed", 48)
     assert list(status_of(tmp_path / "run")["failed_seeds"]) == ["7"]
+
+
+@pytest.mark.promise("R6")
+def test_of_two_seeds_the_one_whose_environment_fails_goes(tmp_path):
+    result = start(tmp_path / "run", walks(at(1, 23, broken)), overlap=True, seeds=[0, 7])
+    assert (result.state, result.env_step) == ("failed", 48)
+    assert list(status_of(tmp_path / "run")["failed_seeds"]) == ["7"]
+
+
+def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after(monkeypatch):
+    order = []
+
+    def note(owner, name):
+        method = getattr(owner, name)
+
+        def noted(*arguments):
+            order.append(name)
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("_learn", "_step_environments", "_poisoned"):
+        note(Learners, name)
+    after(FIRST + 1, overlap=True)
+    last = order[order.index("_learn") :]
+    assert last == ["_learn", "_step_environments", "_poisoned", "_poisoned"]  # metrics; action
+
+
+def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    choose = Learners._choose_actions
+
+    def spoilt(learners):
+        choose(learners)
+        if learners.env_step == 20:
+            learners._actions = learners._actions * np.nan
+
+    monkeypatch.setattr(Learners, "_choose_actions", spoilt)
+    result = start(tmp_path / "run", overlap=True)
+    assert result.state == "failed" and "action became NaN" in result.reason
+    assert position_of(tmp_path / "run")["env_step"] == 15

@@ -14,7 +14,7 @@ import pytest
 from dime.envs.process import EnvironmentProcessError, ProcessEnv, RemoteError
 from dime.envs.registry import make
 from dime.errors import DimeError
-from tests.training.flaky import AlwaysHangs, FailsOnce, Meets, OldFashioned, Simulator
+from tests.training.flaky import AlwaysHangs, Closes, FailsOnce, Meets, OldFashioned, Simulator
 from tests.training.runs import assert_same_run, resume, start, status_of
 from tests.training.walk import Walk, walks
 
@@ -347,3 +347,16 @@ def test_a_step_that_was_begun_is_taken_once(made):
     one.start_step(ACTION * np.nan)
     with pytest.raises(DimeError, match="non-finite action"):
         one.step(ACTION * np.nan)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_step_that_was_begun_and_is_not_awaited_disturbs_nothing(how, made, tmp_path):
+    env, other = made(Closes, {"folder": str(tmp_path)}), make(Walk)
+    for each in (env, other):
+        each.reset(0)
+    env.start_step(ACTION)
+    if how == "reset":
+        np.testing.assert_array_equal(env.reset(5), other.reset(5))
+        np.testing.assert_array_equal(env.step(ACTION).obs, other.step(ACTION).obs)
+    env.close()
+    assert (tmp_path / "closed").exists()

@@ -104,6 +104,28 @@ def test_two_seeds(tmp_path, brake, straight_two):
     assert seeds == {0, 7}
 
 
+def test_metrics_of_the_last_update_are_still_there_when_their_line_is_due(tmp_path, brake):
+    """Between an update and its line the run stops, and no update comes in between."""
+    rare = {"env_steps_per_update": 5, "log_every": 14}
+    start(tmp_path / "straight", **rare)
+    start(tmp_path / "run", stopping(brake, TRAINING, 27), **rare)
+    assert resume(tmp_path / "run").state == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+    assert "critic_loss" in read_lines(tmp_path / "run" / "metrics.jsonl")[1]
+
+
+def test_updates_that_become_fewer_go_on(tmp_path, brake):
+    """A config edited by hand: how many updates there were before decides nothing."""
+    start(tmp_path / "run", stopping(brake, TRAINING, 23))
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    config["training"]["updates_per_env_step"] = 1
+    del config["sha256"]
+    file.write_text(json.dumps(config))
+    assert resume(tmp_path / "run").state == "finished"
+    assert position_of(tmp_path / "run")["updates"] == 2 * (23 - 12) + (48 - 23)
+
+
 def test_stopped_again_and_again(tmp_path, brake, straight):
     states = [start(tmp_path / "run", stopping(brake, TRAINING, 4)).state]
     while states[-1] == "interrupted":

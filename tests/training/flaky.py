@@ -80,6 +80,17 @@ class Meets(Walk):
         return super().step(action)
 
 
+class Closes(Walk):
+    """Leaves a file when it is closed."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def close(self):
+        (self.folder / "closed").touch()
+
+
 class AlwaysHangs(Walk):
     """Never answers a step."""
 

@@ -6,12 +6,13 @@ import jax
 import pytest
 
 import dime.training.memory as memory
+import dime.training.run
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
 from dime.training.learners import Learners
 from dime.training.memory import available_bytes, refuse_if_too_large
 from dime.types import EnvSpec
-from tests.training.runs import start
+from tests.training.runs import resume, start
 from tests.training.toy import ToyConfig, toy
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
@@ -32,27 +33,33 @@ def config(num_seeds, capacity=1000):
 def test_the_largest_number_of_seeds_that_fits_is_named(capacity, monkeypatch):
     seed = capacity * ROW + 2 * state_bytes()
     monkeypatch.setattr(memory, "available_bytes", lambda: 3 * seed + 1)
-    refuse_if_too_large(AGENT, config(3, capacity), SPEC)
+    refuse_if_too_large(AGENT, config(3, capacity), SPEC, 3)
     with pytest.raises(DimeError, match="4 seeds need .* At most 3 fit"):
-        refuse_if_too_large(AGENT, config(4, capacity), SPEC)
+        refuse_if_too_large(AGENT, config(4, capacity), SPEC, 4)
 
 
 def test_where_not_even_one_fits_the_replay_that_does_is_named(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 500 * ROW + 2 * state_bytes())
     with pytest.raises(DimeError) as error:
-        refuse_if_too_large(AGENT, config(1), SPEC)
-    (capacity,) = re.findall("replay-capacity of at most ([0-9]+)", str(error.value))
+        refuse_if_too_large(AGENT, config(1), SPEC, 1)
+    (capacity,) = re.findall("replay_capacity of at most ([0-9]+)", str(error.value))
     assert int(capacity) == 500
-    refuse_if_too_large(AGENT, config(1, 500), SPEC)
+    refuse_if_too_large(AGENT, config(1, 500), SPEC, 1)
     with pytest.raises(DimeError):
-        refuse_if_too_large(AGENT, config(1, 501), SPEC)
+        refuse_if_too_large(AGENT, config(1, 501), SPEC, 1)
+
+
+def test_where_the_state_alone_is_too_large_no_replay_helps(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * state_bytes())
+    with pytest.raises(DimeError, match="Not even one seed fits"):
+        refuse_if_too_large(AGENT, config(1), SPEC, 1)
 
 
 def test_a_short_run_needs_no_more_than_its_own_transitions(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 20 * ROW + 2 * state_bytes())
-    refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=20), SPEC)
+    refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=20), SPEC, 1)
     with pytest.raises(DimeError):
-        refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=21), SPEC)
+        refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=21), SPEC, 1)
 
 
 def test_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
@@ -63,9 +70,27 @@ def test_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_resumed_run_counts_the_seeds_that_go_on(tmp_path, monkeypatch):
+    """And an accelerator that does not say what it has refuses nothing."""
+    start(tmp_path / "run", callback=lambda record: record["env_step"] == 20, seeds=[0, 7])
+    told = []
+    monkeypatch.setattr(dime.training.run, "refuse_if_too_large", lambda *a: told.append(a[3]))
+    resume(tmp_path / "run", num_env_steps=49)
+    assert told == [2]
+
+    class Silent:
+        platform = "gpu"
+
+        def memory_stats(self):
+            return None
+
+    monkeypatch.setattr(memory.jax, "devices", lambda: [Silent()])
+    assert available_bytes() == float("inf")
+
+
 def test_what_the_machine_has_left():
     with open("/proc/meminfo") as file:
-        total = int(re.findall(r"MemTotal:\s+([0-9]+) kB", file.read())[0]) * 1024
+        total = 1024 * sum(map(int, re.findall(r"(?:Mem|Swap)Total:\s+([0-9]+) kB", file.read())))
     assert 50e6 < available_bytes() < total
 
 

@@ -20,7 +20,13 @@ from dime.training.evaluation import (
     run_episodes,
     summary,
 )
-from dime.training.programs import counters, evaluation_actions, evaluation_turn, seed_keys
+from dime.training.programs import (
+    counters,
+    evaluation_actions,
+    evaluation_turn,
+    matmul_precision,
+    seed_keys,
+)
 from dime.training.run import EnvLike, environment_maker
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
@@ -124,7 +130,8 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
 
     def act(first_episode: int, obs: np.ndarray, step: int) -> np.ndarray:
         turn = evaluation_turn(obs, first_episode, step, keys, at)
-        return np.asarray(program(restored.state, turn))
+        with matmul_precision(restored.config.training, jax.default_backend()):
+            return np.asarray(program(restored.state, turn))
 
     return act
 

@@ -14,7 +14,7 @@ from dime.envs.spaces import Spaces
 from dime.errors import DimeError, choose
 from dime.training.checkpoint import Checkpoint, CheckpointFolder, DamagedError, from_arrays
 from dime.training.config import RunConfig
-from dime.training.programs import counters, initialise, seed_keys
+from dime.training.programs import counters, initialise, matmul_precision, seed_keys
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, AlgorithmState, EnvSpec
 
@@ -115,6 +115,7 @@ class Policy:
         self.mode = mode
         self.seed = restored.seeds[index]
         self.env_step = restored.checkpoint.env_step
+        self._training = restored.config.training
         self._state = jax.tree.map(lambda leaf: leaf[index], restored.state)
         self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
         self._key = jax.random.key(noise_seed)
@@ -137,7 +138,8 @@ class Policy:
         flat = self.spaces.flatten(obs)
         if not np.isfinite(flat).all():
             raise DimeError("The observation has entries that are NaN or infinite (in float32).")
-        action = self._act(self._state, flat, self._key, np.uint32(self._calls), self._at)
+        with matmul_precision(self._training, jax.default_backend()):
+            action = self._act(self._state, flat, self._key, np.uint32(self._calls), self._at)
         self._calls += 1
         return self.spaces.to_env_action(np.asarray(action))
 

@@ -68,7 +68,8 @@ class ProcessEnv(RemoteEnv):
 
         Args:
             make: makes the environment; must be known by name to another process.
-            timeout_s: how long making, a reset or a step may take.
+            timeout_s: how long making, a reset or a step may take, counted from where its answer
+                is awaited.
 
         Raises:
             DimeError: `make` cannot be handed to another process.
@@ -76,7 +77,7 @@ class ProcessEnv(RemoteEnv):
             RemoteError: `make` raised there.
         """
         self._timeout_s = timeout_s
-        self._steps_already = False
+        self._step_is_begun = False
         self._connection, self._process = _start(make)
         # At the latest when this object goes, or before multiprocessing waits for its processes.
         self._end = multiprocessing.util.Finalize(
@@ -93,20 +94,21 @@ class ProcessEnv(RemoteEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """As the environment's own; of `info` nothing is handed on."""
+        self._drop_begun_step()
         self._send("reset", seed=seed, **({} if options is None else {"options": options}))
         return self._answer("its reset")
 
     def start_step(self, action: Any) -> None:
         """Sends the action; a process that is gone is an error of `step`."""
-        self._steps_already = True
+        self._step_is_begun = True
         with contextlib.suppress(EnvironmentProcessError):
             self._send("step", action)
 
     def step(self, action: Any) -> Any:
         """As the environment's own; of `info` only a success is handed on."""
-        if not self._steps_already:
+        if not self._step_is_begun:
             self._send("step", action)
-        self._steps_already = False
+        self._step_is_begun = False
         return self._answer("its step")
 
     def close(self) -> None:
@@ -119,10 +121,17 @@ class ProcessEnv(RemoteEnv):
             return
         try:
             with contextlib.suppress(EnvironmentProcessError):
+                self._drop_begun_step(_END_WITHIN_S)
                 self._send("close")
                 self._answer("being closed", _END_WITHIN_S)
         finally:
             self._end()
+
+    def _drop_begun_step(self, timeout_s: float | None = None) -> None:
+        if self._step_is_begun:
+            self._step_is_begun = False
+            with contextlib.suppress(DimeError, RemoteError):
+                self._answer("its step", timeout_s)
 
     def _send(self, method: str, *arguments: Any, **options: Any) -> None:
         try:

@@ -137,7 +137,18 @@ RUN: dict[str, Check] = {
     "last_evaluation": _table_of(_table_of(is_number)),
     "failed_seeds": _table_of(_with_fields(_FAILURE)),
 }
-_RUN_LATER: dict[str, Check] = {"env_restarts": _table_of(is_whole)}
+
+
+def _is_metric(value: Any) -> bool:
+    """A number, or lists of numbers."""
+    return all(map(_is_metric, value)) if isinstance(value, list) else is_number(value)
+
+
+_RUN_LATER: dict[str, Check] = {
+    "env_restarts": _table_of(is_whole),
+    "learnt_env_step": is_whole,
+    "metrics": _or_none(_table_of(_list_of(_is_metric))),
+}
 
 
 def run_misfit(run: Any) -> str:
@@ -145,6 +156,9 @@ def run_misfit(run: Any) -> str:
     if not isinstance(run, dict):
         return "everything"
     wrong = misfit(run, RUN, _RUN_LATER)
-    if not wrong and len(run["episodes"]) != len(run["seeds"]):
+    num_seeds = len(run["seeds"]) if not wrong else 0
+    if not wrong and len(run["episodes"]) != num_seeds:
         return "episodes"
+    if not wrong and any(len(value) != num_seeds for value in (run.get("metrics") or {}).values()):
+        return "metrics"
     return wrong

@@ -105,10 +105,9 @@ class TrainingConfig:
         """Transitions that can really come together in this run."""
         return min(self.replay_capacity, self.num_env_steps)
 
-    def updates_due(self, env_step: int) -> int:
-        """How many updates belong to the first `env_step` env steps."""
-        first, every = min(self.num_random_steps, env_step), self.env_steps_per_update
-        return (env_step // every - first // every) * self.updates_per_env_step
+    def learns_after(self, env_step: int) -> bool:
+        """Whether updates belong to an env step (counted from 1)."""
+        return env_step > self.num_random_steps and env_step % self.env_steps_per_update == 0
 
 
 @dataclass(frozen=True)

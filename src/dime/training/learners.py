@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.envs.spaces import Spaces
-from dime.errors import require
 from dime.training.checkpoint import Checkpoint, from_arrays, to_arrays
 from dime.training.checkpoint_files import Arrays
 from dime.training.config import TrainingConfig
@@ -62,6 +60,7 @@ class Learners:
         ]
         self.env_step = 0
         self.update = 0
+        self._learnt_step = 0  # the newest env step whose updates were made
         self.metrics: Any = None
         self._agent = make_agent(self.spec)
         self._compiling = compiling
@@ -91,6 +90,10 @@ class Learners:
         self.seeds = checkpoint.run["seeds"]
         self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
         self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
+        # Older checkpoints lack these; their learners never lagged.
+        self._learnt_step = checkpoint.run.get("learnt_env_step", self.env_step)
+        metrics = checkpoint.run.get("metrics")
+        self.metrics = metrics and {name: np.array(metrics[name]) for name in metrics}
         with self._compiling():
             self._compile()
         state = from_arrays(checkpoint.state, self._programs.state_shape)
@@ -146,8 +149,7 @@ class Learners:
         """
         for stream, action in zip(self.streams, self._actions, strict=True):
             stream.start_step(action)
-        learns_aside = self.config.overlap and self._updates_are_due()
-        learned = self._learn() if learns_aside else None
+        learned = self._learn() if self.config.overlap and self._updates_are_due() else None
         observed, failures = self._step_environments()
         if learned is not None:
             failures |= self._poisoned(np.asarray(learned.finite), sorted(learned.metrics))
@@ -155,10 +157,15 @@ class Learners:
             return failures
         self.remove(set(failures))
         self.env_step += 1
-        return failures | self._store_and_act([observed[seed] for seed in self.seeds])
+        transition = _stacked([observed[seed] for seed in self.seeds])
+        if self.config.overlap or not self._updates_are_due():
+            return failures | self._store_and_act(transition)
+        acting_obs = np.stack([observed[seed].acting_obs for seed in self.seeds])
+        return failures | self._advance(transition, acting_obs)
 
     def _updates_are_due(self) -> bool:
-        return self.config.updates_due(self.env_step) > self.update
+        learns = self.config.learns_after(self.env_step)
+        return learns and self._learnt_step < self.env_step
 
     def _step_environments(self) -> tuple[dict[int, Observed], dict[int, SeedFailure]]:
         observed, failures = {}, {}
@@ -172,33 +179,35 @@ class Learners:
         return observed, failures
 
     def _learn(self) -> Learned:
+        """Sends off the updates of the newest env step; nothing here waits for them."""
         at = counters(self.env_step, self.update)
-        return self._take(self._programs.learn(self.state, self.replay, self._keys, at))
+        return self._keep(self._programs.learn(self.state, self.replay, self._keys, at))
 
-    def _store_and_act(self, observed: list[Observed]) -> dict[int, SeedFailure]:
-        acting_obs: Any = np.stack([one.acting_obs for one in observed])
+    def _store_and_act(self, transition: Transition) -> dict[int, SeedFailure]:
         at = counters(self.env_step, self.update)
-        turn = Turn(_stacked(observed), acting_obs, self._keys, at)
-        if self.config.overlap or not self._updates_are_due():
-            self.replay = self._programs.store(self.replay, turn.transition, at)
-            self._choose_actions()
-            finite, quantities = np.ones((len(observed), 0), bool), []
-        else:
-            advanced = self._programs.advance(self.state, self.replay, turn)
-            self.replay = advanced.replay
-            learned = self._take(advanced.learned)
-            self._actions, finite = jax.device_get((advanced.action, learned.finite))
-            quantities = sorted(learned.metrics)
-        action_is_finite = [[np.isfinite(action).all()] for action in self._actions]
-        finite = np.hstack([finite, action_is_finite])
-        failures = self._poisoned(finite, [*quantities, "action"])
-        self.remove(set(failures))
-        return failures
+        self.replay = self._programs.store(self.replay, transition, at)
+        self._choose_actions()
+        return self._remove_poisoned(_rows_finite(self._actions), ["action"])
 
-    def _take(self, learned: Learned) -> Learned:
+    def _advance(self, transition: Transition, acting_obs: Any) -> dict[int, SeedFailure]:
+        turn = Turn(transition, acting_obs, self._keys, counters(self.env_step, self.update))
+        advanced = self._programs.advance(self.state, self.replay, turn)
+        self.replay = advanced.replay
+        learned = self._keep(advanced.learned)
+        self._actions, finite = jax.device_get((advanced.action, learned.finite))
+        finite = np.hstack([finite, _rows_finite(self._actions)])
+        return self._remove_poisoned(finite, [*sorted(learned.metrics), "action"])
+
+    def _keep(self, learned: Learned) -> Learned:
         self.state, self.metrics = learned.state, learned.metrics
         self.update += self.config.updates_per_env_step
+        self._learnt_step = self.env_step
         return learned
+
+    def _remove_poisoned(self, finite: np.ndarray, quantities: list[str]) -> dict[int, SeedFailure]:
+        failures = self._poisoned(finite, quantities)
+        self.remove(set(failures))
+        return failures
 
     def _poisoned(self, finite: np.ndarray, quantities: list[str]) -> dict[int, SeedFailure]:
         failures = {}
@@ -251,6 +260,8 @@ class Learners:
         run = {
             "env_step": self.env_step,
             "updates": self.update,
+            "learnt_env_step": self._learnt_step,
+            "metrics": self.metrics and _as_lists(self.metrics),
             "seeds": self.seeds,
             "spaces": self.streams[0].env.spaces.to_json(),
             "episodes": [stream.to_json() for stream in self.streams],
@@ -258,33 +269,15 @@ class Learners:
         return to_arrays(self.state), episodes, run
 
 
-def refuse_if_other(
-    checkpoint: Checkpoint,
-    make_agent: Callable[[EnvSpec], Agent],
-    spaces: Spaces,
-    config: TrainingConfig,
-) -> None:
-    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or config."""
-    replay_capacity, seeds = config.replay_capacity, checkpoint.run["seeds"]
-    require(
-        seeds == [seed for seed in config.seeds if seed in seeds],
-        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
-        f"that order: {list(config.seeds)}.",
-    )
-    spaces.refuse_if_other(Spaces.from_json(checkpoint.run["spaces"]), str(checkpoint.path))
-    first = min((start for _, start in checkpoint.replay_files), default=0)
-    needed = max(0, checkpoint.env_step - replay_capacity)
-    require(
-        first <= needed,
-        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
-        f"{replay_capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
-    )
-    agent = make_agent(EnvSpec(spaces.obs_dim, spaces.action_dim, replay_capacity))
-    keys = seed_keys(tuple(seeds))
-    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
-
-
 def _stacked(observed: list[Observed]) -> Transition:
     names = ("obs", "action", "reward", "next_obs", "terminated")
     rows = (np.stack([getattr(one, name) for one in observed]) for name in names)
     return Transition(*map(jnp.asarray, rows))
+
+
+def _rows_finite(actions: np.ndarray) -> np.ndarray:
+    return np.array([[np.isfinite(action).all()] for action in actions])
+
+
+def _as_lists(metrics: Any) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in metrics.items()}

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.allocator import keep_freed_memory
+from dime.training.allocator import freed_memory_kept
 from dime.training.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
 from dime.training.evaluation import (
@@ -111,8 +111,8 @@ class Loop:
                 self.recorder.restart()
                 self._note_failures(self.learners.begin())
             self.recorder.start()
-            keep_freed_memory()
-            self._repeat()
+            with freed_memory_kept():
+                self._repeat()
             return self._finished()
         except _AllFailed:
             return self._result("failed", self._failures())

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dime.errors import require
+from dime.errors import DimeError
 from dime.training.config import TrainingConfig
 from dime.training.programs import initialise, initialise_replay, seed_keys
 from dime.types import Agent, EnvSpec
@@ -18,7 +18,9 @@ _LIMIT_FILE = Path("/sys/fs/cgroup/memory.max")  # of a container
 _USE_FILE = Path("/sys/fs/cgroup/memory.stat")
 
 
-def refuse_if_too_large(agent: Agent, config: TrainingConfig, spec: EnvSpec) -> None:
+def refuse_if_too_large(
+    agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int
+) -> None:
     """Raises `DimeError` where the seeds' replays and states do not fit into the device's memory.
 
     Counted are the replays, and the training states twice: an update has gradients and new
@@ -28,33 +30,40 @@ def refuse_if_too_large(agent: Agent, config: TrainingConfig, spec: EnvSpec) -> 
     row = _bytes_of(partial(initialise_replay, 1, spec, 1))
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
     seed, available = capacity * row + state, available_bytes()
-    needed, fitting = len(config.seeds) * seed, available // seed
-    if fitting > 0:
-        advice = f"At most {fitting} fit: fewer --seeds, or a smaller --replay-capacity."
-    else:
-        fitting = max(0, available - state) // row
-        advice = f"One seed fits with a --replay-capacity of at most {fitting}."
-    require(
-        needed <= available,
-        f"{len(config.seeds)} seeds need {_gb(needed)} of memory ({capacity} transitions of {row} "
-        f"bytes and {_gb(state)} for training each); {_gb(available)} are available on "
-        f"{jax.devices()[0]}. {advice}",
+    if num_seeds * seed <= available:
+        return
+    raise DimeError(
+        f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
+        f"{row} bytes and {_gb(state)} for training each); {_gb(available)} are available on "
+        f"{jax.devices()[0]}. {_advice(available, seed, state, row)}"
     )
 
 
-def available_bytes() -> int:
-    """What the device has left; on a CPU, what the machine or the container has."""
+def _advice(available: float, seed: int, state: int, row: int) -> str:
+    if available >= seed:
+        return f"At most {available // seed:.0f} fit: fewer seeds, or a smaller replay_capacity."
+    if available >= state + row:
+        fitting = (available - state) // row
+        return f"One seed fits with a replay_capacity of at most {fitting:.0f}."
+    return "Not even one seed fits without its replay: smaller networks, or a larger machine."
+
+
+def available_bytes() -> float:
+    """What the device has left; on a CPU, what the machine has, or its container (cgroup v2).
+
+    Infinite for an accelerator that does not say.
+    """
     device = jax.devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return max(0, int(min(_available_in_machine(), _available_in_container())))
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+    return max(0, min(_available_in_machine(), _available_in_container()))
 
 
 def _available_in_machine() -> float:
     try:
         lines = dict(line.split(":") for line in _MEMORY_FILE.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return 1024 * sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
     except (OSError, KeyError):  # not Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -73,5 +82,5 @@ def _bytes_of(make: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
 
-def _gb(count: int) -> str:
+def _gb(count: float) -> str:
     return f"{count / 1e9:.3g} GB"

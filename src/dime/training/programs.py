@@ -28,7 +28,7 @@ class Learned(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """What an env step leaves behind that stores, learns and acts; `learned` as above."""
+    """What `advance` leaves behind. All leaves lead with the axis of seeds."""
 
     replay: Replay
     learned: Learned
@@ -250,7 +250,7 @@ class Programs:
             mode: compiled(partial(evaluation_actions, agent, mode), state, evaluation)
             for mode in config.evaluation_modes
         }
-        if config.overlap:  # the replay is not donated: the next transition goes into it
+        if config.overlap:  # the replay is only read: `store` needs it afterwards
             self.learn = compiled(partial(learn, agent, config), state, replay, keys, at, donated=0)
         else:
             self.advance = compiled(

@@ -62,8 +62,11 @@ def load_replay(
     for file, start in files:
         for name, rows in read_rows(file, seeds).items():
             _put(rings[name], rows, start % capacity)
-    # Copied: the rings are donated to compiled programs, which must own them.
-    return Replay(Transition(**{name: jnp.array(ring, copy=True) for name, ring in rings.items()}))
+    # Copied: the rings are donated to compiled programs, which must own them. One by one, so that
+    # there is never a second replay.
+    return Replay(
+        Transition(**{name: jnp.array(rings.pop(name), copy=True) for name in list(rings)})
+    )
 
 
 def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:

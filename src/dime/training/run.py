@@ -19,13 +19,14 @@ from dime.training.allocator import share_one_heap
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
-from dime.training.learners import Learners, refuse_if_other
+from dime.training.learners import Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.memory import refuse_if_too_large
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
+from dime.training.resumable import refuse_if_other
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
@@ -59,7 +60,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
-        _require_agent(config, environments[0])
+        _require_agent(config, environments[0], len(config.training.seeds))
         directory = RunDirectory.create(run_dir, config.to_json())
         with directory.locked():
             return _run(config, directory, env, environments, None, audience)
@@ -91,7 +92,8 @@ def resume_run(
         else:
             spaces = environments[0].spaces
             refuse_if_other(checkpoint, _make_agent(config), spaces, config.training)
-        _require_agent(extended, environments[0])
+        seeds = checkpoint.run["seeds"] if checkpoint else config.training.seeds
+        _require_agent(extended, environments[0], len(seeds))
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
             directory.write_config(extended.to_json())
@@ -124,7 +126,7 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
         )
 
 
-def _require_agent(config: RunConfig, env: Environment) -> None:
+def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
     """Makes the agent once: what is wrong with it, or too large, is refused before a folder is."""
     spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
     agent = _make_agent(config)(spec)
@@ -135,7 +137,7 @@ def _require_agent(config: RunConfig, env: Environment) -> None:
             f"The algorithm '{config.algorithm}' must make an Agent whose `act` has "
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
-    refuse_if_too_large(agent, config.training, spec)
+    refuse_if_too_large(agent, config.training, spec, num_seeds)
 
 
 def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:

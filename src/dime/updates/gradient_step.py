@@ -26,7 +26,8 @@ def gradient_step(
     updates, state = optimizer.update(gradient, state, parameters)
     # As a product, not as a sum of squares: XLA would write the squares that Adam needs too to
     # memory, instead of computing them where they are used.
-    squares = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)]
+    highest = jax.lax.Precision.HIGHEST
+    squares = [jnp.vdot(leaf, leaf, precision=highest) for leaf in jax.tree.leaves(gradient)]
     return optax.apply_updates(parameters, updates), state, jnp.sqrt(jnp.stack(squares).sum())
 
 
