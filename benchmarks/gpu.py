@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.timing import UpdateTimer, seconds
-from dime.training.allocator import freed_memory_kept, share_one_heap
+from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.programs import matmul_precision
 from dime.types import EnvSpec
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    share_one_heap()
+    dispatch_from_this_thread()
     figures = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,

@@ -18,7 +18,7 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.timing import UpdateTimer, seconds
-from dime.training.allocator import freed_memory_kept, share_one_heap
+from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
 from dime.types import EnvSpec
 
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args(arguments)
-    share_one_heap()
+    dispatch_from_this_thread()
     base = PAPER | (TINY if options.tiny else {})
     figures: dict = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "base": base}
     figures["curves"] = {}

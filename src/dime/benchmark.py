@@ -28,7 +28,7 @@ from dime.benchmark_algorithms import benchmark_algorithms
 from dime.errors import choose
 from dime.experiments.presets import PRESETS, preset_settings
 from dime.timing import UpdateTimer, make_matmul, seconds
-from dime.training.allocator import freed_memory_kept, share_one_heap
+from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.records import read_records, write_json
 from dime.types import EnvSpec
@@ -147,7 +147,7 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
     """Times everything, prints a table, and writes the figures to `file`."""
     for name in names:
         choose("case", name, CASES)
-    share_one_heap()
+    dispatch_from_this_thread()
     console = rich.console.Console()
     matmul = make_matmul()
     cases = []
@@ -180,7 +180,7 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
 def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
     """Times every algorithm, prints a table, and writes the figures to `file`."""
     choose("preset", preset, PRESETS)
-    share_one_heap()
+    dispatch_from_this_thread()
     console = rich.console.Console()
     algorithms = benchmark_algorithms(preset, console)
     figures = {"machine": _machine(), "preset": preset, "algorithms": algorithms}

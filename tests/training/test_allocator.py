@@ -10,11 +10,12 @@ import pytest
 CODE = """
 import resource, sys
 from contextlib import nullcontext
-from dime.training.allocator import freed_memory_kept, share_one_heap
+from dime.training.allocator import freed_memory_kept, dispatch_from_this_thread
+
+import jax, jax.numpy as jnp
 
 if sys.argv[1] == "kept":
-    share_one_heap()
-import jax, jax.numpy as jnp
+    dispatch_from_this_thread()
 
 program = jax.jit(lambda x: jnp.sin(x @ x.T).sum())  # works in 64 MB
 x = jnp.ones((4096, 8))

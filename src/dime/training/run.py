@@ -15,7 +15,7 @@ from dime.envs.environment import Environment
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError
-from dime.training.allocator import share_one_heap
+from dime.training.allocator import dispatch_from_this_thread
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
@@ -56,7 +56,7 @@ class Changes:
 
 def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience) -> RunResult:
     """A new run; what can be refused is refused before its folder is made."""
-    _prepare_device()
+    _prepare_device(config.training.overlap)
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
@@ -81,7 +81,7 @@ def resume_run(
         )
     env = env if env is not None else config.env
     changed = _changed(config, changes)
-    _prepare_device()
+    _prepare_device(config.training.overlap)
     _require_loggers(config)
     with _environments(changed, env) as environments, directory.locked():
         checkpoint, warnings = directory.checkpoints.load_newest()
@@ -105,8 +105,9 @@ def resume_run(
         return _run(extended, directory, env, environments, checkpoint, audience)
 
 
-def _prepare_device() -> None:
-    share_one_heap()
+def _prepare_device(overlap: bool) -> None:
+    if not overlap:
+        dispatch_from_this_thread()
     try:
         jax.devices()
     except Exception as error:  # JAX's own are of several kinds
