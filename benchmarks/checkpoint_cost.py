@@ -23,9 +23,9 @@ from dime.experiments.presets import preset_settings
 from dime.training.checkpoint import CheckpointFolder, to_arrays
 from dime.training.programs import initialise, seed_keys
 from dime.training.records import write_json
-from dime.training.replay import Replay
+from dime.training.replay import Replay, Rings
 from dime.training.replay_files import ReplaySaver, load_replay
-from dime.types import EnvSpec, Transition
+from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38)
 INTERVAL = 10_000
@@ -38,7 +38,7 @@ def random_replay(capacity: int) -> Replay:
     def numbers(*shape):
         return jnp.asarray(rng.standard_normal((1, capacity, *shape), np.float32))
 
-    rows = Transition(
+    rows = Rings(
         obs=numbers(SPEC.obs_dim),
         action=numbers(SPEC.action_dim),
         reward=numbers(),

@@ -15,7 +15,7 @@ import pytest
 import dime
 import dime.actions
 import dime.cli
-import dime.training.learners
+import dime.training.host_learners
 from dime.cli import COMMANDS, main, parse
 from tests.training.runs import (
     OPTIONS,
@@ -428,14 +428,14 @@ def test_a_failed_run(run):
 )
 def test_a_stopped_run(run, monkeypatch, number, status):
     stopped = Brake(monkeypatch)
-    step = dime.training.learners.Learners.step
+    step = dime.training.host_learners.HostLearners.step
 
-    def stopping(learners):
+    def stopping(learners, at_most):
         if learners.env_step == 20:
             stopped.interruption.requested = number
-        return step(learners)
+        return step(learners, at_most)
 
-    monkeypatch.setattr(dime.training.learners.Learners, "step", stopping)
+    monkeypatch.setattr(dime.training.host_learners.HostLearners, "step", stopping)
     answer = run("train", PLANE, *SMALL, "--run-dir", "run")
     assert answer.status == status
     assert f"Stopped by {number.name} at env step 21." in answer.out

@@ -18,7 +18,7 @@ from dime.training.programs import (
     initialise_replay,
     seed_keys,
 )
-from dime.types import Agent, EnvSpec
+from dime.types import Agent, EnvSpec, Transition
 
 MATMUL_SIZE = 2048
 REPLAY_ROWS = 10_000
@@ -47,9 +47,10 @@ class UpdateTimer:
         self.programs = Programs(agent, self.config, spec, num_seeds)
         self.keys = seed_keys(tuple(range(num_seeds)))
         self.state = initialise(agent, self.keys)
-        self.replay = _random_like(initialise_replay(REPLAY_ROWS, spec, num_seeds))
-        rows = jax.tree.map(lambda ring: np.asarray(ring[:, 0]), self.replay.rows)
-        self.transition, self.obs = rows, rows.obs
+        self.replay = _random_like(initialise_replay(self.config.storage(), spec, num_seeds))
+        newest = Transition(*(ring[:, 0] for ring in self.replay.rows))
+        self.transition = jax.tree.map(np.asarray, newest)
+        self.obs = self.transition.obs
         self.env_step = REPLAY_ROWS
 
     def advance(self) -> np.ndarray:

@@ -92,3 +92,13 @@ def test_released_presets_do_what_the_authors_codes_do():
 def test_the_distributional_variants_know_the_support(name):
     critic = settings(name).critic
     assert (critic.head, critic.v_min, critic.v_max) == ("scalar", -200.0, 200.0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "laptop"])
+def test_playgrounds_tasks_are_set_as_those_of_dm_control(preset):
+    def support(env):
+        critic = preset_settings(preset, "dime", env).critic
+        return critic.v_min, critic.v_max
+
+    ours = support("playground/CartpoleSwingup")
+    assert ours == support("dm_control/cartpole-swingup") != (None, None)

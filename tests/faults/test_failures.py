@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import dime
-import dime.training.learners
+import dime.training.host_learners
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig

@@ -10,7 +10,7 @@ import pytest
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.experiments.configs import make_config
-from dime.training.learners import Learners
+from dime.training.host_learners import HostLearners
 from tests.training.runs import (
     OPTIONS,
     arrays_of,
@@ -42,7 +42,10 @@ def after(num_steps, **options):
     training = dataclasses.replace(CONFIG.training, **options)
     with shared_programs():
         make_agent = partial(ALGORITHMS["dime"].make, CONFIG.settings)
-        learners = Learners(training, make_agent, [Environment(walk)], contextlib.nullcontext)
+        environments = [Environment(walk)]
+        learners = HostLearners(
+            training, make_agent, environments, contextlib.nullcontext, lambda: Environment(Walk())
+        )
         learners.begin()
         for _ in range(num_steps):
             assert learners.step() == {}
@@ -145,21 +148,21 @@ def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after
         monkeypatch.setattr(owner, name, noted)
 
     for name in ("_learn", "_step_environments", "_poisoned"):
-        note(Learners, name)
+        note(HostLearners, name)
     after(FIRST + 1, overlap=True)
     last = order[order.index("_learn") :]
     assert last == ["_learn", "_step_environments", "_poisoned", "_poisoned"]  # metrics; action
 
 
 def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
-    choose = Learners._choose_actions
+    choose = HostLearners._choose_actions
 
     def spoilt(learners):
         choose(learners)
         if learners.env_step == 20:
             learners._actions = learners._actions * np.nan
 
-    monkeypatch.setattr(Learners, "_choose_actions", spoilt)
+    monkeypatch.setattr(HostLearners, "_choose_actions", spoilt)
     result = start(tmp_path / "run", overlap=True)
     assert result.state == "failed" and "action became NaN" in result.reason
     assert position_of(tmp_path / "run")["env_step"] == 15

@@ -85,13 +85,13 @@ def test_chain_in_double_precision(golden, which, observed):
             np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def _transition(golden):
+def transition_of(golden):
     return Transition(
         golden["obs"], golden["act"], golden["rew"], golden["next_obs"], golden["done"] > 0
     )
 
 
-def _backup(golden):
+def backup_of(golden):
     log_prob = golden["next/run_cost"] + golden["next/terminal_cost"]
     return SoftBackup(
         reward=golden["rew"],
@@ -112,9 +112,9 @@ def test_critic_pass_and_target(golden, phase):
     assert_close(jax.nn.softmax(current), golden[f"{phase}/probs_cur"], 2e-5)
     assert_close(jax.nn.softmax(following), golden[f"{phase}/probs_next"], 2e-5)
     assert_trees_close(stats, golden.critic_stats(f"{phase}/bn_after/"), 2e-6)
-    assert_close(head.target(following, _backup(golden)), golden[f"{phase}/target"], 1e-5)
+    assert_close(head.target(following, backup_of(golden)), golden[f"{phase}/target"], 1e-5)
     for index in range(2):
-        alone = head.target(following[index : index + 1], _backup(golden))
+        alone = head.target(following[index : index + 1], backup_of(golden))
         assert_close(alone, golden.arrays[f"{phase}/target_per_critic64"][index], 1e-5)
 
 
@@ -124,9 +124,9 @@ def test_critic_update(golden, phase):
     (loss, _), gradient = jax.value_and_grad(joint_critic_loss, has_aux=True)(
         critics,
         golden.critic_stats(f"{phase}/bn_before/"),
-        _transition(golden),
+        transition_of(golden),
         golden["next/action"],
-        _backup(golden),
+        backup_of(golden),
         golden.critic_config.make_head(),
     )
     assert_close(loss, golden[f"{phase}/critic_loss"], 7e-6)
@@ -140,7 +140,7 @@ def test_critic_update(golden, phase):
     assert_trees_close(state[0].nu, golden.critics(f"{phase}/critic_adam1_v/"), 1e-6)
 
 
-def _policy_loss(policy, golden):
+def policy_loss(policy, golden):
     sample = policy.weigh(policy.chain(golden["obs"], golden["pi/chain"][0], golden["pi/eps"]))
     stats = golden.critic_stats("warm/bn_before/")
     head = golden.critic_config.make_head()
@@ -155,7 +155,7 @@ def test_policy_update(golden):
     assert_close(jax.nn.softmax(outputs), golden["actor_upd/probs"], 2e-5)
 
     policy = golden.policy("actor/")
-    loss, gradient = jax.value_and_grad(_policy_loss)(policy, golden)
+    loss, gradient = jax.value_and_grad(policy_loss)(policy, golden)
     assert_close(loss, golden["actor_upd/loss"], 3e-6)
     assert_trees_close(gradient, golden.policy("actor_upd/grad/"), 3e-6)
 

@@ -3,7 +3,7 @@
 import equinox as eqx
 import pytest
 
-import dime.training.learners
+import dime.training.host_learners
 from tests.training.runs import Brake, start
 
 
@@ -26,9 +26,9 @@ def poison(monkeypatch):
     """`poison(env_step, seed)`: one number of the seed's policy becomes NaN before that step."""
 
     def arm(env_step, seed):
-        step = dime.training.learners.Learners.step
+        step = dime.training.host_learners.HostLearners.step
 
-        def poisoned(learners):
+        def poisoned(learners, at_most=1):
             if learners.env_step == env_step - 1 and seed in learners.seeds:
                 index = learners.seeds.index(seed)
                 learners.state = eqx.tree_at(
@@ -36,8 +36,8 @@ def poison(monkeypatch):
                     learners.state,
                     replace_fn=lambda bias: bias.at[index, 0].set(float("nan")),
                 )
-            return step(learners)
+            return step(learners, at_most)
 
-        monkeypatch.setattr(dime.training.learners.Learners, "step", poisoned)
+        monkeypatch.setattr(dime.training.host_learners.HostLearners, "step", poisoned)
 
     return arm

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import dime.training.learners
+import dime.training.device_learners
+import dime.training.host_learners
 import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS
 from dime.experiments.configs import make_config
+from dime.training.device_programs import DevicePrograms
 from dime.training.programs import Programs
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.walk import walks
@@ -64,20 +66,39 @@ def as_words(options, prefix="--"):
 
 
 _programs = {}
+_MOST_PROGRAMS = 12  # compiled code takes memory maps, of which a process has 65 530
+
+
+def _kept(key, make):
+    """What `make` made for this key, if that is not long ago."""
+    made = _programs.pop(key) if key in _programs else make()
+    _programs[key] = made  # the newest
+    while len(_programs) > _MOST_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    return made
+
+
 _cached = functools.cache(functools.cache)  # one cache for each algorithm's `make`
 
 
-def _shared(agent, config, spec, num_seeds):
+def _shared(agent, config, spec, num_seeds, room_for_ends):
     """Programs are compiled once for everything that they depend on."""
-    relevant = (config.effective_capacity, config.num_evaluation_episodes, config.batch_size)
-    relevant += (config.evaluation_modes, config.updates_per_env_step)
+    relevant = (config.storage(room_for_ends), config.num_evaluation_episodes, config.batch_size)
+    relevant += (config.evaluation_modes, config.updates_per_turn)
     relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
-    if key not in _programs:
-        # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
-        with jax.debug_key_reuse(num_seeds == 1):
-            _programs[key] = Programs(agent, config, spec, num_seeds)
-    return _programs[key]
+    # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
+    with jax.debug_key_reuse(num_seeds == 1):
+        return _kept(key, lambda: Programs(agent, config, spec, num_seeds, room_for_ends))
+
+
+def _shared_on_device(given, keys):
+    """The same for programs with environments in them, which depend on more."""
+    config = dataclasses.asdict(given.config)
+    config |= {"seeds": None, "num_env_steps": given.config.effective_capacity}
+    key = (given.task, given.time_limit, given.agent.init, repr(config), given.spec, keys.shape)
+    with jax.debug_key_reuse(False):  # refuses scans over keys
+        return _kept(key, lambda: DevicePrograms(given, keys))
 
 
 _initialisers = {}
@@ -92,8 +113,9 @@ def _shared_partial(function, agent):
 def shared_programs():
     """Inside, runs of the same sizes in this process share compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dime.training.learners, "Programs", _shared)
-        patch.setattr(dime.training.learners, "partial", _shared_partial)
+        patch.setattr(dime.training.host_learners, "Programs", _shared)
+        patch.setattr(dime.training.host_learners, "partial", _shared_partial)
+        patch.setattr(dime.training.device_learners, "DevicePrograms", _shared_on_device)
         for name, algorithm in ALGORITHMS.items():
             algorithm = dataclasses.replace(algorithm, make=_cached(algorithm.make))
             patch.setitem(ALGORITHMS, name, algorithm)

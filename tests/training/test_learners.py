@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-import dime.training.learners
+import dime.training.host_learners
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.experiments.configs import make_config
 from dime.training.checkpoint import CheckpointFolder
-from dime.training.learners import Learners
+from dime.training.host_learners import HostLearners
 from tests.training.runs import OPTIONS, shared_programs, start
 from tests.training.walk import Walk, at, walks
 
@@ -29,8 +29,9 @@ def compiled_once():
 def learners_of(environments, seeds):
     training = dataclasses.replace(CONFIG.training, seeds=tuple(seeds))
     make_agent = partial(ALGORITHMS["dime"].make, CONFIG.settings)
-    return Learners(
-        training, make_agent, [Environment(env) for env in environments], contextlib.nullcontext
+    made = [Environment(env) for env in environments]
+    return HostLearners(
+        training, make_agent, made, contextlib.nullcontext, lambda: Environment(Walk())
     )
 
 
@@ -149,13 +150,13 @@ def test_programs_are_compiled_within_what_the_loop_knows_of(monkeypatch):
         yield
         inside.append("end")
 
-    programs = dime.training.learners.Programs
+    programs = dime.training.host_learners.Programs
 
     def watched(*arguments):
         inside.append("compile")
         return programs(*arguments)
 
-    monkeypatch.setattr(dime.training.learners, "Programs", watched)
+    monkeypatch.setattr(dime.training.host_learners, "Programs", watched)
     learners = learners_of([Walk(), Walk()], [0, 7])
     learners._compiling = compiling
     learners.begin()

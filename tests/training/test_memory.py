@@ -9,7 +9,7 @@ import dime.training.memory as memory
 import dime.training.run
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.learners import Learners
+from dime.training.host_learners import HostLearners
 from dime.training.memory import available_bytes, refuse_if_too_large
 from dime.types import EnvSpec
 from tests.training.runs import resume, start
@@ -20,9 +20,13 @@ AGENT = toy(ToyConfig(), SPEC)
 ROW = 4 * (3 + 2 + 1 + 3) + 1  # bytes of a transition
 
 
-def state_bytes():
+DRAWN = 2 * 256 * ROW  # the minibatches of an env step
+
+
+def training_bytes():
+    """The state twice, and what is drawn."""
     leaves = jax.tree.leaves(AGENT.init(jax.random.key(0)))
-    return sum(leaf.nbytes for leaf in leaves)
+    return 2 * sum(leaf.nbytes for leaf in leaves) + DRAWN
 
 
 def config(num_seeds, capacity=1000):
@@ -31,7 +35,7 @@ def config(num_seeds, capacity=1000):
 
 @pytest.mark.parametrize("capacity", [1000, 1001])
 def test_the_largest_number_of_seeds_that_fits_is_named(capacity, monkeypatch):
-    seed = capacity * ROW + 2 * state_bytes()
+    seed = capacity * ROW + training_bytes()
     monkeypatch.setattr(memory, "available_bytes", lambda: 3 * seed + 1)
     refuse_if_too_large(AGENT, config(3, capacity), SPEC, 3)
     with pytest.raises(DimeError, match="4 seeds need .* At most 3 fit"):
@@ -39,7 +43,7 @@ def test_the_largest_number_of_seeds_that_fits_is_named(capacity, monkeypatch):
 
 
 def test_where_not_even_one_fits_the_replay_that_does_is_named(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda: 500 * ROW + 2 * state_bytes())
+    monkeypatch.setattr(memory, "available_bytes", lambda: 500 * ROW + training_bytes())
     with pytest.raises(DimeError) as error:
         refuse_if_too_large(AGENT, config(1), SPEC, 1)
     (capacity,) = re.findall("replay_capacity of at most ([0-9]+)", str(error.value))
@@ -50,13 +54,13 @@ def test_where_not_even_one_fits_the_replay_that_does_is_named(monkeypatch):
 
 
 def test_where_the_state_alone_is_too_large_no_replay_helps(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * state_bytes())
+    monkeypatch.setattr(memory, "available_bytes", lambda: training_bytes())
     with pytest.raises(DimeError, match="Not even one seed fits"):
         refuse_if_too_large(AGENT, config(1), SPEC, 1)
 
 
 def test_a_short_run_needs_no_more_than_its_own_transitions(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda: 20 * ROW + 2 * state_bytes())
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20 * ROW + training_bytes())
     refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=20), SPEC, 1)
     with pytest.raises(DimeError):
         refuse_if_too_large(AGENT, TrainingConfig(num_env_steps=21), SPEC, 1)
@@ -64,7 +68,7 @@ def test_a_short_run_needs_no_more_than_its_own_transitions(monkeypatch):
 
 def test_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
-    monkeypatch.setattr(Learners, "begin", lambda learners: pytest.fail("it began"))
+    monkeypatch.setattr(HostLearners, "begin", lambda learners: pytest.fail("it began"))
     with pytest.raises(DimeError, match="need .* of memory"):
         start(tmp_path / "run")
     assert not (tmp_path / "run").exists()

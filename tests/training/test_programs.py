@@ -43,7 +43,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = initialise_replay(CONFIG.effective_capacity, SPEC, len(seeds))
+        self.replay = initialise_replay(CONFIG.storage(), SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):
@@ -215,8 +215,8 @@ def test_what_programs_depend_on():
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
     }
     assert read == {
-        "effective_capacity", "num_evaluation_episodes", "batch_size", "evaluation_modes",
-        "updates_per_env_step", "overlap", "matmul_precision",
+        "storage", "num_evaluation_episodes", "batch_size", "evaluation_modes",
+        "updates_per_turn", "overlap", "matmul_precision",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.replay import empty_replay, sample_batch, store
+from dime.training.replay import Storage, empty_replay, sample_batch, store
 from dime.types import EnvSpec, Transition
 
 SPEC = EnvSpec(obs_dim=2, action_dim=3)
@@ -23,14 +23,14 @@ def transition(number):
 
 
 def filled(capacity, count):
-    replay = empty_replay(capacity, SPEC)
+    replay = empty_replay(Storage(capacity), SPEC)
     for number in range(count):
         replay = store(replay, transition(number), jnp.int32(number))
     return replay
 
 
 def test_an_empty_ring():
-    replay = empty_replay(5, SPEC)
+    replay = empty_replay(Storage(5), SPEC)
     assert replay.capacity == 5
     shapes = {name: getattr(replay.rows, name).shape for name in ("obs", "action", "reward")}
     assert shapes == {"obs": (5, 2), "action": (5, 3), "reward": (5,)}
@@ -76,3 +76,28 @@ def test_another_key_draws_another_batch():
         sample_batch(replay, jnp.int32(13), 50, jax.random.key(seed)).index for seed in (1, 2)
     )
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_observations_kept_in_half_precision(once):
+    obs = np.array([1.0 + 2**-13, 1e6], np.float32)  # between two halves; beyond the largest
+    storage = Storage(4, "float16", 4 if once else None)
+    row = Transition(
+        jnp.asarray(obs), jnp.zeros(3), jnp.float32(1e6), jnp.asarray(-obs), jnp.array(False)
+    )
+    replay = store(empty_replay(storage, SPEC), row, jnp.int32(0))
+    assert replay.rows.obs.dtype == replay.rows.next_obs.dtype == jnp.float16
+    batch = sample_batch(replay, jnp.int32(1), 2, jax.random.key(0)).transition
+    expected = np.array([[1.0, 65_504.0]] * 2, np.float32)
+    np.testing.assert_array_equal(batch.obs, expected)
+    np.testing.assert_array_equal(batch.next_obs, -expected)
+    assert batch.obs.dtype == jnp.float32 and batch.reward.tolist() == [1e6] * 2
+
+
+def test_bytes_are_kept_as_they_are():
+    obs = jnp.array([0.0, 255.0])
+    row = Transition(obs, jnp.zeros(3), jnp.float32(0), 255.0 - obs, jnp.array(False))
+    replay = store(empty_replay(Storage(4, "uint8"), SPEC), row, jnp.int32(0))
+    batch = sample_batch(replay, jnp.int32(1), 1, jax.random.key(0)).transition
+    np.testing.assert_array_equal(batch.obs[0], obs)
+    np.testing.assert_array_equal(batch.next_obs[0], 255.0 - obs)

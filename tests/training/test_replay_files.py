@@ -7,6 +7,7 @@ import pytest
 
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.programs import initialise_replay, store_all
+from dime.training.replay import Storage
 from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
@@ -22,7 +23,7 @@ class Ring:
     def __init__(self, folder, capacity=CAPACITY):
         folder.mkdir(exist_ok=True)
         self.checkpoints = CheckpointFolder(folder)
-        self.replay = initialise_replay(capacity, SPEC, len(SEEDS))
+        self.replay = initialise_replay(Storage(capacity), SPEC, len(SEEDS))
         self.saver = ReplaySaver(self.checkpoints)
         self.num_stored = 0
 
@@ -51,7 +52,7 @@ class Ring:
 
     def load(self, seeds=SEEDS, capacity=CAPACITY):
         checkpoint, _ = self.checkpoints.load_newest()
-        return load_replay(checkpoint.replay_files, list(seeds), capacity, SPEC)
+        return load_replay(checkpoint.replay_files, list(seeds), Storage(capacity), SPEC)
 
     def files(self):
         return sorted(path.name for path in self.checkpoints.replay_folder.iterdir())
@@ -128,7 +129,7 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
         ]
     older = ring.checkpoints.load(ring.checkpoints.steps()[1])
     assert older.env_step == 36
-    reward = load_replay(older.replay_files, SEEDS, CAPACITY, SPEC).rows.reward
+    reward = load_replay(older.replay_files, SEEDS, Storage(CAPACITY), SPEC).rows.reward
     for number in range(30, 36):  # the ring itself has them still
         np.testing.assert_array_equal(
             reward[:, number % CAPACITY], ring.replay.rows.reward[:, number % CAPACITY]

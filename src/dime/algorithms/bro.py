@@ -186,13 +186,14 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
 
 def refuse_missed_resets(settings: BroConfig, training: Any) -> None:
     """Raises `DimeError` where a reset falls on an env step without updates."""
-    every, first = training.env_steps_per_update, training.num_random_steps
+    every = max(training.env_steps_per_update, training.envs_per_seed)
+    first = training.num_random_steps
     missed = [step for step in settings.reset_env_steps if step % every or step <= first]
     require(
         not missed,
         f"reset_env_steps holds {missed[:1]}, where there is no update: the first {first} env "
         f"steps are random (num_random_steps is {first}) and updates come at multiples of {every} "
-        f"(env_steps_per_update is {every}). Choose others.",
+        "(the larger of env_steps_per_update and envs_per_seed). Choose others.",
     )
 
 

@@ -21,16 +21,31 @@ from dime.errors import DimeError
 
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
 
+
+def _make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    from dime.envs.playground import make_playground  # brings JAX
+
+    return make_playground(id, kwargs)
+
+
+def _playground_ids() -> list[str]:
+    from dime.envs.playground import playground_ids
+
+    return playground_ids()
+
+
 _MAKERS = {
     "dm_control": make_dm_control,
     "gymnasium": make_gymnasium,
     "myosuite": make_myosuite,
+    "playground": _make_playground,
     "dime": make_gymnasium,
 }
 _LISTS = {
     "dm_control": dm_control_ids,
     "gymnasium": gymnasium_ids,
     "myosuite": myosuite_ids,
+    "playground": _playground_ids,
     "dime": tiny.tiny_ids,
 }
 
@@ -39,7 +54,8 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     """Makes an environment from its id, in its own units, shapes and dtypes.
 
     Ids: `dm_control/<domain>-<task>`, any Gymnasium id, `module:Id`, MyoSuite's ids,
-    `Ant-v3-compatible`, `dime/TwoModeBandit-v0`, `dime/MultiGoal-v0`; see docs/environments.md.
+    `playground/<Task>`, `Ant-v3-compatible`, `dime/TwoModeBandit-v0`, `dime/MultiGoal-v0`; see
+    docs/environments.md.
 
     Args:
         id: the environment's name.
@@ -110,7 +126,7 @@ def make(
         with no_exit():
             env = build()
         return Environment(env, name, build)
-    build_there = partial(ProcessEnv, build, process_timeout_s)
+    build_there = partial(ProcessEnv, partial(_not_by_jax, build), process_timeout_s)
     env = build_there()
     try:
         return Environment(env, name or env.name, build_there)
@@ -120,13 +136,15 @@ def make(
 
 
 def suite_of(id: str) -> str:
-    """The suite that an id belongs to: "dm_control", "myosuite", "dime", or else "gymnasium".
+    """The suite that an id belongs to; "gymnasium" where it is none of the others.
 
     >>> [suite_of(id) for id in ("dm_control/dog-run", "myoHandReachRandom-v0", "my_envs:Reach-v1")]
     ['dm_control', 'myosuite', 'gymnasium']
     """
     if id.startswith(PREFIX):
         return "dm_control"
+    if id.startswith("playground/"):
+        return "playground"
     if id.startswith("dime/"):
         return "dime"
     if id.lower().startswith(PREFIXES) and ":" not in id:
@@ -158,6 +176,19 @@ def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
             f"{type(env).__module__}. See docs/environments.md."
         )
     return with_myosuite_seeding(env)
+
+
+def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """What `build` makes, in a process of its own."""
+    env = build()
+    if any(kind.__module__ == "dime.envs.jax_env" for kind in type(env).__mro__):
+        env.close()
+        raise DimeError(
+            "env_process does not go with environments that JAX computes: they are stepped in one "
+            "program with the learner, not in processes of their own. Leave the option out "
+            "(dime resume: --env-process False)."
+        )
+    return env
 
 
 def _takes_render_mode(factory: EnvFactory) -> bool:

@@ -14,6 +14,7 @@ _SUITES = {
     "dm_control": ("dm-control", "pip install dime-rl"),
     "gymnasium": ("gymnasium", "pip install dime-rl"),
     "myosuite": ("myosuite", "pip install 'dime-rl[myo]'"),
+    "playground": ("playground", "pip install 'dime-rl[playground]'"),
 }
 _EXTRAS = {
     "imageio_ffmpeg": "films: pip install 'dime-rl[video]'",

@@ -9,7 +9,7 @@ from dime.envs.registry import make
 from dime.experiments.presets import preset_settings
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import TrainingConfig
-from dime.training.learners import Learners
+from dime.training.host_learners import HostLearners
 
 
 def main(env: str) -> None:
@@ -17,7 +17,8 @@ def main(env: str) -> None:
     keep_compiled_programs()
     config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
     make_agent = partial(dime, preset_settings("paper", "dime", env))
-    learners = Learners(config, make_agent, [make(env)], contextlib.nullcontext)
+    made = partial(make, env)
+    learners = HostLearners(config, make_agent, [made()], contextlib.nullcontext, made)
     learners.begin()
     while learners.update == 0:
         learners.step()

@@ -80,8 +80,13 @@ def _fits(pattern: str, env: str) -> bool:
 
 
 def _suite(env: str) -> str:
-    """The suite as the paper has them: Gymnasium's MuJoCo tasks are one."""
+    """The suite as the paper has them: Gymnasium's MuJoCo tasks are one.
+
+    Playground has the DM Control Suite's tasks, with the same rewards and time limits.
+    """
     suite = suite_of(env)
+    if suite == "playground":
+        return "dm_control"
     if env == "Ant-v3-compatible":
         return "mujoco"
     if suite == "gymnasium" and env in gymnasium.registry:
@@ -95,7 +100,7 @@ def with_known_support(settings: Any, env: str, preset: str) -> Any:
     if not _has_support(settings):
         return settings
     support = known_support(env)
-    if preset == "laptop" and suite_of(env) == "dm_control":
+    if preset == "laptop" and _suite(env) == "dm_control":
         support = _LAPTOP_DM_CONTROL_SUPPORT
     low, high = (None, None) if support is None else (-support, support)
     return replace_nested(settings, {"critic": {"v_min": low, "v_max": high}})

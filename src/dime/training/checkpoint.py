@@ -72,8 +72,8 @@ def to_arrays(tree: Any) -> Arrays:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def from_arrays(arrays: Arrays, template: Any) -> Any:
-    """The pytree of `template`'s structure from its leaves by path.
+def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
+    """The pytree of `template`'s structure, which is that `of` something, from its leaves by path.
 
     Raises `DimeError` where a leaf is missing, left over, or of another shape or type.
     """
@@ -81,13 +81,13 @@ def from_arrays(arrays: Arrays, template: Any) -> Any:
     names = [jax.tree_util.keystr(path) for path, _ in expected]
     if set(names) != set(arrays):
         odd = sorted(set(names) ^ set(arrays))[:3]
-        raise DimeError(f"The checkpoint's arrays do not fit this algorithm; first: {odd}.")
+        raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
     for name, (_, leaf) in zip(names, expected, strict=True):
         found = arrays[name]
         if found.shape != leaf.shape or found.dtype != leaf.dtype:
             raise DimeError(
                 f"The checkpoint's {name} is {found.dtype}{list(found.shape)}, "
-                f"this algorithm's is {leaf.dtype}{list(leaf.shape)}."
+                f"this {of}'s is {leaf.dtype}{list(leaf.shape)}."
             )
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
 

@@ -8,11 +8,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require, require_at_least
+from dime.training.replay import Storage
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
 
 _DAY_S = 86_400
+_FIRST_ENDS = 16  # beside one for each 1000 transitions, the length of dm_control's episodes
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,16 @@ class TrainingConfig:
     """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
     env_steps_per_update: int = 1
     """Where it is more than 1, the updates come only after every so many env steps."""
+    envs_per_seed: int = 1
+    """Environments of a seed that step together, each giving an env step; on the device only."""
     batch_size: int = 256
     """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
     replay_capacity: int = 1_000_000
     """Transitions kept, the newest ones (paper, table 2)."""
+    replay_dtype: Literal["float32", "float16", "uint8"] = "float32"
+    """Of the observations kept there: half of the memory, or a quarter (images alone)."""
+    next_obs_once: bool = False
+    """Keep an observation once that is also the next transition's first."""
     bootstrap_at_time_limits: bool = True
     """Off: a time limit counts as the end of the MDP, as in some released codes."""
     evaluate_every: int = 24_000
@@ -43,7 +51,7 @@ class TrainingConfig:
     """How actions are chosen there; the presets take the algorithm's official mode and one more
     (`dime list algorithms`)."""
     log_every: int = 500
-    """Between lines of metrics.jsonl, 10 to 500."""
+    """Between lines of metrics.jsonl, 10 to 500 (or to envs_per_seed)."""
     checkpoint_every: int = 10_000
     """Between checkpoints; there is one before the first step and one at the end too."""
     max_env_restarts: int = 3
@@ -66,7 +74,7 @@ class TrainingConfig:
             self,
             1,
             *("num_env_steps", "updates_per_env_step", "batch_size", "replay_capacity"),
-            *("env_steps_per_update",),
+            *("env_steps_per_update", "envs_per_seed"),
             *("evaluate_every", "num_evaluation_episodes", "checkpoint_every"),
         )
         require_at_least(self, 0, "num_random_steps", "max_env_restarts")
@@ -74,14 +82,17 @@ class TrainingConfig:
             0.0 < self.env_timeout_s <= _DAY_S,
             f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most {_DAY_S}.",
         )
+        longest = max(500, self.envs_per_seed)
         require(
-            10 <= self.log_every <= 500, f"log_every is {self.log_every}; it must be 10 to 500."
+            10 <= self.log_every <= longest,
+            f"log_every is {self.log_every}; it must be 10 to {longest}.",
         )
         require(
             self.env_steps_per_update <= self.num_env_steps,
             f"env_steps_per_update is {self.env_steps_per_update}; in a run of "
             f"{self.num_env_steps} env steps there would be no update.",
         )
+        self._require_whole_turns()
         require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
         require(
             len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in seeds {self.seeds}."
@@ -105,9 +116,51 @@ class TrainingConfig:
         """Transitions that can really come together in this run."""
         return min(self.replay_capacity, self.num_env_steps)
 
-    def learns_after(self, env_step: int) -> bool:
-        """Whether updates belong to an env step (counted from 1)."""
-        return env_step > self.num_random_steps and env_step % self.env_steps_per_update == 0
+    def storage(self, room_for_ends: int | None = None) -> Storage:
+        """How the replay keeps its transitions.
+
+        Where next observations are kept once it begins with room for few ends of episodes; more is
+        made when they come.
+        """
+        capacity = self.effective_capacity
+        if self.next_obs_once and room_for_ends is None:
+            room_for_ends = min(capacity, _FIRST_ENDS + capacity // 1000)
+        return Storage(capacity, self.replay_dtype, room_for_ends)
+
+    @property
+    def updates_per_turn(self) -> int:
+        """Updates that come together, where they do: the environments of a seed step together."""
+        return self.updates_per_env_step * max(1, self.envs_per_seed // self.env_steps_per_update)
+
+    def learns_after(self, env_step: Any) -> Any:
+        """Whether updates belong to an env step (counted from 1, also in a compiled program)."""
+        return (env_step > self.num_random_steps) & (env_step % self.env_steps_per_update == 0)
+
+    def _require_whole_turns(self) -> None:
+        """Everything is due after whole turns of a seed's environments."""
+        together, per_update = self.envs_per_seed, self.env_steps_per_update
+        names = ("num_env_steps", "num_random_steps", "evaluate_every", "log_every")
+        values = {name: getattr(self, name) for name in (*names, "checkpoint_every")}
+        misfits = [
+            f"{name} is {value} (next: {-(-value // together) * together})"
+            for name, value in values.items()
+            if value % together
+        ]
+        require(
+            not misfits,
+            f"With {together} environments that step together (envs_per_seed) these must be "
+            f"multiples of {together}: {', '.join(misfits)}.",
+        )
+        require(
+            max(together, per_update) % min(together, per_update) == 0,
+            f"env_steps_per_update is {per_update}; with {together} environments that step "
+            "together it must divide that number, or be a multiple of it.",
+        )
+        require(
+            together <= self.replay_capacity,
+            f"envs_per_seed is {together}; a replay of {self.replay_capacity} transitions does not "
+            "hold one of each.",
+        )
 
 
 @dataclass(frozen=True)

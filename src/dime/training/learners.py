@@ -1,227 +1,141 @@
-"""All seeds of a run side by side: agents in one program, one environment each."""
+"""What a loop trains: the agents and environments of every seed that still runs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.checkpoint import Checkpoint, from_arrays, to_arrays
+from dime.training.checkpoint import Checkpoint, to_arrays
 from dime.training.checkpoint_files import Arrays
 from dime.training.config import TrainingConfig
-from dime.training.episodes import EpisodeStream, Observed
-from dime.training.evaluation import Actions
-from dime.training.failures import SeedFailure, failure_of
-from dime.training.programs import (
-    Learned,
-    Programs,
-    Turn,
-    counters,
-    evaluation_turn,
-    initialise,
-    initialise_replay,
-    seed_keys,
-)
-from dime.training.replay_files import load_replay
-from dime.training.restarts import Restarts, TellOfRestart, tell_nobody
-from dime.types import Agent, EnvSpec, Transition
+from dime.training.evaluation import EpisodeError, EpisodeResult
+from dime.training.failures import SeedFailure
+from dime.training.replay import Replay
+from dime.types import Agent, EnvSpec
+
+Compiling = Callable[[], AbstractContextManager[None]]
+"""Entered while programs are compiled, which may take long."""
 
 
-class Learners:
-    """Agents and training environments of every seed that still runs, and how far they are.
+class Learners(ABC):
+    """All seeds side by side in one program, and how far they are.
 
-    `compiling` is entered while the programs are compiled before the first step, which may take
-    long; `tell_of_restart` hears of environments that were made anew.
+    `HostLearners` have an environment each; `DeviceLearners` have theirs in the program.
     """
+
+    state: Any
+    replay: Replay
 
     def __init__(
         self,
         config: TrainingConfig,
         make_agent: Callable[[EnvSpec], Agent],
-        environments: list[Environment],
-        compiling: Callable[[], AbstractContextManager[None]],
-        tell_of_restart: TellOfRestart = tell_nobody,
+        environment: Environment,
+        compiling: Compiling,
     ):
         self.config = config
+        self._spaces = environment.spaces
         self.seeds = list(config.seeds)
-        first = environments[0]
-        self.spec = EnvSpec(first.obs_dim, first.action_dim, config.replay_capacity)
-        self.streams = [
-            EpisodeStream(
-                env,
-                Restarts(seed, config.max_env_restarts, tell_of_restart),
-                config.bootstrap_at_time_limits,
-            )
-            for env, seed in zip(environments, self.seeds, strict=True)
-        ]
+        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
         self.env_step = 0
         self.update = 0
-        self._learnt_step = 0  # the newest env step whose updates were made
         self.metrics: Any = None
         self._agent = make_agent(self.spec)
         self._compiling = compiling
 
+    @abstractmethod
     def begin(self) -> dict[int, SeedFailure]:
         """Everything as it is before the first step; returns the seeds that fail already."""
-        with self._compiling():
-            self._compile()
-        self.state = jax.jit(partial(initialise, self._agent))(self._keys)
-        self.replay = initialise_replay(self.config.effective_capacity, self.spec, len(self.seeds))
-        failures = {}
-        for index, stream in enumerate(self.streams):
-            try:
-                stream.begin()
-            except Exception as error:  # whatever a user's environment raises
-                state = self.state_of(index)
-                failures[stream.seed] = failure_of(error, stream.env.name, self.env_step, state)
-        self._choose_actions()
-        self.remove(set(failures))
-        return failures
 
+    @abstractmethod
     def restore(self, checkpoint: Checkpoint) -> tuple[list[str], dict[int, SeedFailure]]:
         """Everything as it was at a checkpoint that `refuse_if_other` has let pass.
 
         Returns warnings, and the seeds that failed. They are gone from here, unless all failed.
         """
-        self.seeds = checkpoint.run["seeds"]
-        self.streams = [stream for stream in self.streams if stream.seed in self.seeds]
-        self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
-        # Older checkpoints lack these; their learners never lagged.
-        self._learnt_step = checkpoint.run.get("learnt_env_step", self.env_step)
-        metrics = checkpoint.run.get("metrics")
-        self.metrics = metrics and {name: np.array(metrics[name]) for name in metrics}
-        with self._compiling():
-            self._compile()
-        state = from_arrays(checkpoint.state, self._programs.state_shape)
-        self.state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
-        self.replay = load_replay(
-            checkpoint.replay_files, self.seeds, self.config.effective_capacity, self.spec
-        )
-        followed, failures = [], {}
-        for index, (stream, position) in enumerate(
-            zip(self.streams, checkpoint.run["episodes"], strict=True)
-        ):
-            stream.restarts.count = checkpoint.run.get("env_restarts", {}).get(str(stream.seed), 0)
-            saved = (checkpoint.episodes[f"{stream.seed}/{name}"] for name in ("actions", "obs"))
-            try:
-                followed.append(stream.restore(position, *saved))
-            except Exception as error:  # whatever a user's environment raises
-                state = self.state_of(index)
-                failures[stream.seed] = failure_of(error, stream.env.name, self.env_step, state)
-                followed.append(True)  # what is left of it is not asked for an action
-        self._actions = np.stack(
-            [checkpoint.episodes[f"{seed}/next_action"] for seed in self.seeds]
-        )
-        strays = [seed for seed, follows in zip(self.seeds, followed, strict=True) if not follows]
-        if strays:
-            self._choose_actions()
-        self.remove(set(failures))
-        warnings = [
-            f"The environment of seed {seed} did not follow when its episode in progress was "
-            "replayed from its seed and actions; a new episode begins. From here on the run "
-            "differs from an uninterrupted one."
-            for seed in strays
-        ]
-        return warnings, failures
 
-    def _compile(self) -> None:
-        self._keys = seed_keys(tuple(self.seeds))
-        self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
+    @abstractmethod
+    def step(self, at_most: int) -> dict[int, SeedFailure]:
+        """Some env steps of every seed with their updates, at least one and not above `at_most`.
 
-    def _choose_actions(self) -> None:
-        at = counters(self.env_step, self.update)
-        if self.env_step < self.config.num_random_steps:
-            actions = self._programs.random_actions(self._keys, at)
-        else:
-            obs = np.stack([stream.obs for stream in self.streams])
-            actions = self._programs.explore(self.state, obs, self._keys, at)
-        self._actions = np.asarray(actions)
-
-    def step(self) -> dict[int, SeedFailure]:
-        """One env step of every seed, its updates, and the choice of the next actions.
-
-        With `overlap` the updates are those of the env step before, and run while the environments
-        step. Returns the seeds that failed, by seed. They are gone from here, unless all failed.
+        Returns the seeds that failed, by seed. They are gone from here, unless all failed.
         """
-        for stream, action in zip(self.streams, self._actions, strict=True):
-            stream.start_step(action)
-        learned = self._learn() if self.config.overlap and self._updates_are_due() else None
-        observed, failures = self._step_environments()
-        if learned is not None:
-            failures |= self._poisoned(np.asarray(learned.finite), sorted(learned.metrics))
-        if set(failures) >= set(self.seeds):
-            return failures
-        self.remove(set(failures))
-        self.env_step += 1
-        transition = _stacked([observed[seed] for seed in self.seeds])
-        if self.config.overlap or not self._updates_are_due():
-            return failures | self._store_and_act(transition)
-        acting_obs = np.stack([observed[seed].acting_obs for seed in self.seeds])
-        return failures | self._advance(transition, acting_obs)
 
-    def _updates_are_due(self) -> bool:
-        learns = self.config.learns_after(self.env_step)
-        return learns and self._learnt_step < self.env_step
+    @abstractmethod
+    def evaluate(
+        self, mode: str, seeds: list[list[int]], stopped: Callable[[], bool]
+    ) -> list[list[EpisodeResult]] | None:
+        """Whole episodes by agent, reset with these seeds; None where `stopped` said so.
 
-    def _step_environments(self) -> tuple[dict[int, Observed], dict[int, SeedFailure]]:
-        observed, failures = {}, {}
-        for index, (stream, action) in enumerate(zip(self.streams, self._actions, strict=True)):
-            try:
-                observed[stream.seed] = stream.step(action)
-            except Exception as error:  # whatever a user's environment raises
-                failures[stream.seed] = failure_of(
-                    error, stream.env.name, self.env_step, self.state_of(index)
-                )
-        return observed, failures
+        Raises `EpisodeError`.
+        """
 
-    def _learn(self) -> Learned:
-        """Sends off the updates of the newest env step; nothing here waits for them."""
-        at = counters(self.env_step, self.update)
-        return self._keep(self._programs.learn(self.state, self.replay, self._keys, at))
+    @abstractmethod
+    def after_failed_episode(self, error: EpisodeError) -> dict[int, SeedFailure]:
+        """Makes ready to repeat an evaluation; returns the seed if it failed for good."""
 
-    def _store_and_act(self, transition: Transition) -> dict[int, SeedFailure]:
-        at = counters(self.env_step, self.update)
-        self.replay = self._programs.store(self.replay, transition, at)
-        self._choose_actions()
-        return self._remove_poisoned(_rows_finite(self._actions), ["action"])
+    @abstractmethod
+    def episodes(self) -> list[dict[str, Any]]:
+        """By seed: how many ended, the return of the present one, return and length of the last."""
 
-    def _advance(self, transition: Transition, acting_obs: Any) -> dict[int, SeedFailure]:
-        turn = Turn(transition, acting_obs, self._keys, counters(self.env_step, self.update))
-        advanced = self._programs.advance(self.state, self.replay, turn)
-        self.replay = advanced.replay
-        learned = self._keep(advanced.learned)
-        self._actions, finite = jax.device_get((advanced.action, learned.finite))
-        finite = np.hstack([finite, _rows_finite(self._actions)])
-        return self._remove_poisoned(finite, [*sorted(learned.metrics), "action"])
+    @abstractmethod
+    def _snapshot_of_episodes(self) -> Arrays:
+        """What brings the environments back to where they are."""
 
-    def _keep(self, learned: Learned) -> Learned:
-        self.state, self.metrics = learned.state, learned.metrics
-        self.update += self.config.updates_per_env_step
-        self._learnt_step = self.env_step
-        return learned
+    @abstractmethod
+    def _keep_seeds(self, kept: np.ndarray) -> None:
+        """Of everything the parts of the seeds at these places."""
 
-    def _remove_poisoned(self, finite: np.ndarray, quantities: list[str]) -> dict[int, SeedFailure]:
-        failures = self._poisoned(finite, quantities)
-        self.remove(set(failures))
-        return failures
+    @abstractmethod
+    def _compile(self) -> None:
+        """The programs for `seeds`, as many as there are now."""
 
-    def _poisoned(self, finite: np.ndarray, quantities: list[str]) -> dict[int, SeedFailure]:
-        failures = {}
-        for index in np.flatnonzero(~finite.all(axis=1)).tolist():
-            names = [quantities[i] for i in np.flatnonzero(~finite[index])]
-            reason = f"{', '.join(names)} became NaN or infinite at env step {self.env_step}"
-            failures[self.seeds[index]] = SeedFailure(
-                self.env_step, reason, "", poisoned=True, state=self.state_of(index)
-            )
-        return failures
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the environments that were made here."""
+
+    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
+        """The state's arrays, the episodes' arrays, and the counters and positions."""
+        run = {
+            "env_step": self.env_step,
+            "updates": self.update,
+            "metrics": self.metrics and _as_lists(self.metrics),
+            "seeds": self.seeds,
+            "spaces": self._spaces.to_json(),
+            "episodes": self.episodes(),
+        }
+        return to_arrays(self.state), self._snapshot_of_episodes(), run
 
     def state_of(self, index: int) -> Arrays:
         """The state's arrays of the seed at this place."""
         return to_arrays(jax.tree.map(lambda leaf: leaf[index], self.state))
+
+    def _poisoned(
+        self, finite: np.ndarray, quantities: list[str], env_steps: np.ndarray | None = None
+    ) -> dict[int, SeedFailure]:
+        """The failures of seeds for which not all is `finite`, (seeds, quantities).
+
+        `env_steps` says when; this one where it is None.
+        """
+        failures = {}
+        for index in np.flatnonzero(~finite.all(axis=1)).tolist():
+            env_step = self.env_step if env_steps is None else int(env_steps[index])
+            names = ", ".join(quantities[i] for i in np.flatnonzero(~finite[index]))
+            reason = f"{names} became NaN or infinite at env step {env_step}"
+            failures[self.seeds[index]] = SeedFailure(
+                env_step, reason, "", poisoned=True, state=self.state_of(index)
+            )
+        return failures
+
+    def _restore_counters(self, checkpoint: Checkpoint) -> None:
+        self.seeds = checkpoint.run["seeds"]
+        self.env_step, self.update = checkpoint.run["env_step"], checkpoint.run["updates"]
+        metrics = checkpoint.run.get("metrics")
+        self.metrics = metrics and {name: np.array(metrics[name]) for name in metrics}
 
     def remove(self, failed: set[int]) -> None:
         """Takes failed seeds out of the program, which is compiled anew for the others.
@@ -229,54 +143,10 @@ class Learners:
         Where that would leave none, everything stays as it is.
         """
         kept = np.array([i for i, seed in enumerate(self.seeds) if seed not in failed], int)
-        if not 0 < len(kept) < len(self.seeds):
-            return
-        self.state, self.replay, self.metrics = jax.tree.map(
-            lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
-        )
-        self._actions = self._actions[kept]
-        self.streams = [self.streams[i] for i in kept]
-        self.seeds = [self.seeds[i] for i in kept]
-        self._compile()
-
-    def evaluation_actions(self, mode: str) -> Actions:
-        """The agents' actions in an evaluation mode."""
-        program = self._programs.evaluate[mode]
-
-        def act(obs: np.ndarray, step: int) -> np.ndarray:
-            at = counters(self.env_step, self.update)
-            return np.asarray(program(self.state, evaluation_turn(obs, 0, step, self._keys, at)))
-
-        return act
-
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, the episodes' arrays, and the counters and positions."""
-        episodes: Arrays = {}
-        for stream, action in zip(self.streams, self._actions, strict=True):
-            taken = np.array(stream.actions, np.float32).reshape(-1, self.spec.action_dim)
-            episodes[f"{stream.seed}/actions"] = taken
-            episodes[f"{stream.seed}/obs"] = stream.obs
-            episodes[f"{stream.seed}/next_action"] = action
-        run = {
-            "env_step": self.env_step,
-            "updates": self.update,
-            "learnt_env_step": self._learnt_step,
-            "metrics": self.metrics and _as_lists(self.metrics),
-            "seeds": self.seeds,
-            "spaces": self.streams[0].env.spaces.to_json(),
-            "episodes": [stream.to_json() for stream in self.streams],
-        }
-        return to_arrays(self.state), episodes, run
-
-
-def _stacked(observed: list[Observed]) -> Transition:
-    names = ("obs", "action", "reward", "next_obs", "terminated")
-    rows = (np.stack([getattr(one, name) for one in observed]) for name in names)
-    return Transition(*map(jnp.asarray, rows))
-
-
-def _rows_finite(actions: np.ndarray) -> np.ndarray:
-    return np.array([[np.isfinite(action).all()] for action in actions])
+        if 0 < len(kept) < len(self.seeds):
+            self._keep_seeds(kept)
+            self.seeds = [self.seeds[index] for index in kept]
+            self._compile()
 
 
 def _as_lists(metrics: Any) -> dict[str, Any]:

@@ -2,26 +2,19 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dime.envs.environment import Environment
 from dime.training.allocator import freed_memory_kept
 from dime.training.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
-from dime.training.evaluation import (
-    EnvironmentPool,
-    EpisodeError,
-    evaluation_seeds,
-    run_episodes,
-    summary,
-)
-from dime.training.failures import SeedFailure, failure_of, save_failure
-from dime.training.learners import Learners
+from dime.training.evaluation import EpisodeError, evaluation_seeds, summary
+from dime.training.failures import SeedFailure, save_failure
+from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Record
 from dime.training.recorder import Recorder
 from dime.training.replay_files import ReplaySaver
@@ -58,7 +51,7 @@ class _AllFailed(Exception):
 
 _NOT_SAVED = "the last checkpoint could not be written"
 
-MakeLearners = Callable[[Callable[[], AbstractContextManager[None]], TellOfRestart], Learners]
+MakeLearners = Callable[[Compiling, TellOfRestart], Learners]
 
 
 class Loop:
@@ -69,7 +62,6 @@ class Loop:
         config: TrainingConfig,
         directory: RunDirectory,
         make_learners: MakeLearners,
-        make_environment: Callable[[], Environment],
         recorder: Recorder,
     ):
         self.config = config
@@ -77,9 +69,6 @@ class Loop:
         self.recorder = recorder
         self.interruption = Interruption(self._leave)
         self.learners = make_learners(self._compiling, recorder.restart_of_environment)
-        self._evaluation_environments = EnvironmentPool(
-            make_environment, [stream.env for stream in self.learners.streams]
-        )
         self._replay_saver = ReplaySaver(directory.checkpoints)
         self._support_watch = SupportWatch()
         self._last_evaluation_step: int | None = None
@@ -124,7 +113,7 @@ class Loop:
             self._status("failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            self._evaluation_environments.close()
+            self.learners.close()
 
     def _repeat(self) -> None:
         while True:
@@ -133,7 +122,7 @@ class Loop:
             self._save_if_due()
             if self.learners.env_step >= self.config.num_env_steps:
                 return
-            self._note_failures(self.learners.step())
+            self._note_failures(self.learners.step(self._steps_until_due()))
             self.recorder.step(self.learners.env_step)
             self._record_if_due()
 
@@ -185,6 +174,13 @@ class Loop:
         env_step = self.learners.env_step
         return env_step % interval == 0 or env_step == self.config.num_env_steps
 
+    def _steps_until_due(self) -> int:
+        """After so many env steps there is something to do between them."""
+        config, env_step = self.config, self.learners.env_step
+        intervals = (config.evaluate_every, config.log_every, config.checkpoint_every)
+        to_the_end = config.num_env_steps - env_step
+        return min(to_the_end, *(every - env_step % every for every in intervals))
+
     def _evaluate_if_due(self) -> None:
         env_step = self.learners.env_step
         if self._last_evaluation_step == env_step or not self._due(self.config.evaluate_every):
@@ -201,15 +197,13 @@ class Loop:
             env_step, seeds = self.learners.env_step, self.learners.seeds
             count = self.config.num_evaluation_episodes
             try:
-                results = run_episodes(
-                    self._evaluation_environments.take(len(seeds), count),
+                results = self.learners.evaluate(
+                    mode,
                     [evaluation_seeds(seed, env_step, count) for seed in seeds],
-                    self.learners.evaluation_actions(mode),
                     stopped=lambda: self.interruption.requested is not None,
                 )
             except EpisodeError as error:
-                self._evaluation_environments.close()  # one of them may be broken
-                self._restart_or_remove(error)
+                self._note_failures(self.learners.after_failed_episode(error))
                 continue
             if results is None:
                 self._stop_if_asked()
@@ -220,33 +214,25 @@ class Loop:
             for seed, episodes in zip(seeds, results or [], strict=True)
         ]
 
-    def _restart_or_remove(self, error: EpisodeError) -> None:
-        """Counts a restart of the seed whose evaluation failed; takes it out where none is left."""
-        stream = self.learners.streams[error.agent]
-        if stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated"):
-            return
-        state = self.learners.state_of(error.agent)
-        failure = failure_of(error.cause, stream.env.name, self.learners.env_step, state)
-        self.learners.remove({stream.seed})
-        self._note_failures({stream.seed: failure})
-
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
             return
         metrics = jax.device_get(self.learners.metrics) or {}
         lines = []
-        for index, stream in enumerate(self.learners.streams):
+        for index, (seed, episode) in enumerate(
+            zip(self.learners.seeds, self.learners.episodes(), strict=True)
+        ):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
             lines.append(
                 {
-                    "seed": stream.seed,
-                    "episodes": stream.number,
-                    "episode_return": stream.last_return,
-                    "episode_length": stream.last_length,
+                    "seed": seed,
+                    "episodes": episode["number"],
+                    "episode_return": episode["last_return"],
+                    "episode_length": episode["last_length"],
                     **measured,
                 }
             )
-            if warning := self._support_watch.warning(stream.seed, measured):
+            if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
         self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
         self._status("running")

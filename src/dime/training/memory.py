@@ -11,6 +11,7 @@ import jax
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
 from dime.training.programs import initialise, initialise_replay, seed_keys
+from dime.training.replay import Storage
 from dime.types import Agent, EnvSpec
 
 _MEMORY_FILE = Path("/proc/meminfo")
@@ -23,13 +24,17 @@ def refuse_if_too_large(
 ) -> None:
     """Raises `DimeError` where the seeds' replays and states do not fit into the device's memory.
 
-    Counted are the replays, and the training states twice: an update has gradients and new
-    parameters beside them. Names how many seeds, or else how many transitions, would fit.
+    Counted are the replays, the minibatches that are drawn together, and the training states twice:
+    an update has gradients and new parameters beside them. Names how many seeds, or else how many
+    transitions, would fit.
     """
-    capacity = config.effective_capacity
-    row = _bytes_of(partial(initialise_replay, 1, spec, 1))
+    capacity, storage = config.effective_capacity, config.storage()
+    replay = _bytes_of(partial(initialise_replay, storage, spec, 1))
+    row = -(-replay // capacity)
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
-    seed, available = capacity * row + state, available_bytes()
+    drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
+    state += drawn * _bytes_of(partial(initialise_replay, Storage(1), spec, 1))
+    seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:
         return
     raise DimeError(
@@ -41,7 +46,10 @@ def refuse_if_too_large(
 
 def _advice(available: float, seed: int, state: int, row: int) -> str:
     if available >= seed:
-        return f"At most {available // seed:.0f} fit: fewer seeds, or a smaller replay_capacity."
+        return (
+            f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, "
+            "--replay-dtype float16 or --next-obs-once."
+        )
     if available >= state + row:
         fitting = (available - state) // row
         return f"One seed fits with a replay_capacity of at most {fitting:.0f}."

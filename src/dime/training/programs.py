@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dime.training.config import TrainingConfig
-from dime.training.replay import Replay, empty_replay, sample_batch, store
+from dime.training.random_keys import Stream, derive
+from dime.training.replay import Replay, Storage, empty_replay, sample_batch, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
 
 
@@ -70,10 +71,6 @@ def seed_keys(seeds: tuple[int, ...]) -> Key[Array, " seeds"]:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
-# Keys are derived from the seed, a stream and a counter, so that a run needs no key state.
-_INIT, _RANDOM_ACTION, _EXPLORE, _BATCH, _UPDATE, _EVALUATION = range(6)
-
-
 _ALGORITHMS = {
     "float32": "F32_F32_F32",
     "tensorfloat32": "TF32_TF32_F32",
@@ -91,11 +88,12 @@ def matmul_precision(config: TrainingConfig, platform: str) -> AbstractContextMa
     return jax.default_matmul_precision(_ALGORITHMS[config.matmul_precision])
 
 
-def _derive(key: Key[Array, ""], stream: int, *numbers: Any) -> Key[Array, ""]:
-    key = jax.random.fold_in(key, stream)
-    for number in numbers:
-        key = jax.random.fold_in(key, number)
-    return key
+def compile_program(
+    config: TrainingConfig, function: Callable[..., Any], *arguments: Any, donated: Any = ()
+) -> Any:
+    """The program of a function for arguments of these shapes; it takes the donated ones over."""
+    with matmul_precision(config, jax.default_backend()):
+        return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
 
 def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -113,13 +111,14 @@ def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def initialise(agent: Agent, keys: Key[Array, " seeds"]) -> AlgorithmState:
     """The algorithm's state of every seed before training."""
-    return over_seeds(lambda key: agent.init(_derive(key, _INIT)), keys)
+    return over_seeds(lambda key: agent.init(derive(key, Stream.INIT)), keys)
 
 
-def initialise_replay(capacity: int, spec: EnvSpec, num_seeds: int) -> Replay:
+def initialise_replay(storage: Storage, spec: EnvSpec, num_seeds: int) -> Replay:
     """An empty ring for every seed."""
-    one = jax.eval_shape(lambda: empty_replay(capacity, spec))
-    return jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
+    one = jax.eval_shape(lambda: empty_replay(storage, spec))
+    replay = jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
+    return replay if replay.end is None else replay._replace(end=replay.end - 1)
 
 
 def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
@@ -133,7 +132,7 @@ def random_actions(
     """Uniform actions of the first steps."""
 
     def draw(key):
-        key = _derive(key, _RANDOM_ACTION, at.env_step)
+        key = derive(key, Stream.RANDOM_ACTION, at.env_step)
         return jax.random.uniform(key, (action_dim,), minval=-1.0, maxval=1.0)
 
     return over_seeds(draw, keys)
@@ -145,7 +144,7 @@ def explore(
     """Every seed's next action in the training environment."""
 
     def act(state, obs, key):
-        return agent.act["explore"](state, obs, _derive(key, _EXPLORE, at.env_step), at)
+        return agent.act["explore"](state, obs, derive(key, Stream.EXPLORE, at.env_step), at)
 
     return over_seeds(act, state, obs, keys)
 
@@ -160,7 +159,7 @@ def evaluation_actions(
     mode_number, at = sorted(agent.act).index(mode), turn.at
 
     def act_in_all(state, obs, key):
-        key = _derive(key, _EVALUATION, mode_number, at.env_step, turn.step)
+        key = derive(key, Stream.EVALUATION, mode_number, at.env_step, turn.step)
 
         def act(obs, episode):
             return agent.act[mode](state, obs, jax.random.fold_in(key, episode), at)
@@ -184,10 +183,10 @@ def learn(
     it. The counters carry no seed axis, so that what an algorithm makes depend on them stays a
     branch.
     """
-    num_updates = config.updates_per_env_step
+    num_updates = config.updates_per_turn
 
     def draw(replay, key):
-        keys = jax.random.split(_derive(key, _BATCH, at.env_step), num_updates)
+        keys = jax.random.split(derive(key, Stream.BATCH, at.env_step), num_updates)
         return jax.vmap(sample_batch, in_axes=(None, None, None, 0))(
             replay, at.env_step, config.batch_size * agent.batches_per_update, keys
         )
@@ -197,7 +196,7 @@ def learn(
             batch, number, key = inputs
             return agent.update(state, batch, key, Counters(at.env_step, number))
 
-        keys = jax.random.split(_derive(key, _UPDATE, at.env_step), num_updates)
+        keys = jax.random.split(derive(key, Stream.UPDATE, at.env_step), num_updates)
         numbers = at.update + jnp.arange(num_updates)
         # Unrolled by two, XLA keeps the parameters in place instead of copying them each time.
         return jax.lax.scan(one_update, state, (batches, numbers, keys), unroll=2)
@@ -224,22 +223,25 @@ def advance(
 class Programs:
     """The above, compiled for a number of seeds before the loop begins."""
 
-    def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
+    def __init__(
+        self,
+        agent: Agent,
+        config: TrainingConfig,
+        spec: EnvSpec,
+        num_seeds: int,
+        room_for_ends: int | None = None,
+    ):
         self.agent, self.config, self.spec = agent, config, spec
         keys = jax.eval_shape(lambda: seed_keys(tuple(range(num_seeds))))
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        replay = jax.eval_shape(
-            lambda: initialise_replay(config.effective_capacity, spec, num_seeds)
-        )
+        storage = config.storage(room_for_ends)
+        replay = jax.eval_shape(lambda: initialise_replay(storage, spec, num_seeds))
         turn = jax.eval_shape(partial(_example_turn, spec, num_seeds))
         evaluation = jax.eval_shape(
             partial(_example_evaluation_turn, spec, num_seeds, config.num_evaluation_episodes)
         )
 
-        def compiled(function, *arguments, donated=()):
-            with matmul_precision(config, jax.default_backend()):
-                return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
-
+        compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, turn.next_obs, turn.at
         self.store = compiled(store_all, replay, turn.transition, at, donated=0)
         self.random_actions = compiled(

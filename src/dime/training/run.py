@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,17 @@ import jax
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
+from dime.envs.jax_env import JaxEnv
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
-from dime.training.learners import Learners
+from dime.training.device_learners import DeviceLearners
+from dime.training.host_learners import HostLearners
+from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.memory import refuse_if_too_large
@@ -60,6 +63,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
     with _environments(config, env) as environments:
         RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
+        _refuse_what_does_not_go_together(config, environments[0])
         _require_agent(config, environments[0], len(config.training.seeds))
         directory = RunDirectory.create(run_dir, config.to_json())
         with directory.locked():
@@ -90,8 +94,8 @@ def resume_run(
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
-            spaces = environments[0].spaces
-            refuse_if_other(checkpoint, _make_agent(config), spaces, config.training)
+            refuse_if_other(checkpoint, _make_agent(config), environments[0], config.training)
+        _refuse_what_does_not_go_together(extended, environments[0])
         seeds = checkpoint.run["seeds"] if checkpoint else config.training.seeds
         _require_agent(extended, environments[0], len(seeds))
         # From here on nothing refuses, and the run may be changed.
@@ -139,6 +143,38 @@ def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
     refuse_if_too_large(agent, config.training, spec, num_seeds)
+
+
+def on_device(environment: Environment) -> bool:
+    """Whether a run steps this environment in one program with the learner."""
+    return isinstance(environment.env, JaxEnv)
+
+
+def _refuse_what_does_not_go_together(config: RunConfig, environment: Environment) -> None:
+    """Options that only environments in the learner's program have, or only others."""
+    overlap, together = config.training.overlap, config.training.envs_per_seed
+    require(
+        not (overlap and on_device(environment)),
+        f"--overlap does not go with {config.env}: it is stepped in one program with the learner, "
+        "so that nothing waits for it. Leave the option out.",
+    )
+    require(
+        together == 1 or on_device(environment),
+        f"envs_per_seed is {together}, but {config.env} is not stepped in one program with the "
+        "learner: of such an environment each seed has one (docs/environments.md).",
+    )
+    require(
+        not (config.training.next_obs_once and on_device(environment)),
+        f"--next-obs-once does not go with {config.env}, which is stepped in one program with the "
+        "learner: only on the host is there a count of the episodes that ended. --replay-dtype "
+        "float16 takes half of the memory too.",
+    )
+    others = {leaf.dtype for leaf in environment.spaces.observation} - {"uint8"}
+    require(
+        config.training.replay_dtype != "uint8" or not others,
+        f"--replay-dtype uint8 does not go with {config.env}, whose observation has "
+        f"{', '.join(sorted(others))}. float16 takes half of the memory.",
+    )
 
 
 def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
@@ -204,18 +240,19 @@ def _run(
     env_step = checkpoint.env_step if checkpoint else 0
     directory.add_provenance(env_step)
 
-    def make_learners(
-        compiling: Callable[[], AbstractContextManager[None]], tell_of_restart: TellOfRestart
-    ) -> Learners:
-        make_agent = _make_agent(config)
-        return Learners(config.training, make_agent, environments, compiling, tell_of_restart)
+    def make_learners(compiling: Compiling, tell_of_restart: TellOfRestart) -> Learners:
+        training, make_agent = config.training, _make_agent(config)
+        if on_device(environments[0]):
+            return DeviceLearners(training, make_agent, environments[0], compiling)
+        make_environment = environment_maker(config, env)
+        return HostLearners(
+            training, make_agent, environments, compiling, make_environment, tell_of_restart
+        )
 
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
     with closing(recorder):
-        loop = Loop(
-            config.training, directory, make_learners, environment_maker(config, env), recorder
-        )
+        loop = Loop(config.training, directory, make_learners, recorder)
         with loop.interruption:
             return loop.run(checkpoint)
 
