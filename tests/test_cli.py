@@ -165,7 +165,7 @@ REFUSED = {
     ),
     "a reset that would never come": (
         ["train", PLANE, "--algorithm", "bro", "--env-steps-per-update", "2"],
-        ["15001", "env_steps_per_update is 2"],
+        ["15001", "multiples of 2", "env_steps_per_update"],
     ),
     "environment's options": (
         ["train", PLANE, "--env-kwargs", "size=3"],

@@ -70,7 +70,8 @@ _MOST_PROGRAMS = 12  # compiled code takes memory maps, of which a process has 6
 
 
 def _kept(key, make):
-    """What `make` made for this key, if that is not long ago."""
+    """What `make` made for this key, compiled under the same settings, if that is not long ago."""
+    key = (key, jax.config.read("jax_disable_most_optimizations"))  # rounds otherwise
     made = _programs.pop(key) if key in _programs else make()
     _programs[key] = made  # the newest
     while len(_programs) > _MOST_PROGRAMS:
