@@ -8,7 +8,7 @@ TRAIN_ENV ?= dm_control/cartpole-swingup
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST)
 
-train:  ## train DIME on dm_control/cartpole-swingup (laptop preset, under 6 minutes on two cores)
+train:  ## train DIME on dm_control/cartpole-swingup (laptop preset, 6 to 7 minutes on two cores)
 	@scripts/setup train
 	@$(BIN)/dime train $(TRAIN_ENV) --preset laptop
 
