@@ -7,7 +7,7 @@ import pytest
 
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.programs import initialise_replay, store_all
-from dime.training.replay import Storage
+from dime.training.replay import Storage, transitions
 from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
@@ -167,3 +167,25 @@ def test_a_larger_ring_takes_what_a_smaller_one_held(tmp_path):
     assert larger.capacity == 16
     np.testing.assert_array_equal(larger.rows.obs[:, :8], ring.replay.rows.obs[:, :8])
     assert not larger.rows.obs[:, 8:].any()
+
+
+@pytest.mark.parametrize("room_for_ends", [None, CAPACITY])
+def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(
+    tmp_path, room_for_ends
+):
+    ring = Ring(tmp_path / "checkpoints")
+    ring.grow(7)
+    rows = ring.replay.rows
+    far = rows._replace(obs=rows.obs * 1e6, next_obs=rows.next_obs * 1e6, reward=rows.reward * 1e6)
+    ring.replay = ring.replay._replace(rows=far)
+    ring.save()
+    checkpoint, _ = ring.checkpoints.load_newest()
+    storage = Storage(CAPACITY, "float16", room_for_ends)
+    loaded = load_replay(checkpoint.replay_files, SEEDS, storage, SPEC)
+    found, put = (
+        jax.vmap(lambda r: transitions(r, jnp.arange(7)))(r) for r in (loaded, ring.replay)
+    )
+    for name in ("obs", "next_obs"):
+        expected = np.asarray(getattr(put, name)).clip(-65_504, 65_504).astype(np.float16)
+        np.testing.assert_array_equal(getattr(found, name), expected)
+    np.testing.assert_array_equal(found.reward, put.reward)

@@ -1,14 +1,16 @@
 """The replay: a ring of transitions on the device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from dime.types import Batch, EnvSpec, Transition
 
 _LARGEST_HALF = 65_504.0  # of float16
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
 class Storage(NamedTuple):
@@ -75,7 +77,9 @@ def store(replay: Replay, transition: Transition, number: Int[Array, "*batch"]) 
     """
     rows, row = replay.rows, number % replay.capacity
     dtype = rows.obs.dtype
-    obs, next_obs = (_stored_as(dtype, part) for part in (transition.obs, transition.next_obs))
+    obs, next_obs = (
+        within_range(dtype, part).astype(dtype) for part in (transition.obs, transition.next_obs)
+    )
     if replay.end is None or replay.num_ends is None:
         new = Rings(obs, transition.action, transition.reward, next_obs, transition.terminated)
         return Replay(jax.tree.map(lambda ring, part: ring.at[row].set(part), rows, new))
@@ -139,7 +143,6 @@ def with_room_for_ends(replay: Replay, room: int) -> Replay:
     return replay._replace(rows=larger)
 
 
-def _stored_as(dtype: jnp.dtype, values: Float[Array, "..."]) -> Array:
-    if dtype == jnp.float16:  # beyond its range would be infinity
-        values = jnp.clip(values, -_LARGEST_HALF, _LARGEST_HALF)
-    return values.astype(dtype)
+def within_range(dtype: Any, values: AnyArray) -> AnyArray:
+    """The values as near as the dtype can have them: beyond float16's range would be infinity."""
+    return values.clip(-_LARGEST_HALF, _LARGEST_HALF) if dtype == jnp.float16 else values

@@ -9,7 +9,7 @@ import numpy as np
 
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.checkpoint_files import Arrays, read_rows
-from dime.training.replay import Replay, Rings, Storage, transitions
+from dime.training.replay import Replay, Rings, Storage, transitions, within_range
 from dime.types import EnvSpec, Transition
 
 
@@ -120,7 +120,8 @@ class _Ends:
         end = np.full((len(in_ring), capacity), -1, np.int32)
         for seed, found in enumerate(in_ring):
             for number, (at, obs) in enumerate(found):
-                next_obs[seed, number], end[seed, at % capacity] = obs, number
+                next_obs[seed, number] = within_range(next_obs.dtype, obs)
+                end[seed, at % capacity] = number
         return next_obs, end, np.array([len(found) for found in in_ring], np.int32)
 
 
@@ -133,4 +134,5 @@ def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:
     for begin in range(-first, count, capacity):
         part = rows[:, max(begin, 0) : begin + capacity]
         place = first if begin < 0 else 0
-        ring[:, place : place + part.shape[1]] = part
+        # The run that wrote them may have kept a larger range.
+        ring[:, place : place + part.shape[1]] = within_range(ring.dtype, part)
