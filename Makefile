@@ -45,4 +45,4 @@ lock:  ## pin the dependencies anew (needs uv)
 	scripts/lock
 
 clean:  ## remove .venv and caches, never runs
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .test-cache .pytest_cache .ruff_cache .hypothesis build dist

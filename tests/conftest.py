@@ -1,9 +1,21 @@
-"""What every test runs under: shapes checked, reused random keys refused, warnings as errors."""
+"""What every test runs under: shapes checked, reused random keys refused, warnings as errors.
+
+Tests compile more than they compute. So programs are compiled quickly, without optimisation, and
+kept between runs of the suite in `.test-cache`; child processes inherit both. A test that compares
+bits with optimised programs, or that computes for long, asks for the fixture `optimised`.
+"""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # the user's own is left alone
+CACHE = Path(__file__).parents[1] / ".test-cache"
+os.environ |= {
+    "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -18,15 +30,8 @@ settings.load_profile("dime")
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For programs that run a few times each: compiling them well would take longer than that."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised():
+    """Programs compiled as users run them."""
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def release_compiled_programs():
-    """A whole run's programs would fill gigabytes; no two modules share enough to keep them."""
     yield
-    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)

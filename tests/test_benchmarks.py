@@ -17,7 +17,7 @@ def module_of(name):
     return module
 
 
-def test_growth_measures_fits_and_draws(tmp_path, quick_compilation, monkeypatch):
+def test_growth_measures_fits_and_draws(tmp_path, monkeypatch):
     growth = module_of("growth")
     monkeypatch.setattr(
         growth, "VALUES", {name: growth.VALUES[name] for name in ("seeds", "batch")}
@@ -43,7 +43,7 @@ def test_growth_finds_what_it_was_made_of():
     assert growth.fit("critic_width", [1, 2, 3], squares)["slope_ms"] == pytest.approx(0.5)
 
 
-def test_the_side_by_side_times_this_package(quick_compilation, monkeypatch):
+def test_the_side_by_side_times_this_package(monkeypatch):
     """SBX itself is installed for `make bench-peers` alone."""
     peers = module_of("peers")
     monkeypatch.setattr(peers, "HIDDEN_DIM", {"policy": 8, "critic": 8})

@@ -19,7 +19,7 @@ runpy.run_path(sys.argv[1])
 """
 
 
-def test_it_measures_and_writes(tmp_path, quick_compilation):
+def test_it_measures_and_writes(tmp_path):
     spec = util.spec_from_file_location("gpu", FILE)
     gpu = util.module_from_spec(spec)
     spec.loader.exec_module(gpu)

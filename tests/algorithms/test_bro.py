@@ -14,8 +14,6 @@ from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig
 from dime.updates.temperature import EntropyTemperatureConfig
 from tests.algorithms.pieces import SPEC, assert_trees_close, batch, counters, same, split
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = BroConfig(
     policy=BroNetConfig(hidden_dim=8, learning_rate=1e-2),
     critic=BroCriticConfig(hidden_dim=8, num_blocks=1, num_quantiles=5, learning_rate=1e-2),

@@ -25,8 +25,6 @@ from tests.algorithms.pieces import (
     with_critics,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = DacerConfig(
     policy=DdpmPolicyConfig(num_denoising_steps=3, hidden_dim=8, num_hidden_layers=1),
     critic=TargetCriticConfig(hidden_dim=8, num_hidden_layers=1, learning_rate=0.1),

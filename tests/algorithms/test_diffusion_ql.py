@@ -28,8 +28,6 @@ from tests.algorithms.pieces import (
 )
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = DiffusionQlConfig(
     policy=AveragedPolicyConfig(
         num_denoising_steps=3, hidden_dim=8, num_hidden_layers=1, learning_rate=1e-2

@@ -31,8 +31,6 @@ from tests.algorithms.pieces import (
 )
 from tests.drawn import normal, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CLIMB = ImprovementConfig()
 CONFIG = DipoConfig(
     policy=SlowDdpmPolicyConfig(num_denoising_steps=3, hidden_dim=8, num_hidden_layers=1),

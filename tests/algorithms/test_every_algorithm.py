@@ -19,14 +19,6 @@ ROWS = 32
 every = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run a few times each: compiling them well would take longer than that."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def agent(name):
     settings = small(ALGORITHMS[name].config())

@@ -24,8 +24,6 @@ from tests.algorithms.pieces import (
 )
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS, NUM_UNIFORM, DRAWS = 8, 3, 5
 CONFIG = QvpoConfig(
     policy=SlowDdpmPolicyConfig(

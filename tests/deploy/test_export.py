@@ -305,7 +305,7 @@ def test_a_mode_that_draws_from_the_observation_is_no_onnx(tmp_path):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_goes_to_stablehlo(name, tmp_path, quick_compilation):
+def test_every_algorithm_goes_to_stablehlo(name, tmp_path):
     """In its official mode; the other modes and ONNX are in tests/soak/test_every_export.py."""
     action = action_of(name, ALGORITHMS[name].official_mode, tmp_path)
     write_export(action, tmp_path / "policy", "stablehlo", 3)  # compares

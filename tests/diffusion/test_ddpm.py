@@ -11,8 +11,6 @@ from dime.diffusion.ddpm import Noise, ancestral_step, denoise, noised, posterio
 from dime.diffusion.schedules import cosine_betas, variance_preserving_betas
 from tests.drawn import normal, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SCHEDULES = {"variance preserving": variance_preserving_betas, "cosine": cosine_betas}
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 posterior, ancestral = jax.jit(posterior_step), jax.jit(ancestral_step)

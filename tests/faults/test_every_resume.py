@@ -1,6 +1,5 @@
 """Every listed algorithm: two seeds in one program, stopped and resumed, bit for bit."""
 
-import jax
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
@@ -20,13 +19,6 @@ LOOP = SCHEDULE | {
     "updates_per_env_step": 2,
 }
 COMMON = {"env_step", "seed", "updates", "critic_loss", "critic_gradient_norm", "q_mean"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -24,7 +24,7 @@ FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("format-*"))
 
 
 @pytest.fixture(params=FIXTURES, ids=lambda path: path.name)
-def run(request, tmp_path, quick_compilation):
+def run(request, tmp_path):
     """A copy of a run of an earlier release."""
     return shutil.copytree(request.param, tmp_path / "run")
 

@@ -17,7 +17,7 @@ from dime.updates.temperature import temperature_loss
 
 from .conftest import FILES, FOLDER, assert_close, assert_trees_close
 
-pytestmark = pytest.mark.promise("R15")
+pytestmark = [pytest.mark.promise("R15"), pytest.mark.usefixtures("optimised")]
 
 
 def test_there_are_golden_files():

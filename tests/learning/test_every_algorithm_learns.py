@@ -11,6 +11,8 @@ from dime.training.config import replace_nested
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 ROWS, BATCH, UPDATES = 512, 64, 1500
 FAST = {
     "policy": {"learning_rate": 2e-3, "hidden_dim": 32},

@@ -8,6 +8,8 @@ import dime
 from dime.envs.tiny import two_mode_log_density
 from dime.training.records import read_records
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SMALL = {
     "preset": "laptop",
     "progress": False,

@@ -11,8 +11,6 @@ from dime.networks.time_features import LearntFourierFeatures, SinusoidalFeature
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 FEATURES = {
     "sinusoidal": lambda key: SinusoidalFeatures((1.0, 0.1), (6, 4), key),

@@ -15,8 +15,6 @@ from dime.policies.consistency import ConsistencyPolicy
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALLEST = 0.002
 
 

@@ -12,8 +12,6 @@ from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 4
 BETAS = np.asarray(cosine_betas(STEPS))
 LEFT = np.concatenate([[1.0], np.cumprod(1.0 - BETAS)])  # alpha_bar after 0, 1, ... steps

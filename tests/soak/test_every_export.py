@@ -14,8 +14,8 @@ EACH = [(name, mode) for name, algorithm in ALGORITHMS.items() for mode in algor
 
 
 @pytest.fixture(autouse=True)
-def quick(quick_compilation):
-    """Also without the check of shapes, which takes a symbolic size for none."""
+def without_shapes():
+    """The check of shapes takes a symbolic size for none."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

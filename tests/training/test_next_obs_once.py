@@ -21,7 +21,6 @@ from tests.training.runs import arrays_of, position_of, read_lines, resume, star
 from tests.training.test_replay_files import SEEDS, CheckpointFolder
 from tests.training.walk import at, walks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SPEC = EnvSpec(OBS_DIM, ACTION_DIM)
 STORE = jax.jit(store_all)
 

@@ -15,8 +15,6 @@ from dime.updates.mixture_entropy import (
 )
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FLOOR = 0.5 * np.log(2.0 * np.pi * np.e * 1e-6)  # nats per dimension
 
 
