@@ -22,9 +22,9 @@ RUN_DIRECTORY = ROOT / "docs" / "run-directory.md"
 EXAMPLES = ROOT / "examples"
 SHELLS = {"", "bash", "sh", "console", "text"}
 
-# Runs a script in which long trainings are cut short: the code is to run, not the agents to learn.
+# Runs scripts in which long trainings are cut short: the code is to run, not the agents to learn.
 RUNNER = """
-import runpy, sys
+import contextlib, runpy, sys, tempfile
 import dime.api
 
 train = dime.api.train
@@ -36,8 +36,11 @@ def shortened(*args, **options):
     return train(*args, **options)
 
 dime.api.train = shortened
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+for script in sys.argv[1:]:
+    sys.argv = [script]
+    folder = tempfile.mkdtemp(dir=".")
+    with contextlib.chdir(folder):
+        runpy.run_path(script, run_name="__main__")
 """
 
 # Reads commands (lists of words) and answers with what the command line says to each.
@@ -74,18 +77,16 @@ each_document = pytest.mark.parametrize(
 )
 
 
-def run_script(script, folder, runner=("-c", RUNNER)):
-    """Runs a script in a process of its own inside `folder`, warnings as errors."""
-    settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+def run_script(*scripts, folder, runner=("-c", RUNNER)):
+    """Runs scripts in one process, in new folders inside `folder`, warnings as errors."""
     finished = subprocess.run(
-        [sys.executable, "-W", "error", *runner, script],
+        [sys.executable, "-W", "error", *runner, *scripts],
         cwd=folder,
-        env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
-    assert finished.returncode == 0, f"{script}:\n{finished.stdout}\n{finished.stderr}"
+    assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
     return finished.stdout
 
 
@@ -130,18 +131,21 @@ def command_lines(document, program):
             yield shlex.split(line, comments=True)
 
 
-@each_document
-def test_python_blocks_run(document, tmp_path):
-    lines = [(number, line) for number, language, line in code_lines(document)
-             if language == "python"]  # fmt: skip
-    if not lines:
-        return
-    source = [""] * lines[-1][0]  # with the document's line numbers
-    for number, line in lines:
-        source[number - 1] = line
-    script = tmp_path / f"{document.name}.py"
-    script.write_text("\n".join(source) + "\n")
-    run_script(script, tmp_path)
+def python_script(document):
+    """The document's Python blocks, with its line numbers; empty where there are none."""
+    lines = {number: line for number, language, line in code_lines(document)
+             if language == "python"}  # fmt: skip
+    return "".join(lines.get(number, "") + "\n" for number in range(1, max(lines, default=0) + 1))
+
+
+def test_python_blocks_run(tmp_path):
+    """All in one process, each document in a folder of its own; a traceback names the document."""
+    for document in DOCUMENTS:
+        if source := python_script(document):
+            (tmp_path / f"{document.name}.py").write_text(source)
+    scripts = sorted(tmp_path.glob("*.py"))
+    assert len(scripts) > 5
+    run_script(*scripts, folder=tmp_path)
 
 
 @each_document
@@ -209,7 +213,7 @@ def asked_cli():
         env=os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
@@ -265,7 +269,7 @@ def table_keys(document, heading):
 
 
 def test_first_example_runs_and_its_run_is_documented(tmp_path):
-    run_script(EXAMPLES / "train_and_use.py", tmp_path)
+    run_script(EXAMPLES / "train_and_use.py", folder=tmp_path)
     (config_file,) = tmp_path.rglob("config.json")
     run, spans = config_file.parent, set(code_spans(RUN_DIRECTORY))
     for name in ("metrics.jsonl", "evaluations.jsonl"):
@@ -286,11 +290,11 @@ def test_first_example_runs_and_its_run_is_documented(tmp_path):
 
 
 def test_second_example_runs(tmp_path):
-    assert "returns" in run_script(EXAMPLES / "own_environment.py", tmp_path)
+    assert "returns" in run_script(EXAMPLES / "own_environment.py", folder=tmp_path)
 
 
 def test_a_new_algorithm_learns(tmp_path):
-    told = run_script(EXAMPLES / "new_algorithm.py", tmp_path, runner=())
+    told = run_script(EXAMPLES / "new_algorithm.py", folder=tmp_path, runner=())
     returns = json.loads(told.splitlines()[-1].removeprefix("returns: "))
     assert sum(returns) / len(returns) > -70.0  # below -130 before training, -19 after it
 

@@ -149,14 +149,14 @@ def test_any_batch(tmp_path, format):
     assert about["inputs"][0]["shape"] == ["batch", 3] and about["batch"] == "dynamic"
 
 
-def test_weights_alone_are_those_that_the_mode_needs(straight, tmp_path):
+def test_weights_alone_are_those_that_the_mode_needs(dime_run, tmp_path):
     names = {}
     for mode in ("stochastic", "best_of_n"):
         weights = run_policy.Policy(
-            dime.export_policy(straight, tmp_path / mode, "safetensors", mode=mode)
+            dime.export_policy(dime_run, tmp_path / mode, "safetensors", mode=mode)
         ).weights
         names[mode] = set(weights)
-        state = restore_agents(straight).state
+        state = restore_agents(dime_run).state
         np.testing.assert_array_equal(
             weights[".policy.control.output.kernel"], state.policy.control.output.kernel[0]
         )

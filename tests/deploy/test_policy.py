@@ -114,15 +114,15 @@ def test_other_actions_are_drawn_anew_at_each_call_and_place(straight, mode):
     assert (other(same) != calls[0]).any()
 
 
-def test_best_of_n_takes_better_ones(straight):
+def test_best_of_n_takes_better_ones(dime_run):
     """By the critics' own word, on average."""
-    restored = restore_agents(straight)
+    restored = restore_agents(dime_run)
     head = restored.config.settings.critic.make_head()
     obs = np.random.default_rng(1).normal(size=(400, 2)).astype(np.float32)
     state = jax.tree.map(lambda leaf: leaf[0], restored.state)
     values = {}
     for mode in ("stochastic", "best_of_n"):
-        action = dime.load_policy(straight, mode)(obs)
+        action = dime.load_policy(dime_run, mode)(obs)
         pairs = jnp.asarray(obs), jnp.asarray(action)
         value = combined_value(state.critics.online, state.critics.stats, *pairs, head)
         values[mode] = float(np.mean(value))

@@ -1,1 +1,1 @@
-from tests.training.fixtures import straight  # noqa: F401
+from tests.training.fixtures import dime_run, straight  # noqa: F401

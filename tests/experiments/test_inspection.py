@@ -25,7 +25,7 @@ from dime.experiments.policy_views import (
 )
 from dime.updates.max_entropy import combined_value
 from tests.experiments.layout import assert_free, caption
-from tests.training.runs import SIZES, checkpoints, read_lines, start
+from tests.training.runs import DIME, checkpoints, read_lines, start
 from tests.training.walk import walks
 
 BANDIT = "dime/TwoModeBandit-v0"
@@ -33,16 +33,17 @@ SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
 @pytest.fixture(scope="module")
-def view(straight):
-    return view_policy(straight, env=walks())
+def view(dime_run):
+    return view_policy(dime_run, env=walks())
 
 
 @pytest.fixture(scope="module")
 def bandit(tmp_path_factory):
     """A run of a general bridge with scalar critics on the log-variance loss, on a line."""
     folder = tmp_path_factory.mktemp("line") / "run"
-    critic = SIZES["critic"] | {"head": "scalar"}
-    start(folder, BANDIT, algorithm="dime-gb", critic=critic, objective="log-variance")
+    critic = DIME["critic"] | {"head": "scalar"}
+    changes = {"algorithm": "dime-gb", "critic": critic, "objective": "log-variance"}
+    start(folder, BANDIT, **(DIME | changes))
     return folder
 
 
@@ -75,8 +76,8 @@ def made_view(dims=2, num_steps=16, num_states=3, action_dim=38, learn=True):
     )
 
 
-def test_the_states_are_those_of_the_runs_own_evaluation(straight, view):
-    evaluations = read_lines(straight / "evaluations.jsonl")
+def test_the_states_are_those_of_the_runs_own_evaluation(dime_run, view):
+    evaluations = read_lines(dime_run / "evaluations.jsonl")
     (record,) = [r for r in evaluations if (r["env_step"], r["mode"]) == (48, "stochastic")]
     assert view.episode.episode_return == pytest.approx(record["returns"][0], rel=1e-12)
     assert len(view.episode.obs) == record["lengths"][0]
@@ -91,9 +92,9 @@ def test_shares_sum_to_one_and_densities_integrate_to_one(view):
         assert state.density.sum() * (2.0 / NUM_BINS[2]) ** 2 == pytest.approx(1.0)
 
 
-def test_the_density_is_exp_of_q_over_the_runs_temperature(straight, view):
+def test_the_density_is_exp_of_q_over_the_runs_temperature(dime_run, view):
     """In two bins, with Q as the policy's loss has it."""
-    restored = restore_agents(straight)
+    restored = restore_agents(dime_run)
     state = jax.tree.map(lambda leaf: leaf[0], restored.state)
     head = restored.config.settings.critic.make_head()
     centres = bin_centres(2)
@@ -107,9 +108,9 @@ def test_the_density_is_exp_of_q_over_the_runs_temperature(straight, view):
     assert np.log(density[3, 30] / density[20, 5]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_of_a_known_q_the_density_is_the_closed_form(straight, monkeypatch):
+def test_of_a_known_q_the_density_is_the_closed_form(dime_run, monkeypatch):
     """Q couples three dimensions; the one that is not drawn stays at its mean."""
-    agent = Trained.of(restore_agents(straight), 0, straight)
+    agent = Trained.of(restore_agents(dime_run), 0, dime_run)
     precision = np.array([[30.0, 10.0, -8.0], [10.0, 20.0, 5.0], [-8.0, 5.0, 25.0]], np.float32)
 
     def quadratic(critics, stats, obs, action, head):
@@ -129,8 +130,8 @@ def test_of_a_known_q_the_density_is_the_closed_form(straight, monkeypatch):
     np.testing.assert_allclose(density, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_entropy_bound_is_minus_the_mean_log_prob(straight, view):
-    policy = jax.tree.map(lambda leaf: leaf[0], restore_agents(straight).state).policy
+def test_the_entropy_bound_is_minus_the_mean_log_prob(dime_run, view):
+    policy = jax.tree.map(lambda leaf: leaf[0], restore_agents(dime_run).state).policy
     obs = view.episode.obs[view.bounds.env_step]
     repeated = jnp.broadcast_to(obs, (NUM_BOUND_CHAINS, *obs.shape))
     log_prob = policy.sample(repeated, jax.random.key(1)).log_prob
@@ -143,8 +144,8 @@ def test_the_target_is_that_of_the_running_cost_with_the_priors_share(view):
     assert view.target_bound == pytest.approx(2 * -1.665, abs=1e-3)  # the paper's, two dimensions
 
 
-def test_scales_and_step_sizes_are_the_policys(straight, view):
-    record = read_lines(straight / "metrics.jsonl")[-1]
+def test_scales_and_step_sizes_are_the_policys(dime_run, view):
+    record = read_lines(dime_run / "metrics.jsonl")[-1]
     np.testing.assert_allclose(view.diffusion_scale, record["diffusion_scale"], rtol=1e-5)
     np.testing.assert_allclose(view.step_sizes.mean(axis=1), record["step_sizes"], rtol=1e-5)
 
@@ -181,8 +182,8 @@ def test_a_line_has_prior_chain_actions_and_density_in_one_panel(bandit):
     assert axes.get_title().startswith("env step 0: total variation ")
 
 
-def test_a_line_of_a_wider_action_is_a_slice_and_has_no_total_variation(straight):
-    view = view_policy(straight, plane=[1], env=walks())
+def test_a_line_of_a_wider_action_is_a_slice_and_has_no_total_variation(dime_run):
+    view = view_policy(dime_run, plane=[1], env=walks())
     figure = chains_figure(view)
     assert figure.axes[0].get_ylabel() == "action 1"
     assert "total variation" not in figure.axes[0].get_title()
@@ -216,11 +217,11 @@ def test_a_film_as_mp4(tmp_path, bandit):
     assert written[2].read_bytes()[4:8] == b"ftyp"
 
 
-def test_another_seed_and_another_checkpoint(straight):
-    older = checkpoints(straight)[0]
-    assert "after 45 env steps" in view_policy(straight, env=walks(), checkpoint=older).source
+def test_another_seed_and_another_checkpoint(dime_run):
+    older = checkpoints(dime_run)[0]
+    assert "after 45 env steps" in view_policy(dime_run, env=walks(), checkpoint=older).source
     with pytest.raises(DimeError, match=r"has no seed 3 .* there are \[0\]"):
-        view_policy(straight, env=walks(), seed=3)
+        view_policy(dime_run, env=walks(), seed=3)
 
 
 @pytest.mark.parametrize(
@@ -233,9 +234,9 @@ def test_another_seed_and_another_checkpoint(straight):
         ((0, 1, 1), "one action dimension or two"),
     ],
 )
-def test_planes_that_there_are_not_are_refused(straight, plane, reason):
+def test_planes_that_there_are_not_are_refused(dime_run, plane, reason):
     with pytest.raises(DimeError, match=reason):
-        view_policy(straight, plane=plane, env=walks())
+        view_policy(dime_run, plane=plane, env=walks())
 
 
 def test_a_plane_of_a_one_dimensional_action_is_refused(bandit):
@@ -243,26 +244,26 @@ def test_a_plane_of_a_one_dimensional_action_is_refused(bandit):
         view_policy(bandit, plane=(0, 1))
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path, straight):
+def test_what_cannot_be_drawn_is_refused(tmp_path, dime_run):
     with pytest.raises(DimeError, match="num_states is 0"):
-        view_policy(straight, num_states=0)
+        view_policy(dime_run, num_states=0)
     with pytest.raises(DimeError, match="passed as a Python object"):
-        view_policy(straight)
+        view_policy(dime_run)
     with pytest.raises(DimeError, match=r"\.png, \.pdf or \.svg"):
-        inspect_policy(straight, tmp_path, suffixes=(".txt", ".gif"))
+        inspect_policy(dime_run, tmp_path, suffixes=(".txt", ".gif"))
     with pytest.raises(DimeError, match=r"\.gif or \.mp4"):
-        inspect_policy(straight, tmp_path, suffixes=(".png", ".avi"))
+        inspect_policy(dime_run, tmp_path, suffixes=(".png", ".avi"))
     with pytest.raises(DimeError, match="not a run"):
         inspect_policy(tmp_path, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(DimeError, match="no folder to write to"):
-        inspect_policy(straight, tmp_path / "file")
+        inspect_policy(dime_run, tmp_path / "file")
     check_film(tmp_path / "film.gif")
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "dacer", "dime-gaussian"])
-def test_other_algorithms_are_refused_with_those_that_work(tmp_path, straight, algorithm):
-    restored = restore_agents(straight)
+def test_other_algorithms_are_refused_with_those_that_work(tmp_path, dime_run, algorithm):
+    restored = restore_agents(dime_run)
     config = make_config("dime/MultiGoal-v0", algorithm, "laptop")
     other = Restored(**(restored._asdict() | {"config": config}))
     with pytest.raises(DimeError, match=f"a run of {algorithm}, .* of runs of: dime, dime-gb"):

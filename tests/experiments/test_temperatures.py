@@ -16,7 +16,7 @@ from dime.experiments.temperatures import (
 )
 from tests.experiments.layout import assert_free, caption
 from tests.experiments.make_run import make_run
-from tests.training.runs import start
+from tests.training.runs import DIME, start
 
 SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
@@ -25,7 +25,8 @@ SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 def fixed(tmp_path_factory):
     """A run with a fixed temperature."""
     folder = tmp_path_factory.mktemp("fixed") / "run"
-    start(folder, temperatures.ENVIRONMENT, temperature={"initial": 2.0, "learn": False})
+    fixed = {"temperature": {"initial": 2.0, "learn": False}}
+    start(folder, temperatures.ENVIRONMENT, **(DIME | fixed))
     return folder
 
 
@@ -84,9 +85,9 @@ def test_files_are_written_in_the_format_of_their_suffix(tmp_path, three, suffix
     assert path.read_bytes().startswith(SIGNATURES[suffix])
 
 
-def test_runs_that_do_not_fit_are_refused(tmp_path, fixed, straight):
+def test_runs_that_do_not_fit_are_refused(tmp_path, fixed, dime_run):
     with pytest.raises(DimeError, match=r"are drawn on dime/TwoModeBandit-v0"):
-        chains_of(straight)
+        chains_of(dime_run)
     config = (fixed / "config.json").read_text()
     changed = json.loads(config.replace('"learn": false', '"learn": true'))
     del changed["sha256"]

@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
 
-from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.experiments.configs import make_config
 from dime.training.host_learners import HostLearners
 from tests.training.runs import (
     OPTIONS,
+    agent_maker,
     arrays_of,
     assert_finite,
     assert_same_run,
@@ -41,7 +40,7 @@ def after(num_steps, **options):
     walk = Walk()
     training = dataclasses.replace(CONFIG.training, **options)
     with shared_programs():
-        make_agent = partial(ALGORITHMS["dime"].make, CONFIG.settings)
+        make_agent = agent_maker(CONFIG)
         environments = [Environment(walk)]
         learners = HostLearners(
             training, make_agent, environments, contextlib.nullcontext, lambda: Environment(Walk())

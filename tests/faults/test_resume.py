@@ -111,7 +111,7 @@ def test_metrics_of_the_last_update_are_still_there_when_their_line_is_due(tmp_p
     start(tmp_path / "run", stopping(brake, TRAINING, 27), **rare)
     assert resume(tmp_path / "run").state == "finished"
     assert_same_run(tmp_path / "run", tmp_path / "straight")
-    assert "critic_loss" in read_lines(tmp_path / "run" / "metrics.jsonl")[1]
+    assert "weight" in read_lines(tmp_path / "run" / "metrics.jsonl")[1]
 
 
 def test_updates_that_become_fewer_go_on(tmp_path, brake):

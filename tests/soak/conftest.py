@@ -1,1 +1,1 @@
-from tests.training.processes import compiled, training  # noqa: F401
+from tests.training.processes import training  # noqa: F401

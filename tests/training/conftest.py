@@ -1,1 +1,1 @@
-from tests.training.fixtures import brake, straight  # noqa: F401
+from tests.training.fixtures import brake, dime_run, straight  # noqa: F401

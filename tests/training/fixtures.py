@@ -4,7 +4,7 @@ import equinox as eqx
 import pytest
 
 import dime.training.host_learners
-from tests.training.runs import Brake, start
+from tests.training.runs import DIME, Brake, start
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +12,14 @@ def straight(tmp_path_factory):
     """A run of one seed that nobody disturbed."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     assert start(folder).state == "finished"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dime_run(tmp_path_factory):
+    """The same of DIME."""
+    folder = tmp_path_factory.mktemp("dime") / "run"
+    assert start(folder, **DIME).state == "finished"
     return folder
 
 
@@ -23,7 +31,7 @@ def brake(monkeypatch):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """`poison(env_step, seed)`: one number of the seed's policy becomes NaN before that step."""
+    """`poison(env_step, seed)`: one weight of the seed becomes NaN before that step."""
 
     def arm(env_step, seed):
         step = dime.training.host_learners.HostLearners.step
@@ -32,9 +40,9 @@ def poison(monkeypatch):
             if learners.env_step == env_step - 1 and seed in learners.seeds:
                 index = learners.seeds.index(seed)
                 learners.state = eqx.tree_at(
-                    lambda state: state.policy.control.output.bias,
+                    lambda state: state["weight"],
                     learners.state,
-                    replace_fn=lambda bias: bias.at[index, 0].set(float("nan")),
+                    replace_fn=lambda weight: weight.at[index, 0, 0].set(float("nan")),
                 )
             return step(learners, at_most)
 

@@ -34,25 +34,17 @@ def resume(run_dir):
         return main(["resume", str(run_dir), "--no-video"])
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Where processes keep their compiled programs for the next one."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 class Training:
     """`dime train` in a process of its own, which waits at a step of one of its environments."""
 
     def __init__(self, folder, hold, cache, options):
         self.folder, self.run_dir = folder, folder / "run"
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | {"PYTHONPATH": path}
         if hold:
             environment["WALK_HOLD"] = f"{hold[0]}:{hold[1]}:{folder}"
-        if cache:
-            environment["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-            environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        if not cache:
+            environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
         self.process = subprocess.Popen(
             [*DIME, *words(**options), "--run-dir", str(self.run_dir)],
             env=environment,
@@ -82,11 +74,11 @@ class Training:
 
 
 @pytest.fixture
-def training(tmp_path, compiled):
+def training(tmp_path):
     """Starts a process; it is gone when the test is."""
     started = []
 
-    def begin(hold=None, cache=compiled, **options):
+    def begin(hold=None, cache=True, **options):
         started.append(Training(tmp_path, hold, cache, options))
         return started[-1]
 

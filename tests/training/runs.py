@@ -1,4 +1,7 @@
-"""Tiny runs for tests: started, resumed, compared. All of one size, so that they share programs."""
+"""Tiny runs for tests: started, resumed, compared. All of one size, so that they share programs.
+
+They train the toy algorithm, which compiles in a second, unless a test is about a real one.
+"""
 
 import contextlib
 import dataclasses
@@ -14,15 +17,21 @@ import safetensors.numpy
 import dime.training.device_learners
 import dime.training.host_learners
 import dime.training.loop
-from dime.algorithms.registry import ALGORITHMS
+from dime.algorithms.registry import ALGORITHMS, find_algorithm
 from dime.experiments.configs import make_config
 from dime.training.device_programs import DevicePrograms
 from dime.training.programs import Programs
 from dime.training.run import Audience, Changes, resume_run, start_run
+from tests.training.toy import NAME
 from tests.training.walk import walks
 
-SIZES = {
+LOOP = {
     "batch_size": 8,
+    "replay_capacity": 20,
+    "num_evaluation_episodes": 2,
+    "evaluation_modes": ["stochastic", "deterministic", "best_of_n"],
+}
+DIME_SIZES = LOOP | {
     "policy": {"num_denoising_steps": 2, "hidden_dim": 8, "num_hidden_layers": 1},
     "critic": {
         "hidden_dim": 8,
@@ -32,9 +41,6 @@ SIZES = {
         "v_max": 50.0,
     },
     "num_action_candidates": 2,
-    "replay_capacity": 20,
-    "num_evaluation_episodes": 2,
-    "evaluation_modes": ["stochastic", "deterministic", "best_of_n"],
 }
 SCHEDULE = {
     "num_env_steps": 48,
@@ -45,7 +51,8 @@ SCHEDULE = {
     "max_env_restarts": 0,
     "tensorboard": False,
 }
-OPTIONS = SIZES | SCHEDULE
+OPTIONS = {"algorithm": NAME} | LOOP | SCHEDULE
+DIME = {"algorithm": "dime"} | DIME_SIZES | SCHEDULE
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")
 
 
@@ -63,6 +70,11 @@ def as_words(options, prefix="--"):
         else:
             words += [flag, str(value)]
     return words
+
+
+def agent_maker(config):
+    """What makes the agent of a run's config."""
+    return functools.partial(find_algorithm(config.algorithm).make, config.settings)
 
 
 _programs = {}
@@ -124,7 +136,7 @@ def shared_programs():
 
 
 def start(folder, env=None, callback=None, progress=False, **options):
-    """Trains in `folder`, on walks if nothing else is given."""
+    """Trains in `folder`, on walks and with the toy algorithm if nothing else is given."""
     env = env or walks()
     config = make_config(env, **(OPTIONS | options))
     with shared_programs():

@@ -15,7 +15,6 @@ import pytest
 import dime.training.device_evaluation
 import dime.training.device_learners
 import dime.training.episodes
-from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv, step_task
 from dime.errors import DimeError
@@ -26,9 +25,11 @@ from dime.training.device_programs import episode_key
 from dime.training.episodes import TRAINING, episode_seed
 from dime.training.evaluation import evaluation_seeds, run_episodes
 from dime.training.host_learners import HostLearners
+from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (
     OPTIONS,
+    agent_maker,
     arrays_of,
     position_of,
     read_lines,
@@ -40,15 +41,12 @@ from tests.training.runs import (
 )
 from tests.training.walk import walks
 
-SMALL = {"hidden_dim": 8, "num_hidden_layers": 1}
-SAC = {name: value for name, value in OPTIONS.items() if name != "num_action_candidates"} | {
-    "algorithm": "sac",  # compiled in half the time
-    "policy": SMALL,
-    "critic": SMALL,
+TOY = OPTIONS | {
     "evaluation_modes": ["stochastic"],
     "seeds": [0],
+    "updates_per_env_step": 1,
 }
-DIME = OPTIONS | {"algorithm": "dime", "evaluation_modes": ["stochastic"]}
+DIME = runs.DIME | {"evaluation_modes": ["stochastic"]}
 WHOLE = {"log_every": 12, "checkpoint_every": 12, "num_random_steps": 12, "evaluate_every": 24}
 
 
@@ -58,19 +56,15 @@ def compiled_once():
         yield
 
 
-def config_of(algorithm=SAC, **options):
+def config_of(algorithm=TOY, **options):
     config = make_config("walk", **algorithm)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **options))
-
-
-def make_agent(config):
-    return partial(ALGORITHMS[config.algorithm].make, config.settings)
 
 
 def on_device(config, env=None):
     environment = Environment(env or jax_walk())
     learners = DeviceLearners(
-        config.training, make_agent(config), environment, contextlib.nullcontext
+        config.training, agent_maker(config), environment, contextlib.nullcontext
     )
     learners.begin()
     return learners
@@ -109,15 +103,15 @@ def device_seeds(monkeypatch):
     ("algorithm", "options"),
     [
         (DIME, {}),
-        (SAC, {"seeds": (0, 7), "bootstrap_at_time_limits": False, "env_steps_per_update": 3}),
+        (TOY, {"seeds": (0, 7), "bootstrap_at_time_limits": False, "env_steps_per_update": 3}),
     ],
-    ids=["DIME", "SAC"],
+    ids=["DIME", "TOY"],
 )
 def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     whole = config_of(algorithm, **options)
     config, environment = whole.training, lambda: Environment(jax_walk())
     made = [environment() for _ in config.seeds]
-    host = HostLearners(config, make_agent(whole), made, contextlib.nullcontext, environment)
+    host = HostLearners(config, agent_maker(whole), made, contextlib.nullcontext, environment)
     host.begin()
     for _ in range(20):  # the ring is full then; 12 of them are random, 8 learn
         assert host.step() == {}
@@ -160,7 +154,7 @@ def test_how_env_steps_are_divided_among_calls_changes_nothing(envs):
 def test_environments_of_a_seed_step_together_each_with_episodes_of_its_own():
     learners = on_device(config_of(envs_per_seed=4, replay_capacity=48, **WHOLE))
     steps(learners, 48)
-    assert (learners.env_step, learners.update) == (48, 36)  # SAC makes one each
+    assert (learners.env_step, learners.update) == (48, 36)  # TOY makes one each
     rows = stored(learners).rows
     key = jax.random.key(0)
     for environment in range(4):
@@ -194,7 +188,7 @@ def test_fewer_updates_than_turns_and_more_than_one_in_a_turn():
 
 @pytest.mark.parametrize("options", [{}, {"seeds": [3, 5], "envs_per_seed": 2}], ids=str)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
-    whole = SAC | {"checkpoint_every": 14, **options}
+    whole = TOY | {"checkpoint_every": 14, **options}
     start(tmp_path / "whole", env=jax_walk, **whole)
     records = itertools.count(1)
     part = start(tmp_path / "part", env=jax_walk, callback=lambda _: next(records) > 6, **whole)
@@ -211,8 +205,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
 
 
 def test_records_are_those_of_any_run(tmp_path):
-    start(tmp_path / "device", env=jax_walk, **SAC)
-    start(tmp_path / "host", **SAC)
+    start(tmp_path / "device", env=jax_walk, **TOY)
+    start(tmp_path / "host", **TOY)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         device, host = (read_lines(tmp_path / run / name) for run in ("device", "host"))
         assert [(r["env_step"], r["seed"], set(r)) for r in device] == [
@@ -264,7 +258,7 @@ def test_the_first_observation_of_all_is_looked_at_too():
     task.reset = reset
     learners = DeviceLearners(
         config_of(seeds=(3, 4)).training,
-        make_agent(config_of()),
+        agent_maker(config_of()),
         Environment(JaxEnv(task, EPISODE_STEPS)),
         contextlib.nullcontext,
     )
@@ -292,7 +286,7 @@ def test_a_policy_that_is_no_number_is_named_by_its_metrics_and_action():
     learners._keep(learners._trained._replace(learned=learned))
     (failure,) = learners.step(1).values()
     assert failure.env_step == 13 and failure.poisoned
-    assert "critic_loss" in failure.reason and "action" in failure.reason
+    assert "weight" in failure.reason and "action" in failure.reason
     assert "reward" not in failure.reason and "observation" not in failure.reason
 
 
@@ -360,7 +354,7 @@ def test_training_episodes_are_as_long_as_their_environment_says(monkeypatch):
 
 def test_a_run_all_of_whose_seeds_break_fails_and_says_at_which_step(tmp_path):
     task = JaxWalk(nan_above=-10.0)
-    options = SAC | {"evaluate_every": 48}
+    options = TOY | {"evaluate_every": 48}
     result = start(tmp_path / "run", env=lambda: JaxEnv(task, EPISODE_STEPS), **options)
     assert result.state == "failed"
     assert "non-finite observation or reward (in an evaluation) at step 1 " in result.reason
@@ -412,7 +406,7 @@ def test_more_environments_than_transitions_are_refused():
 
 
 def test_a_run_goes_on_only_where_it_was(tmp_path):
-    start(tmp_path / "run", env=jax_walk, **SAC)
+    start(tmp_path / "run", env=jax_walk, **TOY)
     with pytest.raises(DimeError, match="in one program with the learner; now .* outside"):
         resume(tmp_path / "run", env=walks(), num_env_steps=60)
     with pytest.raises(DimeError, match="env_process does not go with"):

@@ -2,19 +2,17 @@
 
 import contextlib
 import dataclasses
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 import dime.training.host_learners
-from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.experiments.configs import make_config
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.host_learners import HostLearners
-from tests.training.runs import OPTIONS, shared_programs, start
+from tests.training.runs import OPTIONS, agent_maker, shared_programs, start
 from tests.training.walk import Walk, at, walks
 
 CONFIG = make_config("walk", **(OPTIONS | {"env_kwargs": {}}))
@@ -28,7 +26,7 @@ def compiled_once():
 
 def learners_of(environments, seeds):
     training = dataclasses.replace(CONFIG.training, seeds=tuple(seeds))
-    make_agent = partial(ALGORITHMS["dime"].make, CONFIG.settings)
+    make_agent = agent_maker(CONFIG)
     made = [Environment(env) for env in environments]
     return HostLearners(
         training, make_agent, made, contextlib.nullcontext, lambda: Environment(Walk())
@@ -47,7 +45,7 @@ def replay_rows(learners, index):
 
 def test_every_step_of_the_environment_is_stored_as_it_was():
     walk = Walk()
-    learners = begun([walk], [0])
+    learners = begun([walk], [3])
     for _ in range(18):  # 12 of random actions, 6 that learn; the ring has 20 rows
         assert learners.step() == {}
     rows = replay_rows(learners, 0)

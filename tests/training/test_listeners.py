@@ -131,7 +131,7 @@ def test_wandb_gets_the_records_and_resumes_the_same_run(tmp_path, wandb):
     )
     (first,) = wandb.runs
     assert (first.arguments["project"], first.arguments["name"]) == ("walks", "run")
-    assert first.arguments["config"]["settings"]["critic"]["num_atoms"] == 11
+    assert first.arguments["config"]["settings"] == {"step_size": 0.01}
     assert first.finished == 1
     records = [
         record

@@ -57,8 +57,8 @@ def test_what_stands_in_a_run_directory(straight):
     assert status_of(straight)["state"] == "finished"
 
 
-def test_records_have_the_documented_names(straight):
-    evaluations = read_lines(straight / "evaluations.jsonl")
+def test_records_have_the_documented_names(dime_run):
+    evaluations = read_lines(dime_run / "evaluations.jsonl")
     for record in evaluations:
         assert set(record) == {
             "env_step", "updates", "wall_time_s", "seed", "mode", "returns", "lengths",
@@ -73,7 +73,7 @@ def test_records_have_the_documented_names(straight):
     for record in evaluations:  # every mode plays the same episodes
         by_step.setdefault(record["env_step"], set()).add(tuple(record["episode_seeds"]))
     assert all(len(seeds) == 1 for seeds in by_step.values())
-    metrics = read_lines(straight / "metrics.jsonl")
+    metrics = read_lines(dime_run / "metrics.jsonl")
     assert [record["env_step"] for record in metrics] == [10, 20, 30, 40, 48]
     assert [record["updates"] for record in metrics] == [0, 16, 36, 56, 72]
     for record in metrics[1:]:

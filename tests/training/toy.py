@@ -1,5 +1,6 @@
 """An algorithm that compiles in a second and whose numbers show what it was given."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -49,13 +50,14 @@ def toy(config, spec):
     return Agent(init=init, act=act, update=update)
 
 
+NAME = "tests.training.toy:TOY"
 TOY = Algorithm(
     name="toy",
     paper="",
     year=2026,
     policy="",
     critic="",
-    make=toy,
+    make=functools.cache(toy),  # the same agent for the same sizes: they share programs
     config=ToyConfig,
     modes=("stochastic", "deterministic", "best_of_n"),
 )
