@@ -21,7 +21,14 @@ LOOP = SCHEDULE | {
 COMMON = {"env_step", "seed", "updates", "critic_loss", "critic_gradient_norm", "q_mean"}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# DIPO writes back into the replay, BRO resets, DACER keeps an estimate between updates.
+QUICK = ("dime", "dipo")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] * (name not in QUICK)) for name in ALGORITHMS],
+)
 def test_stopped_and_resumed_is_as_undisturbed(name, tmp_path, brake):
     algorithm = ALGORITHMS[name]
     options = LOOP | small_options(algorithm.config())

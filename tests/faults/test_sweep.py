@@ -16,7 +16,8 @@ import pytest
 import dime
 from dime.cli import main
 from dime.errors import DimeError
-from tests.training.runs import OPTIONS, assert_same_run, read_lines, status_of
+from tests.training.runs import LOOP, SCHEDULE, assert_same_run, read_lines, status_of
+from tests.training.toy import NAME
 from tests.training.walk import ID
 
 pytestmark = [
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {name: value for name, value in OPTIONS.items() if name != "seeds"}
+SETTINGS = LOOP | SCHEDULE
 HELD_AT = 40  # env step: after the checkpoint at 30, before the one at 45
 
 
@@ -34,7 +35,7 @@ def study(**changes):
     plain = {
         "name": "walks",
         "environments": [ID],
-        "algorithms": ["dime"],
+        "algorithms": [NAME],
         "seeds": [0, 1],
         "settings": SETTINGS,
         "retries": 2,
@@ -43,7 +44,9 @@ def study(**changes):
 
 
 def names(count=2):
-    return [f"tests.training.walk-Walk-v0_dime_seed-{seed}" for seed in range(count)]
+    return [
+        f"tests.training.walk-Walk-v0_{NAME.replace(':', '-')}_seed-{seed}" for seed in range(count)
+    ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,12 +58,38 @@ def workers_find_the_environment():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of a sweep that nothing happened to."""
+    """The folder of a sweep that nothing happened to, on Ray that it started itself."""
     storage = tmp_path_factory.mktemp("undisturbed")
     result = dime.sweep(study(), storage=storage, progress=False)
     assert result.finished == tuple(names())
     assert not result.failed
     return result.folder
+
+
+class TwoNodes:
+    """A cluster on this machine. `hold` makes the trials that start from then on wait."""
+
+    def __init__(self, folder, cluster):
+        self.folder, self.cluster, self.address = folder, cluster, cluster.address
+        self.second = cluster.add_node(num_cpus=1)
+
+    def hold(self, env_step, at):
+        (self.folder / "hold").write_text(f"0:{env_step}:{at}")
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory):
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("cluster")
+    with pytest.MonkeyPatch.context() as patch:  # which the workers inherit
+        patch.setenv("WALK_HOLD", str(folder / "hold"))
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield TwoNodes(folder, cluster)
+        finally:
+            cluster.shutdown()
 
 
 def assert_same_results(folder, undisturbed):
@@ -104,39 +133,6 @@ class KillNode(threading.Thread):
         return False
 
 
-def test_a_node_dies_and_all_trials_end_as_if_nothing_had_happened(
-    undisturbed, tmp_path, monkeypatch
-):
-    from ray.cluster_utils import Cluster
-
-    hold = tmp_path / "hold"
-    hold.mkdir()
-    monkeypatch.setenv("WALK_HOLD", f"0:{HELD_AT}:{hold}")
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False},
-    )
-    node = cluster.add_node(num_cpus=1)
-    try:
-        watcher = KillNode(cluster, node, tmp_path / "walks", hold)
-        watcher.start()
-        result = dime.sweep(study(), storage=tmp_path, address=cluster.address, progress=False)
-        watcher.join()
-    finally:
-        cluster.shutdown()
-    assert watcher.error is None
-    assert result.finished == tuple(names()) and not result.failed
-    assert_same_results(result.folder, undisturbed)
-    starts = [
-        [
-            s["env_step"]
-            for s in json.loads((result.folder / n / "provenance.json").read_text())["starts"]
-        ]
-        for n in names()
-    ]
-    assert sorted(starts) == [[0], [0, 30]]  # one trial lost its node
-
-
 def start_sweep(tmp_path, hold_at, number):
     """The command in a process of its own, held at an env step of each trial's process."""
     hold = tmp_path / f"hold-{number}"
@@ -157,34 +153,38 @@ def start_sweep(tmp_path, hold_at, number):
     return process, hold
 
 
-def test_stopped_by_ctrl_c_and_by_kill_9_the_same_command_finishes(undisturbed, tmp_path):
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)]
+)
+def test_a_stopped_sweep_is_finished_by_the_same_command(how, undisturbed, tmp_path):
     (tmp_path / "walks.py").write_text(f"STUDY = {study(cpus=1)!r}")
-    for number, (hold_at, how) in enumerate([(40, signal.SIGINT), (8, signal.SIGKILL)]):
-        process, hold = start_sweep(tmp_path, hold_at, number)
-        wait_for((hold / "reached").exists, "a trial at the step where it waits")
-        os.kill(process.pid, how)
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), out
-        assert "Traceback" not in out
-    process, hold = start_sweep(tmp_path, 1000, 2)
+    process, hold = start_sweep(tmp_path, HELD_AT, 0)
+    wait_for((hold / "reached").exists, "a trial at the step where it waits")
+    os.kill(process.pid, how)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), out
+    assert "Traceback" not in out
+    process, hold = start_sweep(tmp_path, 1000, 1)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "walks: 2 finished, 0 failed" in out
     assert_same_results(tmp_path / "walks", undisturbed)
-    assert main(["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]) == 0
 
 
-def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(tmp_path, capsys):
+def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(
+    two_nodes, tmp_path, capsys
+):
     # Its reward is no number at the 20th step of an environment: each attempt saves before it, and
     # the run of 48 steps gets through at the third.
-    bad = {"algorithm": "dime", "env_kwargs.nan_at": 20}
+    bad = {"algorithm": NAME, "env_kwargs.nan_at": 20}
     changes = {"seeds": [0], "arms": [bad], "retries": 1}
     (tmp_path / "walks.py").write_text(f"STUDY = {study(**changes)!r}")
     words = ["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]
+    words += ["--address", two_nodes.address]
     assert main(words) == 1
     out, err = capsys.readouterr()
     assert "walks: 1 finished, 1 failed" in out
-    failed = "tests.training.walk-Walk-v0_dime_env_kwargs.nan_at-20_seed-0"
+    failed = names(1)[0].replace("_seed", "_env_kwargs.nan_at-20_seed")
     assert f"{failed} failed and is begun again" in out
     assert (
         f"error: {failed} failed" in err and "Traceback" in err and "non-finite reward (nan)" in err
@@ -198,13 +198,14 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(t
     assert not list((tmp_path / "walks" / "failures").iterdir())
 
 
-def test_a_search_keeps_what_it_tried(tmp_path):
+def test_a_search_keeps_what_it_tried(two_nodes, tmp_path):
     space = {
         "batch_size": {"low": 4, "high": 12},
-        "policy.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "step_size": {"low": 1e-4, "high": 1e-2, "log": True},
     }
     plan = {"space": space, "num_samples": 2, "grace_env_steps": 16, "mode": "stochastic"}
-    result = dime.sweep(study(search=plan), storage=tmp_path, progress=False)
+    there = {"storage": tmp_path, "address": two_nodes.address, "progress": False}
+    result = dime.sweep(study(search=plan), **there)
     assert len(result.finished) + len(result.stopped_early) == 2 and not result.failed
     tried = json.loads((tmp_path / "walks" / "search.json").read_text())
     for name, entry in tried.items():
@@ -215,9 +216,7 @@ def test_a_search_keeps_what_it_tried(tmp_path):
         scores = [r["returns"] for r in records if r["mode"] == "stochastic"]
         last = [sum(returns) / len(returns) for returns in scores[-2:]]
         assert entry["score"] == pytest.approx(sum(last) / 2)
-    again = dime.sweep(
-        study(search=plan | {"num_samples": 3}, seeds=[0, 1]), storage=tmp_path, progress=False
-    )
+    again = dime.sweep(study(search=plan | {"num_samples": 3}, seeds=[0, 1]), **there)
     after = json.loads((tmp_path / "walks" / "search.json").read_text())
     assert len(after) == 3 and {name: after[name] for name in tried} == tried
     assert len(again.finished) + len(again.stopped_early) == 3
@@ -233,3 +232,27 @@ def test_a_cluster_that_does_not_answer_is_refused_before_anything_starts(tmp_pa
         dime.sweep(study(), storage=tmp_path, address=address)
     assert time.monotonic() - began < 60
     assert not list(tmp_path.glob("walks/*/config.json"))
+
+
+def test_a_node_dies_and_all_trials_end_as_if_nothing_had_happened(
+    undisturbed, two_nodes, tmp_path
+):
+    """The last one here: the node is gone afterwards."""
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    two_nodes.hold(HELD_AT, hold)
+    watcher = KillNode(two_nodes.cluster, two_nodes.second, tmp_path / "walks", hold)
+    watcher.start()
+    result = dime.sweep(study(), storage=tmp_path, address=two_nodes.address, progress=False)
+    watcher.join()
+    assert watcher.error is None
+    assert result.finished == tuple(names()) and not result.failed
+    assert_same_results(result.folder, undisturbed)
+    starts = [
+        [
+            s["env_step"]
+            for s in json.loads((result.folder / n / "provenance.json").read_text())["starts"]
+        ]
+        for n in names()
+    ]
+    assert sorted(starts) == [[0], [0, 30]]  # one trial lost its node

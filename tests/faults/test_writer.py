@@ -20,7 +20,7 @@ from dime.training.checkpoint import CheckpointFolder
 from dime.training.replay_files import read_rows
 from tests.training.checkpoints import episodes_at, rows_of, run_at, state_at
 
-STEPS = range(4, 21, 4)
+STEPS = range(4, 13, 4)
 CAPACITY = 6
 OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 
@@ -187,8 +187,8 @@ def calls_of_all_saves(path):
     "num_renamed",
     [
         pytest.param(None, id="power stays"),
-        pytest.param(0, id="data lost"),
-        pytest.param(1, id="data and the oldest name lost"),
+        pytest.param(0, id="data lost", marks=pytest.mark.soak),
+        pytest.param(1, id="data and the oldest name lost", marks=pytest.mark.soak),
         pytest.param(99, id="data and names lost"),
     ],
 )
@@ -215,7 +215,7 @@ def test_killed_at_every_system_call_the_newest_complete_one_is_loaded(
         run.segments = list(loaded.segments) if loaded else []  # as a next start knows them
         assert_goes_on(run)
         shutil.rmtree(tmp_path / "run")
-    assert len(names) > 150
+    assert len(names) > 90
     record_property("tries", len(names))
 
 
@@ -240,7 +240,15 @@ FAULTS = {
 
 
 @pytest.mark.promise("R4")
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "one ENOSPC",
+        pytest.param("one EIO", marks=pytest.mark.soak),
+        pytest.param("ENOSPC from then on", marks=pytest.mark.soak),
+        "EIO from then on",
+    ],
+)
 def test_refused_at_every_system_call_the_old_checkpoint_stays(tmp_path, fault, record_property):
     names = calls_of_all_saves(tmp_path / "run")
     refused = 0
@@ -260,7 +268,7 @@ def test_refused_at_every_system_call_the_old_checkpoint_stays(tmp_path, fault, 
             assert not list(run.folder.folder.rglob("*.tmp"))
         assert_goes_on(run)  # there is room again
         shutil.rmtree(tmp_path / "run")
-    assert refused > 100
+    assert refused > 60
     record_property("tries", len(names))
 
 
@@ -320,5 +328,5 @@ def test_killed_by_the_kernel(tmp_path, record_property):
         assert_goes_on(run)
     assert found == sorted(found)  # a later kill never gives an older checkpoint
     assert set(found) == {0, *STEPS[:-1]} or set(found) == {0, *STEPS}
-    assert len(points) > 40
+    assert len(points) > 20
     record_property("tries", len(points))

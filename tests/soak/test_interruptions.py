@@ -53,7 +53,7 @@ def test_kill_9_at_any_instant(number, training, straight_often):
 def test_another_process_writes_the_same(hash_seed, training, straight, monkeypatch):
     """Compiled anew, and with sets and tables of names in another order."""
     monkeypatch.setenv("PYTHONHASHSEED", hash_seed)
-    process = training(cache=None)
+    process = training(cache=False)
     assert process.end()[0] == 0
     assert_same_run(process.run_dir, straight)
 

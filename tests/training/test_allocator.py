@@ -37,7 +37,7 @@ def a_gigabyte_is_mapped():
 
 with freed_memory_kept() if sys.argv[1] == "kept" else nullcontext():
     # A small block that lies in the way may cost one call its memory.
-    print(min([faults() for _ in range(30)][10:]), a_gigabyte_is_mapped())
+    print(min([faults() for _ in range(10)][4:]), a_gigabyte_is_mapped())
 print(a_gigabyte_is_mapped())
 """
 

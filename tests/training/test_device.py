@@ -102,7 +102,7 @@ def device_seeds(monkeypatch):
 @pytest.mark.parametrize(
     ("algorithm", "options"),
     [
-        (DIME, {}),
+        pytest.param(DIME, {}, marks=pytest.mark.soak),
         (TOY, {"seeds": (0, 7), "bootstrap_at_time_limits": False, "env_steps_per_update": 3}),
     ],
     ids=["DIME", "TOY"],

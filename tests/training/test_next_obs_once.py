@@ -66,7 +66,13 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize(("capacity", "lengths"), [(7, 3), (1, 2), (12, 1), (9, 50)])
+SOAK = pytest.mark.soak
+
+
+@pytest.mark.parametrize(
+    ("capacity", "lengths"),
+    [(7, 3), *(pytest.param(*sizes, marks=SOAK) for sizes in ((1, 2), (12, 1), (9, 50)))],
+)
 def test_the_ring_gives_the_same_transitions(capacity, lengths):
     streams = Streams(capacity, room=capacity, lengths=lengths)
     for _ in range(4 * capacity + 5):
@@ -80,6 +86,7 @@ def test_the_ring_gives_the_same_transitions(capacity, lengths):
     assert_equal(*drawn)
 
 
+@SOAK
 def test_room_for_as_many_ends_as_are_counted_is_enough_and_more_changes_nothing():
     streams = Streams(capacity=10, room=1, lengths=3)
     grew = 0

@@ -3,7 +3,7 @@
 Importing this module registers `Walk-v0`, so that a process of its own can train on
 `tests.training.walk:Walk-v0`. There the environment variable WALK_HOLD = "number:step:folder" makes
 the number-th environment of the process wait at its step-th step: it writes `folder/reached` and
-goes on when `folder/go` is there.
+goes on when `folder/go` is there. WALK_HOLD may also name a file that holds this once it exists.
 """
 
 import itertools
@@ -105,7 +105,10 @@ def _registered(render_mode=None, nan_at=None):
     number = next(_numbers)
     if nan_at is not None:
         return Walk(number, at(number, nan_at, lambda: {"reward": np.nan}), render_mode)
-    held, step, folder = os.environ.get("WALK_HOLD", "-1:0:").split(":", 2)
+    hold = os.environ.get("WALK_HOLD", "")
+    if hold and ":" not in hold:
+        hold = Path(hold).read_text() if Path(hold).exists() else ""
+    held, step, folder = (hold or "-1:0:").split(":", 2)
     return Walk(number, at(int(held), int(step), lambda: _hold(Path(folder))), render_mode)
 
 
