@@ -1,7 +1,11 @@
 """Gymnasium's environments, those that users register there, and Ant as it was in version 3."""
 
 import importlib
+import importlib.metadata
 import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -71,7 +75,7 @@ def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     try:
         with tidy_warnings():
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+    except (ImportError, gymnasium.error.Error) as error:
         raise DimeError(f"{id} cannot be made here: {error}{_ant_hint(name)}") from error
     return with_myosuite_seeding(env)
 
@@ -88,6 +92,30 @@ def registered_elsewhere() -> list[str]:
     """Ids in Gymnasium's registry that neither Gymnasium nor another suite put there."""
     known = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
     return [id for id, spec in gymnasium.registry.items() if not _origin(spec).startswith(known)]
+
+
+def package_of(id: str) -> str | None:
+    """The installed package that registers `id` with Gymnasium when it is imported, if one does."""
+    for package in _packages_that_register():
+        try:
+            importlib.import_module(package)
+        except Exception:  # whatever somebody else's package raises
+            continue
+        if id in gymnasium.registry:
+            return package
+    return None
+
+
+def _packages_that_register() -> Iterator[str]:
+    """Packages that need Gymnasium, speak of registering, and have not been imported."""
+    for distribution in importlib.metadata.distributions():
+        if not any(line.startswith("gymnasium") for line in distribution.requires or ()):
+            continue
+        for file in distribution.files or ():
+            package, own = file.parts[0], ("myosuite", *sys.modules)
+            if file.name == "__init__.py" and len(file.parts) == 2 and package not in own:
+                if "register" in Path(str(file.locate())).read_text(errors="replace"):
+                    yield package
 
 
 def register_ant_v3() -> None:
