@@ -16,6 +16,18 @@ Actions = Callable[[np.ndarray, int], np.ndarray]
 """Observations (seeds, episodes, obs) and the step in the episodes to actions in [-1, 1]."""
 
 
+def time_limit_warning(env: Environment) -> str | None:
+    """What to say before a run where the environment declares no time limit."""
+    if env.max_episode_steps is not None:
+        return None
+    return (
+        f"warning: {env.name} declares no time limit. An episode that does not end by itself goes "
+        f"on for ever in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Give one: "
+        "--env-kwargs max_episode_steps=1000 (ids of Gymnasium's registry), or wrap it in "
+        "gymnasium.wrappers.TimeLimit."
+    )
+
+
 class EpisodeResult(NamedTuple):
     """One episode of an evaluation; success is None where the environment does not report it."""
 
