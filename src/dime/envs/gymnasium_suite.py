@@ -52,6 +52,25 @@ class AntV3(gymnasium.ObservationWrapper):
         return np.concatenate([observation, np.zeros(_ANT_CONTACT_FORCES)])
 
 
+class NewWorld(gymnasium.Wrapper):
+    """A bipedal walker with a new Box2D world in each episode: the old one keeps a past."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode; the same seed gives the same one, bit for bit."""
+        walker: Any = self.unwrapped
+        walker._destroy()
+        walker.world = type(walker.world)()
+        return self.env.reset(seed=seed, options=options)
+
+
+def with_new_worlds(env: gymnasium.Env) -> gymnasium.Env:
+    """The same environment, without a past if it is one of Box2D's walkers."""
+    kinds = {kind.__module__ for kind in type(env.unwrapped).__mro__}
+    return NewWorld(env) if "gymnasium.envs.box2d.bipedal_walker" in kinds else env
+
+
 def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
     """Entry point of Ant-v3-compatible; kwargs are Ant-v4's, without `use_contact_forces`."""
     from gymnasium.envs.mujoco.ant_v4 import AntEnv
@@ -77,7 +96,7 @@ def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except (ImportError, gymnasium.error.Error) as error:
         raise DimeError(f"{id} cannot be made here: {error}{_ant_hint(name)}") from error
-    return with_myosuite_seeding(env)
+    return with_myosuite_seeding(with_new_worlds(env))
 
 
 def gymnasium_ids() -> list[str]:

@@ -18,6 +18,7 @@ from dime.envs.gymnasium_suite import (
     make_gymnasium,
     package_of,
     registered_elsewhere,
+    with_new_worlds,
 )
 from dime.envs.messages import UnknownIdError
 from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
@@ -191,7 +192,7 @@ def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
             f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
             f"{type(env).__module__}. See docs/environments.md."
         )
-    return with_myosuite_seeding(refuse_running_statistics(env, name))
+    return with_myosuite_seeding(with_new_worlds(refuse_running_statistics(env, name)))
 
 
 def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
