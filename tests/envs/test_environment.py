@@ -131,8 +131,14 @@ def test_an_array_of_one_number_is_a_reward():
         ({"reward": [1.0, -1.0]}, "reward must be one number, got shape (2,)"),
         ({"reward": None}, "reward must be one number, got NoneType None"),
         ({"reward": "much"}, "reward must be one number, got str 'much'"),
-        ({"terminated": np.array([True, False])}, "terminated must be true or false, got shape (2,"),
-        ({"info": {"success": np.zeros(2)}}, "info['success'] must be true or false, got shape (2,"),
+        (
+            {"terminated": np.array([True, False])},
+            "terminated must be true or false, got shape (2,",
+        ),
+        (
+            {"info": {"success": np.zeros(2)}},
+            "info['success'] must be true or false, got shape (2,",
+        ),
         ({"obs": np.array(["a", "b"])}, "must be of real numbers, got dtype <U1"),
         ({"obs": np.array([1j, 0.0])}, "must be of real numbers, got dtype complex128"),
         ({"obs": np.zeros(3)}, "expected shape (2,), as its space declares, got (3,)"),

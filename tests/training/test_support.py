@@ -8,8 +8,9 @@ from tests.training.runs import start
 pytestmark = pytest.mark.promise("R8")
 
 
-def metrics(share):
-    return {"target_clipped_mass": share, "target_low": -3.0, "target_high": 7.25}
+def metrics(share, entropy=0.5):
+    targets = {"target_low": -3.0, "target_high": 7.25, "target_entropy": entropy}
+    return {"target_clipped_mass": share, **targets}
 
 
 def test_two_records_in_a_row_are_warned_of_once():
@@ -23,6 +24,25 @@ def test_two_records_in_a_row_are_warned_of_once():
         assert part in said
     assert watch.warning(0, metrics(0.5)) is None
     assert "seed 1" in watch.warning(1, metrics(0.02))
+
+
+@pytest.mark.parametrize("entropy", [-16.0, 6.0])
+def test_the_warning_says_whether_the_entropy_or_the_returns_are_cut_off(entropy):
+    said = []
+    for share_of_entropy in (entropy, 0.5):
+        watch = SupportWatch()
+        watch.warning(0, metrics(0.5, share_of_entropy))
+        said.append(watch.warning(0, metrics(0.5, share_of_entropy)))
+    assert f"goes to {entropy:g}" in said[0] and "--temperature.initial" in said[0]
+    assert "wider support" not in said[0]
+    assert "The returns do not fit" in said[1] and "--temperature" not in said[1]
+
+
+def test_metrics_of_an_older_checkpoint_lack_the_entropy():
+    watch = SupportWatch()
+    older = {name: value for name, value in metrics(0.5).items() if name != "target_entropy"}
+    watch.warning(0, older)
+    assert "wider support" in watch.warning(0, older)
 
 
 def test_critics_without_a_support_are_none_of_it():

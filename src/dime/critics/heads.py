@@ -118,14 +118,17 @@ class CategoricalHead:
     def target_metrics(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
     ) -> Metrics:
-        """The share of the mass outside of the support, and the range of the means before."""
+        """The share of the mass outside of the support, the range of the means, and the entropy's
+        part in them: its terms summed over as many steps as the mean discount leaves."""
         probs, moved = self._moved(next_output, backup)
         outside = (moved < self.v_min) | (moved > self.v_max)
         means = (probs * moved).sum(axis=-1)
+        lasting = backup.discount.mean()
         return {
             "target_clipped_mass": (probs * outside).sum(axis=-1).mean(),
             "target_low": means.min(),
             "target_high": means.max(),
+            "target_entropy": -lasting * backup.entropy_cost.mean() / (1.0 - lasting),
         }
 
     def _moved(

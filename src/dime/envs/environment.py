@@ -201,7 +201,8 @@ class Environment:
             if "rgb_array" not in modes:
                 problem += f" It declares no render mode 'rgb_array' (metadata: {modes})."
             elif uses_mujoco(self.env) and not isinstance(
-                error, gymnasium.error.DependencyNotInstalled  # says it itself
+                error,
+                gymnasium.error.DependencyNotInstalled,  # says it itself
             ):
                 problem += f" {RENDER_PACKAGES}"
             raise DimeError(problem) from error
