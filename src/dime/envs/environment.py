@@ -190,8 +190,8 @@ class Environment:
         """A picture of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
             raise DimeError(
-                f"{self.name} has no render mode. Make it with render=True; what makes it must take "
-                'render_mode="rgb_array".'
+                f"{self.name} has no render mode. Make it with render=True; what makes it must "
+                'take render_mode="rgb_array".'
             )
         try:
             frame: Any = self.env.render()

@@ -22,8 +22,8 @@ def refuse_unknown_support(
         f"No support of the critic's returns is established for {env.name}. In {_NUM_STEPS} random "
         f"steps discounted returns lay in [{returns.min():.4g}, {returns.max():.4g}]"
         + _entropy_text(settings, largest, entropy)
-        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a trained "
-        "policy may be larger: watch target_clipped_mass in the records."
+        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a "
+        "trained policy may be larger: watch target_clipped_mass in the records."
     )
 
 

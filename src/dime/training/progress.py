@@ -71,9 +71,10 @@ class _Watch(Listener):
     def evaluation(self, record: Record) -> None:
         """Shows an evaluation."""
         seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
+        mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
-            f"env step {record['env_step']:>7,}{seed}: return "
-            f"{return_text(fmean(record['returns']))} ({record['mode']}, mean of {len(record['returns'])} episodes)"
+            f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
+            f"{count} episodes)"
         )
         self._refreshed_at = None  # the pause is not part of the rate
 

@@ -47,7 +47,8 @@ def _rollout(env: Environment, seed: int, others_draw: bool = False) -> list[tup
     seen = [(env.reset(seed).tobytes(), 0.0)]
     for _ in range(_NUM_STEPS):
         if others_draw:
-            random.random(), np.random.random()
+            random.random()
+            np.random.random()
         result = env.step(actions.uniform(-1.0, 1.0, env.action_dim).astype(np.float32))
         seen.append((result.obs.tobytes(), result.reward))
         if result.terminated or result.truncated:
