@@ -124,11 +124,11 @@ REFUSED = {
     ),
     "support not known": (
         ["train", "Pendulum-v1"],
-        ["Pendulum-v1", "[-16.06, -0.04205]", "--critic.v-min -2000 --critic.v-max 2000"],
+        ["Pendulum-v1", "[-689.1, -434.2]", "--critic.v-min -1000 --critic.v-max 1000"],
     ),
     "half a support": (
         ["train", "Pendulum-v1", "--critic.v-min", "-10"],
-        ["No support", "--critic.v-min -2000"],
+        ["No support", "--critic.v-min -1000"],
     ),
     "no seeds": (["train", PLANE, "--seeds"], ["No seed was given", "--seeds"]),
     "a seed twice": (["train", PLANE, "--seeds", "0", "0"], ["twice", "(0, 0)"]),

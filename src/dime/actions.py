@@ -159,7 +159,7 @@ def _deploy(command: Evaluate | Export) -> None:
     """Uses the policies of a run."""
     match command:
         case Evaluate():
-            from dime.deploy.evaluate import evaluate
+            from dime.deploy.evaluate import disagreement, evaluate
             from dime.experiments.closing import evaluation_table
 
             records = evaluate(
@@ -170,6 +170,8 @@ def _deploy(command: Evaluate | Export) -> None:
                 video=command.video,
             )
             print(evaluation_table(records))
+            if note := disagreement(command.run_dir, records):
+                print(note)
             if command.video is not None:
                 print(f"wrote {command.video}")
         case Export():

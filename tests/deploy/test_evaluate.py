@@ -140,7 +140,7 @@ def test_a_film_of_another_format_is_refused(tmp_path):
 
 
 def test_an_environment_that_cannot_be_filmed_is_refused(straight, tmp_path):
-    with pytest.raises(DimeError, match="was made without rendering"):
+    with pytest.raises(DimeError, match="has no render mode"):
         dime.evaluate(straight, env=walks(), video=tmp_path / "film.mp4")
 
 

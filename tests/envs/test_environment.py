@@ -124,6 +124,49 @@ def test_an_array_of_one_number_is_a_reward():
     assert run_to(Environment(Stub({1: {"reward": np.array([2.5])}})), 1).reward == 2.5
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"reward": np.array([1.0, -1.0])}, "reward must be one number, got shape (2,)"),
+        ({"reward": [1.0, -1.0]}, "reward must be one number, got shape (2,)"),
+        ({"reward": None}, "reward must be one number, got NoneType None"),
+        ({"reward": "much"}, "reward must be one number, got str 'much'"),
+        (
+            {"terminated": np.array([True, False])},
+            "terminated must be true or false, got shape (2,",
+        ),
+        (
+            {"info": {"success": np.zeros(2)}},
+            "info['success'] must be true or false, got shape (2,",
+        ),
+        ({"obs": np.array(["a", "b"])}, "must be of real numbers, got dtype <U1"),
+        ({"obs": np.array([1j, 0.0])}, "must be of real numbers, got dtype complex128"),
+        ({"obs": np.zeros(3)}, "expected shape (2,), as its space declares, got (3,)"),
+    ],
+)
+def test_what_another_try_cannot_mend_is_refused_in_one_line(answer, words):
+    with pytest.raises(DimeError) as refusal:
+        run_to(Environment(Stub({1: answer}), "Vector-v0"), 1)
+    assert words in str(refusal.value) and "Vector-v0" in str(refusal.value)
+
+
+def test_an_info_that_is_no_dict_reports_nothing():
+    assert run_to(Environment(Stub({1: {"info": None}})), 1).success is None
+
+
+class Unseeded(Stub):
+    def reset(self):
+        return np.zeros(2), {}
+
+
+@pytest.mark.parametrize("process_timeout_s", [None, 60.0])
+def test_a_reset_without_a_seed_is_refused(process_timeout_s):
+    environment = make(Unseeded, process_timeout_s=process_timeout_s)
+    with pytest.raises(DimeError, match=r"Unseeded: reset\(\) must take `seed`"):
+        environment.reset(1)
+    environment.close()
+
+
 def test_an_observation_with_an_axis_too_many_is_refused():
     with pytest.raises(DimeError, match=r"leading axes \(1,\)"):
         run_to(Environment(Stub({1: {"obs": np.zeros((1, 2))}})), 1)
@@ -212,7 +255,7 @@ def test_gymnasium_episodes_are_bit_for_bit_reproducible(id):
 
 
 def test_rendering_is_asked_for_when_the_environment_is_made():
-    with pytest.raises(DimeError, match="render=True"):
+    with pytest.raises(DimeError, match="no render mode.*render=True"):
         Environment(Stub()).render()
     assert Environment(Stub(render_mode="rgb_array")).render().tolist() == [[[7] * 3] * 6] * 4
 
@@ -227,8 +270,21 @@ class Wordy(Stub):
         return "a picture"
 
 
-def test_a_failing_render_names_the_packages():
+class Unpainted(Stub):
+    metadata = {"render_modes": ["ansi"]}
+
+    def render(self):
+        raise NotImplementedError
+
+
+def test_a_failing_render_names_the_packages_where_mujoco_renders():
+    broken = Broken(render_mode="rgb_array")
+    with pytest.raises(DimeError, match=r"no screen\)\.$"):
+        Environment(broken).render()
+    broken.physics = type("Physics", (), {"__module__": "dm_control.mujoco"})()
     with pytest.raises(DimeError, match="no screen.*libegl1.*libosmesa6"):
-        Environment(Broken(render_mode="rgb_array")).render()
+        Environment(broken).render()
+    with pytest.raises(DimeError, match=r"no render mode 'rgb_array' \(metadata: \['ansi'\]\)"):
+        Environment(Unpainted(render_mode="rgb_array")).render()
     with pytest.raises(DimeError, match="got str"):
         Environment(Wordy(render_mode="rgb_array")).render()

@@ -11,6 +11,11 @@ IDS = [
     "myoHandReachRandom-v0",
     "myoHandKeyTurnRandom-v0",
     "myoHandPenTwirlRandom-v0",
+    # These keep a past, each in a way of its own.
+    "MyoHandCubesmallRandom-v0",
+    "myoChallengeBaodingP1-v1",
+    "myoChallengeChaseTagP1-v0",
+    "myoFatiChallengeDieReorientP1-v0",
 ]
 
 

@@ -189,6 +189,66 @@ def test_a_users_module_is_imported(user_module):
         make(f"{user_module}:FromMdule-v0")
 
 
+def test_an_id_of_a_package_that_is_not_imported_names_the_package(user_module, tmp_path):
+    (tmp_path / "user_envs.py").rename(tmp_path / "__init__.py")
+    for package, code in (("user_envs", MODULE), ("broken_envs", "register = 1 / 0")):
+        folder, about = tmp_path / package, tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir(), about.mkdir()
+        (folder / "__init__.py").write_text(code)
+        metadata = f"Metadata-Version: 2.1\nName: {package}\nRequires-Dist: gymnasium>=1\n"
+        (about / "METADATA").write_text(metadata)
+        (about / "RECORD").write_text(f"{package}/__init__.py,,\n")
+    with pytest.raises(DimeError, match="imported: name it user_envs:FromModule-v0"):
+        make("FromModule-v0")
+    with pytest.raises(DimeError, match="no environment 'FromModule-v9'. Nearest: FromModule-v0"):
+        make("FromModule-v9")
+
+
+# Running statistics ------------------------------------------------------------------------------
+
+
+class OwnStatistics(Stub):
+    def __init__(self):
+        super().__init__()
+        self.by_key = {"speed": gymnasium.wrappers.utils.RunningMeanStd()}
+
+
+def normalised(update=True):
+    env = gymnasium.wrappers.NormalizeObservation(Stub())
+    env.update_running_mean = update
+    return gymnasium.wrappers.TimeLimit(env, 5)
+
+
+def rewarded():
+    return gymnasium.wrappers.NormalizeReward(gymnasium.wrappers.ClipAction(Stub()))
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (normalised, "NormalizeObservation keeps running statistics (obs_rms)"),
+        (rewarded, "NormalizeReward keeps running statistics (return_rms)"),
+        (OwnStatistics, "OwnStatistics keeps running statistics (by_key)"),
+    ],
+)
+def test_running_statistics_are_refused_with_what_to_do(factory, words, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Normed-v0", factory)
+    monkeypatch.setitem(gymnasium.registry, "Normed-v0", spec)
+    for source in (factory, "Normed-v0"):
+        with pytest.raises(DimeError) as refusal:
+            make(source)
+        assert words in str(refusal.value) and "TransformObservation" in str(refusal.value)
+
+
+def test_running_statistics_are_refused_in_a_process_too():
+    with pytest.raises(DimeError, match="NormalizeObservation keeps running statistics"):
+        make(normalised, process_timeout_s=60.0)
+
+
+def test_statistics_that_no_longer_run_pass():
+    assert make(normalised, {"update": False}).obs_dim == 2
+
+
 # kwargs ------------------------------------------------------------------------------------------
 
 
@@ -208,6 +268,35 @@ def test_wrong_kwargs_are_answered_with_what_the_environment_says(id, kwargs, wo
         make(id, kwargs)
     for word in [id, *words]:
         assert word in str(refusal.value)
+
+
+def needy(size, *, colour, depth=1, **kwargs):
+    return Stub(**kwargs)
+
+
+def inner(**kwargs):
+    return needy(**kwargs)
+
+
+@pytest.mark.parametrize("creator", [needy, inner])
+def test_arguments_that_an_id_needs_are_named(creator, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Needy-v0", creator, kwargs={"depth": 2})
+    monkeypatch.setitem(gymnasium.registry, "Needy-v0", spec)
+    for given in ({}, {"depth": 3}):
+        with pytest.raises(DimeError, match="without size: give --env-kwargs size=VALUE "):
+            make("Needy-v0", given)
+    with pytest.raises(DimeError, match="without colour: .* colour=VALUE "):
+        make("Needy-v0", {"size": 1})
+    with pytest.raises(DimeError, match="without size: .* size=VALUE "):
+        make(needy)
+    assert make("Needy-v0", {"size": 1, "colour": 2}).obs_dim == 2
+
+
+def test_an_id_without_a_render_mode_says_so(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Blind-v0", lambda: Stub())
+    monkeypatch.setitem(gymnasium.registry, "Blind-v0", spec)
+    with pytest.raises(DimeError, match="Blind-v0 has no render mode"):
+        make("Blind-v0", render=True)
 
 
 def failing(**kwargs):

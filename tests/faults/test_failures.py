@@ -15,8 +15,10 @@ import safetensors.numpy
 import dime
 import dime.training.host_learners
 from dime.algorithms.registry import ALGORITHMS
+from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig
+from dime.training.repeats import why_not_repeatable
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.runs import (
     OPTIONS,
@@ -300,7 +302,10 @@ def test_all_seeds_fail_at_once(tmp_path):
 
 def test_the_evaluation_of_the_only_seed_fails(tmp_path, straight):
     first = read_lines(straight / "evaluations.jsonl")[:4]
-    step = 1 + sum(record["lengths"][0] for record in first)  # of the second evaluation
+    tried = Walk()
+    why_not_repeatable(Environment(tried))
+    # Of the second evaluation.
+    step = 1 + tried.total_steps + sum(record["lengths"][0] for record in first)
     result = start(tmp_path / "run", walks(at(1, step, broken)))
     assert (result.state, result.env_step) == ("failed", 16)
     assert "Walk raised Broken" in result.reason
@@ -315,7 +320,10 @@ def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypat
     metrics = read_lines(straight / "metrics.jsonl")[-1]
     not_metrics = {"env_step", "updates", "wall_time_s", "seed", "episodes", "episode_return"}
     not_metrics |= {"episode_length", "env_steps_per_s", "updates_per_s"}
-    not_metrics |= {"target_clipped_mass"}  # what is compared with NaN is not outside
+    not_metrics |= {
+        "target_clipped_mass",
+        "target_clipped_returns",
+    }  # what is compared with NaN is not outside
     names = ", ".join([*sorted(set(metrics) - not_metrics), "action"])  # it spreads to all
     assert result.reason == f"seed 0: {names} became NaN or infinite at env step 26"
     # The poisoned state is kept apart; the checkpoint is from before.

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 
 from dime.envs.environment import Environment
-from dime.training.evaluation import EpisodeError, run_episodes, summary
+from dime.training.evaluation import EpisodeError, run_episodes, summary, time_limit_warning
 from tests.envs.stub import Stub
 
 
@@ -22,6 +23,13 @@ def test_each_episode_is_played_to_its_own_end():
     assert [[r.length for r in group] for group in results] == [[2, 5], [3, 1]]
     assert [[r.episode_return for r in group] for group in results] == [[2.0, 5.0], [3.0, 1.0]]
     assert [[r.seed for r in group] for group in results] == [[10, 11], [12, 13]]
+
+
+def test_an_environment_without_a_time_limit_is_warned_of():
+    said = time_limit_warning(Environment(Stub(), "Endless-v0"))
+    for part in ("Endless-v0 declares no time limit", "10,000 steps", "max_episode_steps=1000"):
+        assert part in said
+    assert time_limit_warning(Environment(TimeLimit(Stub(), 5))) is None
 
 
 def test_actions_go_to_the_episode_they_were_chosen_for():

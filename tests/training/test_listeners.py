@@ -179,6 +179,8 @@ def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  2:47 left"
     progress.evaluation(EVALUATION)
     assert "env step     500 seed 7: return 2.5 (deterministic" in capsys.readouterr().out
+    progress.evaluation(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})
+    assert "return -2e-06 (deterministic" in capsys.readouterr().out
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys):

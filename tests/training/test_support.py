@@ -8,8 +8,13 @@ from tests.training.runs import start
 pytestmark = pytest.mark.promise("R8")
 
 
-def metrics(share):
-    return {"target_clipped_mass": share, "target_low": -3.0, "target_high": 7.25}
+def metrics(share, of_returns=1.0):
+    targets = {"target_low": -3.0, "target_high": 7.25}
+    return {
+        "target_clipped_mass": share,
+        "target_clipped_returns": of_returns * share,
+        **targets,
+    }
 
 
 def test_two_records_in_a_row_are_warned_of_once():
@@ -23,6 +28,23 @@ def test_two_records_in_a_row_are_warned_of_once():
         assert part in said
     assert watch.warning(0, metrics(0.5)) is None
     assert "seed 1" in watch.warning(1, metrics(0.02))
+
+
+def test_the_warning_says_whether_the_entropy_or_the_returns_are_cut_off():
+    said = []
+    for of_returns in (0.0, 0.9):
+        watch = SupportWatch()
+        watch.warning(0, metrics(0.5, of_returns))
+        said.append(watch.warning(0, metrics(0.5, of_returns)))
+    assert "--temperature.initial" in said[0] and "wider support" not in said[0]
+    assert "The returns do not fit" in said[1] and "--temperature" not in said[1]
+
+
+def test_metrics_of_an_older_checkpoint_say_less():
+    watch = SupportWatch()
+    older = {name: v for name, v in metrics(0.5).items() if name != "target_clipped_returns"}
+    watch.warning(0, older)
+    assert "wider support" in watch.warning(0, older)
 
 
 def test_critics_without_a_support_are_none_of_it():

@@ -118,12 +118,21 @@ class CategoricalHead:
     def target_metrics(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
     ) -> Metrics:
-        """The share of the mass outside of the support, and the range of the means before."""
+        """The share of the mass outside of the support, and the range of the means before.
+
+        `target_clipped_returns` is the share that is outside without the entropy's term, too.
+        """
         probs, moved = self._moved(next_output, backup)
-        outside = (moved < self.v_min) | (moved > self.v_max)
+        returns = moved + (backup.discount * backup.entropy_cost)[:, None]
+
+        def share_outside(positions: Float[Array, "batch atoms"]) -> Float[Array, ""]:
+            outside = (positions < self.v_min) | (positions > self.v_max)
+            return (probs * outside).sum(axis=-1).mean()
+
         means = (probs * moved).sum(axis=-1)
         return {
-            "target_clipped_mass": (probs * outside).sum(axis=-1).mean(),
+            "target_clipped_mass": share_outside(moved),
+            "target_clipped_returns": share_outside(returns),
             "target_low": means.min(),
             "target_high": means.max(),
         }

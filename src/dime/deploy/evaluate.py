@@ -27,7 +27,9 @@ from dime.training.programs import (
     matmul_precision,
     seed_keys,
 )
+from dime.training.records import read_records
 from dime.training.run import EnvLike, environment_maker
+from dime.training.run_directory import RunDirectory
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
 
@@ -87,6 +89,26 @@ def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> En
             f'dime.evaluate("{run_dir}", env={restored.config.env})'
         )
     return restored.config.env
+
+
+def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
+    """What to say where these records are not what the run itself recorded of the same episodes."""
+    names = ("env_step", "mode", "seed", "episode_seeds")
+    own = {
+        str([record.get(name) for name in names]): record["returns"]
+        for record in read_records(run_dir / "evaluations.jsonl")
+    }
+    for record in records:
+        recorded = own.get(str([record[name] for name in names]))
+        if recorded is not None and recorded != record["returns"]:
+            resume = RunDirectory(run_dir).status().get("resume", "exact")
+            why = (
+                "another machine, other versions or another program round otherwise."
+                if resume == "exact"
+                else f"{resume.removeprefix('approximate: ')}."
+            )
+            return f"note: the run itself recorded other returns for these episodes: {why}"
+    return None
 
 
 def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:

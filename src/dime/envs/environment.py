@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from dime.envs.rendering import RENDER_PACKAGES
+from dime.envs.rendering import RENDER_PACKAGES, uses_mujoco
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError
 
@@ -118,8 +118,15 @@ class Environment:
         if not 0 <= seed <= _MAX_SEED:
             raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
-        with no_exit():
-            answer = self.env.reset(seed=int(seed))
+        try:
+            with no_exit():
+                answer = self.env.reset(seed=int(seed))
+        except Exception as error:
+            if "reset() got an unexpected keyword argument 'seed'" in str(error):
+                raise DimeError(
+                    f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({error})."
+                ) from error
+            raise
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise self._wrong_answer("reset", "(obs, info)", answer)
         obs = self._flat(answer[0], step=0)
@@ -153,13 +160,17 @@ class Environment:
         except (TypeError, ValueError):
             expected = "(obs, reward, terminated, truncated, info)"
             raise self._wrong_answer("step", expected, answer) from None
-        reward = float(reward.item() if isinstance(reward, np.ndarray) else reward)
+        reward = self._one(float, "reward must be one number", reward)
+        terminated, truncated = (
+            self._one(bool, f"{end} must be true or false", value)
+            for end, value in (("terminated", terminated), ("truncated", truncated))
+        )
         if not abs(reward) <= _MAX_REWARD:  # false for NaN as well
             raise NonFiniteError("reward", self.name, step, str(reward))
         obs = self._flat(obs, step)
         if not (terminated or truncated):
             self._steps = step
-        return StepResult(obs, reward, bool(terminated), bool(truncated), _success(info))
+        return StepResult(obs, reward, terminated, truncated, self._success(info))
 
     def rebuild(self) -> None:
         """Closes what is broken and makes the environment anew; a reset is due then.
@@ -178,13 +189,23 @@ class Environment:
     def render(self) -> np.ndarray:
         """A picture of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
-            raise DimeError(f"{self.name} was made without rendering; make it with render=True.")
+            raise DimeError(
+                f"{self.name} has no render mode. Make it with render=True; what makes it must "
+                'take render_mode="rgb_array".'
+            )
         try:
             frame: Any = self.env.render()
         except Exception as error:
             problem = f"{self.name} cannot be rendered ({type(error).__name__}: {error})."
-            missing = isinstance(error, gymnasium.error.DependencyNotInstalled)  # says it itself
-            raise DimeError(problem if missing else f"{problem} {RENDER_PACKAGES}") from error
+            modes = self.env.metadata.get("render_modes") or []
+            if "rgb_array" not in modes:
+                problem += f" It declares no render mode 'rgb_array' (metadata: {modes})."
+            elif uses_mujoco(self.env) and not isinstance(
+                error,
+                gymnasium.error.DependencyNotInstalled,  # says it itself
+            ):
+                problem += f" {RENDER_PACKAGES}"
+            raise DimeError(problem) from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
             raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
@@ -226,6 +247,20 @@ class Environment:
             raise NonFiniteError("observation", self.name, step, _first_non_finite(flat))
         return flat
 
+    def _one(self, kind: Callable[[Any], Any], contract: str, value: Any) -> Any:
+        try:
+            return kind(value.item() if isinstance(value, np.ndarray) else value)
+        except (TypeError, ValueError, RuntimeError):  # the last is PyTorch's
+            shape = (len(value),) if isinstance(value, list | tuple) else np.shape(value)
+            got = f"shape {shape}" if shape else f"{type(value).__name__} {value!r:.50}"
+            raise DimeError(f"{self.name}: {contract}, got {got}.") from None
+
+    def _success(self, info: Any) -> bool | None:
+        for key in SUCCESS_KEYS if isinstance(info, dict) else ():
+            if key in info:
+                return self._one(bool, f"info[{key!r}] must be true or false", info[key])
+        return None
+
     def _wrong_answer(self, method: str, expected: str, answer: Any) -> DimeError:
         got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
         return DimeError(
@@ -236,13 +271,6 @@ class Environment:
 def _first_non_finite(flat: np.ndarray) -> str:
     index = int(np.argmin(np.isfinite(flat)))
     return f"{flat[index]} at index {index} of {flat.size}"
-
-
-def _success(info: dict[str, Any]) -> bool | None:
-    for key in SUCCESS_KEYS:
-        if key in info:
-            return bool(info[key])
-    return None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
 """Gymnasium's environments, those that users register there, and Ant as it was in version 3."""
 
 import importlib
+import importlib.metadata
 import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -48,6 +52,25 @@ class AntV3(gymnasium.ObservationWrapper):
         return np.concatenate([observation, np.zeros(_ANT_CONTACT_FORCES)])
 
 
+class NewWorld(gymnasium.Wrapper):
+    """A bipedal walker with a new Box2D world in each episode: the old one keeps a past."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode; the same seed gives the same one, bit for bit."""
+        walker: Any = self.unwrapped
+        walker._destroy()
+        walker.world = type(walker.world)()
+        return self.env.reset(seed=seed, options=options)
+
+
+def with_new_worlds(env: gymnasium.Env) -> gymnasium.Env:
+    """The same environment, without a past if it is one of Box2D's walkers."""
+    kinds = {kind.__module__ for kind in type(env.unwrapped).__mro__}
+    return NewWorld(env) if "gymnasium.envs.box2d.bipedal_walker" in kinds else env
+
+
 def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
     """Entry point of Ant-v3-compatible; kwargs are Ant-v4's, without `use_contact_forces`."""
     from gymnasium.envs.mujoco.ant_v4 import AntEnv
@@ -71,9 +94,9 @@ def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     try:
         with tidy_warnings():
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+    except (ImportError, gymnasium.error.Error) as error:
         raise DimeError(f"{id} cannot be made here: {error}{_ant_hint(name)}") from error
-    return with_myosuite_seeding(env)
+    return with_myosuite_seeding(with_new_worlds(env))
 
 
 def gymnasium_ids() -> list[str]:
@@ -88,6 +111,30 @@ def registered_elsewhere() -> list[str]:
     """Ids in Gymnasium's registry that neither Gymnasium nor another suite put there."""
     known = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
     return [id for id, spec in gymnasium.registry.items() if not _origin(spec).startswith(known)]
+
+
+def package_of(id: str) -> str | None:
+    """The installed package that registers `id` with Gymnasium when it is imported, if one does."""
+    for package in _packages_that_register():
+        try:
+            importlib.import_module(package)
+        except Exception:  # whatever somebody else's package raises
+            continue
+        if id in gymnasium.registry:
+            return package
+    return None
+
+
+def _packages_that_register() -> Iterator[str]:
+    """Packages that need Gymnasium, speak of registering, and have not been imported."""
+    for distribution in importlib.metadata.distributions():
+        if not any(line.startswith("gymnasium") for line in distribution.requires or ()):
+            continue
+        for file in distribution.files or ():
+            package, own = file.parts[0], ("myosuite", *sys.modules)
+            if file.name == "__init__.py" and len(file.parts) == 2 and package not in own:
+                if "register" in Path(str(file.locate())).read_text(errors="replace"):
+                    yield package
 
 
 def register_ant_v3() -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase as fnmatch
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -17,6 +19,15 @@ PREFIXES = ("myo", "motorfinger")
 _CAMERA = "hand_side_inter"  # sees the hand and the object; the others see mostly the room
 
 
+_KEEP_A_PAST = (
+    "MyoHand*Random-v0",
+    "myo*ChallengeBaoding*",
+    "myo*ChallengeChaseTag*",
+    "myo*ChallengeDieReorient*",
+)
+"""Tasks that draw when they are made, or change their model or their muscles for good."""
+
+
 class MyoSuiteEnv(gymnasium.Wrapper):
     """Makes a MyoSuite environment reproducible from `reset(seed=...)`, and renders it.
 
@@ -24,6 +35,7 @@ class MyoSuiteEnv(gymnasium.Wrapper):
 
     Args:
         env: the environment as Gymnasium makes it.
+        remake: makes it anew from a seed at every reset, where it keeps a past.
         render_mode: "rgb_array" or None; rendering works either way.
         camera: a camera's name; by default one that sees the hand, else the free camera.
         height: of a picture, in pixels.
@@ -34,12 +46,14 @@ class MyoSuiteEnv(gymnasium.Wrapper):
         self,
         env: gymnasium.Env,
         *,
+        remake: Callable[..., gymnasium.Env] | None = None,
         render_mode: str | None = None,
         camera: str | None = None,
         height: int = 480,
         width: int = 480,
     ):
         super().__init__(env)
+        self._remake = remake
         self._render_mode = render_mode
         self._camera, self._height, self._width = camera, height, width
         self._renderer: Any = None
@@ -53,6 +67,9 @@ class MyoSuiteEnv(gymnasium.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts an episode; the same seed gives the same one, bit for bit."""
+        if seed is not None and self._remake is not None:
+            self.close()
+            self.env = self._remake(seed=seed)
         if seed is not None:
             inner: Any = self.env.unwrapped
             inner.seed(seed)
@@ -95,11 +112,18 @@ def make_myosuite(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         raise UnknownIdError(id)
     adapter = {k: kwargs[k] for k in ("render_mode", "camera", "height", "width") if k in kwargs}
     kwargs = {key: value for key, value in kwargs.items() if key not in adapter}
+    build = partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
     with _printed_to_stderr() as printed, tidy_warnings():
-        env = gymnasium.make(id, disable_env_checker=True, **kwargs)
+        env = build()
     if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and goes on
         raise TypeError("unused kwargs")
-    return MyoSuiteEnv(env, **adapter)
+    remake = partial(_quietly, build) if any(fnmatch(id, past) for past in _KEEP_A_PAST) else None
+    return MyoSuiteEnv(env, remake=remake, **adapter)
+
+
+def _quietly(build: Callable[..., gymnasium.Env], seed: int) -> gymnasium.Env:
+    with _printed_to_stderr(), tidy_warnings():
+        return build(seed=seed)
 
 
 def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,11 +13,18 @@ import gymnasium
 from dime.envs import tiny
 from dime.envs.dm_control import PREFIX, dm_control_ids, make_dm_control
 from dime.envs.environment import Environment, no_exit
-from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, registered_elsewhere
+from dime.envs.gymnasium_suite import (
+    gymnasium_ids,
+    make_gymnasium,
+    package_of,
+    registered_elsewhere,
+    with_new_worlds,
+)
 from dime.envs.messages import UnknownIdError
 from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
+from dime.envs.running_statistics import refuse_running_statistics
 from dime.errors import DimeError
 
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
@@ -74,10 +82,14 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     try:
         return _MAKERS[suite_of(id)](id, kwargs)
     except UnknownIdError:
+        if suite_of(id) == "gymnasium" and (package := package_of(id)):
+            raise DimeError(
+                f"{id} exists once {package} is imported: name it {package}:{id}."
+            ) from None
         raise DimeError(f"There is no environment {id!r}. {_nearest(id)}") from None
     except (TypeError, ValueError, KeyError, OSError) as error:
         of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        if not kwargs or of_the_system:
+        if not (kwargs or _missing(error)) or of_the_system:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
 
@@ -101,7 +113,8 @@ def make(
             long for an answer.
 
     Raises:
-        DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env.
+        DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env, or
+            one that keeps running statistics.
 
     >>> make("dime/MultiGoal-v0").max_episode_steps
     30
@@ -110,7 +123,7 @@ def make(
     if isinstance(id_or_factory, str):
         if render:
             kwargs["render_mode"] = "rgb_array"
-        name, build = id_or_factory, partial(make_env, id_or_factory, **kwargs)
+        name, build = id_or_factory, partial(_from_id, id_or_factory, kwargs)
     elif callable(id_or_factory):
         if render and _takes_render_mode(id_or_factory):
             kwargs["render_mode"] = "rgb_array"
@@ -163,6 +176,10 @@ def list_environments() -> dict[str, list[str]]:
     return installed
 
 
+def _from_id(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    return refuse_running_statistics(make_env(id, **kwargs), id)
+
+
 def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
     name = getattr(factory, "__name__", repr(factory))
     try:
@@ -175,7 +192,7 @@ def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
             f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
             f"{type(env).__module__}. See docs/environments.md."
         )
-    return with_myosuite_seeding(env)
+    return with_myosuite_seeding(with_new_worlds(refuse_running_statistics(env, name)))
 
 
 def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -196,7 +213,24 @@ def _takes_render_mode(factory: EnvFactory) -> bool:
     return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def _missing(error: Exception) -> list[str]:
+    """The names of the arguments that a call lacked, where that is what the error says."""
+    said = re.search(r"missing (?:a|\d+) required .*?argument.*?: (.*)", str(error))
+    return re.findall(r"'(\w+)'", said[1].partition(" was raised from ")[0]) if said else []
+
+
 def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeError:
+    if missing := _missing(error):
+        words = " ".join(f"{name}=VALUE" for name in missing)
+        return DimeError(
+            f"{id} cannot be made without {', '.join(missing)}: give --env-kwargs {words} (from "
+            "Python: env_kwargs)."
+        )
+    if "render_mode" in kwargs and "unexpected keyword argument 'render_mode'" in str(error):
+        return DimeError(
+            f"{id} has no render mode, which pictures need: it does not take "
+            f"render_mode={kwargs['render_mode']!r}."
+        )
     return DimeError(f"{id} could not be made with {kwargs}: {error}")
 
 

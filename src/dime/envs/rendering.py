@@ -9,6 +9,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from typing import Any
 
 RENDER_PACKAGES = (
     "MuJoCo renders without a screen through EGL or OSMesa; on Debian and Ubuntu: "
@@ -68,6 +69,14 @@ def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
         return name, f"{name}: a test scene was rendered."
     reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
     return None, f"{name}: a test scene was not rendered ({reason}). {RENDER_PACKAGES}"
+
+
+def uses_mujoco(env: Any) -> bool:
+    """Whether an environment's class, or what it holds, is of MuJoCo or of a suite built on it."""
+    inner = env.unwrapped
+    kinds = [*type(inner).__mro__, *map(type, getattr(inner, "__dict__", {}).values())]
+    packages = ("mujoco", "dm_control", "myosuite")
+    return any(kind.__module__.startswith(packages) for kind in kinds)
 
 
 def _load(*names: str) -> ctypes.CDLL | None:

@@ -200,6 +200,11 @@ class Spaces:
             raise DimeError(f"An observation of {self.name} {problem}.") from error
 
     def _check_shape(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
+        if value.dtype.kind not in "biuf":
+            raise DimeError(
+                f"An observation of {self.name}{_at(leaf)} must be of real numbers, got dtype "
+                f"{value.dtype}."
+            )
         if value.shape == (*batch, *leaf.shape):
             return
         leading = f" after the batch axes {batch}" if batch else ""

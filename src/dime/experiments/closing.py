@@ -13,6 +13,7 @@ from dime.deploy.evaluate import film
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
 from dime.experiments.figures import plot
+from dime.training.progress import return_text
 from dime.training.records import read_records
 
 
@@ -62,7 +63,7 @@ def evaluation_table(records: list[dict[str, Any]]) -> str:
             f"{record['env_step']:,}",
             record["mode"],
             str(len(returns)),
-            *(f"{value:.1f}" for value in (fmean(returns), min(returns), max(returns))),
+            *map(return_text, (fmean(returns), min(returns), max(returns))),
             "-" if success is None else f"{100.0 * fmean(success):.0f} %",
         )
     console = rich.console.Console(width=100)

@@ -1,6 +1,7 @@
 """From names and options to the config of a run."""
 
 import dataclasses
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from dime.experiments.presets import (
     lacks_support,
     preset_settings,
     preset_training,
-    refuse_unknown_support,
 )
+from dime.experiments.support import refuse_unknown_support
 from dime.training.config import RunConfig, TrainingConfig, replace_nested
 from dime.training.loop import RunResult
 from dime.training.run import Audience, EnvLike, start_run
@@ -33,7 +34,9 @@ def run_config(
 def require_support(config: RunConfig, env: EnvLike) -> None:
     """Raises `DimeError`, with a proposal, where the critic's support is still to be given."""
     if lacks_support(config.settings):
-        refuse_unknown_support(make(env, config.env_kwargs), config.settings.discount)
+        with closing(make(env, config.env_kwargs)) as made:
+            bootstrap = config.training.bootstrap_at_time_limits
+            refuse_unknown_support(made, config.settings, bootstrap)
 
 
 def _describe(env: EnvLike) -> str:

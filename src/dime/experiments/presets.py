@@ -1,17 +1,14 @@
 """Where settings start from: `paper` and `laptop`, for every algorithm and environment."""
 
 import fnmatch
-from typing import Any, NoReturn
+from typing import Any
 
 import gymnasium
-import numpy as np
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.registry import find_algorithm
 from dime.critics.head_config import HeadConfig
-from dime.envs.environment import Environment
 from dime.envs.registry import suite_of
-from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
 
 PRESETS = {
@@ -121,43 +118,3 @@ def _has_support(settings: Any) -> bool:
 def known_support(env: str) -> float | None:
     """The largest return of the critic's support on this environment, where one is established."""
     return _ENV_SUPPORT.get(env, _SUITE_SUPPORT.get(_suite(env)))
-
-
-def refuse_unknown_support(env: Environment, discount: float) -> NoReturn:
-    """Raises `DimeError` with the support that 1000 random steps suggest.
-
-    The largest discounted sum of rewards is |reward| / (1 - discount), or |reward| times the
-    length of an episode where that is less.
-    """
-    low, high = _reward_range(env, 1000)
-    horizon = min(1.0 / (1.0 - discount), env.max_episode_steps or np.inf)
-    bound = _round_up(max(abs(low), abs(high)) * horizon)
-    raise DimeError(
-        f"No support of the critic's returns is established for {env.name}. In 1000 random steps "
-        f"its rewards lay in [{low:.4g}, {high:.4g}]; that suggests --critic.v-min {-bound:g} "
-        f"--critic.v-max {bound:g}. Rewards of a trained policy may be larger: watch "
-        "target_end_mass in the records."
-    )
-
-
-def _reward_range(env: Environment, num_steps: int) -> tuple[float, float]:
-    generator = np.random.default_rng(0)
-    env.reset(0)
-    rewards: list[float] = []
-    episode = 0
-    for _ in range(num_steps):
-        action = generator.uniform(-1.0, 1.0, env.action_dim).astype(np.float32)
-        result = env.step(action)
-        rewards.append(result.reward)
-        if result.terminated or result.truncated:
-            episode += 1
-            env.reset(episode)
-    return min(rewards), max(rewards)
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50, ... that is not below `value`."""
-    if value <= 0.0:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= value))

@@ -197,6 +197,11 @@ def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
     except ValueError as error:
         raise DimeError(f"{file} is damaged: a line is not JSON ({error}).") from error
     if not records:
+        status = directory.status()
+        state, reason = status.get("state", "running"), status.get("reason")
+        if state != "running":
+            told = f": {reason}" if reason else ""
+            raise DimeError(f"{path} has no evaluations, and its state is {state}{told}")
         raise DimeError(
             f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
             "the run has started: try again then, or leave this run out."

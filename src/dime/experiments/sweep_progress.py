@@ -11,7 +11,7 @@ import rich.table
 from ray import tune
 
 from dime.experiments.study import Trial
-from dime.training.progress import duration
+from dime.training.progress import duration, return_text
 
 _LINE_EVERY_S = 30.0
 _MAX_ROWS = 12
@@ -40,7 +40,7 @@ class _State:
         left = "-"
         if self.state == "training" and self.rate > 0.0:
             left = duration((self.num_env_steps - self.env_step) / self.rate)
-        score = "-" if self.score is None else f"{self.score:.1f}"
+        score = "-" if self.score is None else return_text(self.score)
         again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         return f"{self.state}{again}", f"{self.env_step:,}", score, left
 

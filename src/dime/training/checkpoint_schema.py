@@ -146,6 +146,7 @@ def _is_metric(value: Any) -> bool:
 
 _RUN_LATER: dict[str, Check] = {
     "env_restarts": _table_of(is_whole),
+    "unrepeatable": _or_none(_is_text),
     "learnt_env_step": is_whole,
     "on_device": lambda value: value is True,
     "metrics": _or_none(_table_of(_list_of(_is_metric))),

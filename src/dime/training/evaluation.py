@@ -8,12 +8,25 @@ import numpy as np
 from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.episodes import EVALUATION, episode_seed
+from dime.training.repeats import HAS_A_PAST, why_not_repeatable
 
 MAX_EPISODE_STEPS = 10_000
 """Where an episode is cut that its environment does not end."""
 
 Actions = Callable[[np.ndarray, int], np.ndarray]
 """Observations (seeds, episodes, obs) and the step in the episodes to actions in [-1, 1]."""
+
+
+def time_limit_warning(env: Environment) -> str | None:
+    """What to say before a run where the environment declares no time limit."""
+    if env.max_episode_steps is not None:
+        return None
+    return (
+        f"warning: {env.name} declares no time limit. An episode that does not end by itself goes "
+        f"on for ever in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Give one: "
+        "--env-kwargs max_episode_steps=1000 (ids of Gymnasium's registry), or wrap it in "
+        "gymnasium.wrappers.TimeLimit."
+    )
 
 
 class EpisodeResult(NamedTuple):
@@ -70,21 +83,39 @@ class EpisodeError(Exception):
 
 
 class EnvironmentPool:
-    """Environments for evaluations, made when they are first needed."""
+    """Environments for evaluations, made when they are first needed.
+
+    Attributes:
+        unrepeatable: why their episodes do not follow from their seeds, once they have been tried.
+    """
 
     def __init__(self, make: Callable[[], Environment], training: list[Environment]):
         self._make = make
         self._training = training
         self._made: list[Environment] = []
+        self._tried = False
+        self.unrepeatable: str | None = None
 
     def take(self, num_agents: int, count: int) -> list[Environment]:
         """`count` for each agent, none of which is one that trains.
 
+        Those that have a past are new each time, as those of `dime evaluate` are.
+
         Raises:
-            EpisodeError: one cannot be made.
+            EpisodeError: one cannot be made, or fails when it is first tried.
             DimeError: what makes environments returns one a second time, or one of other spaces.
         """
-        while len(self._made) < num_agents * count:
+        if self.unrepeatable == HAS_A_PAST:
+            self.close()
+        self._make_up_to(num_agents * count, count)
+        if not self._tried:
+            self.unrepeatable = _guarded(0, why_not_repeatable, self._made[0])
+            self._tried = True
+            return self.take(num_agents, count)
+        return self._made[: num_agents * count]
+
+    def _make_up_to(self, number: int, count: int) -> None:
+        while len(self._made) < number:
             env = _guarded(len(self._made) // count, self._make)
             env.spaces.refuse_if_other(self._training[0].spaces, "the environment that trains")
             if any(
@@ -95,7 +126,6 @@ class EnvironmentPool:
                     "several, for training and for evaluation: return a new one at each call."
                 )
             self._made.append(env)
-        return self._made[: num_agents * count]
 
     def close(self) -> None:
         """Closes all of them; the next call makes new ones."""

@@ -234,6 +234,7 @@ class HostLearners(Learners):
     ) -> list[list[EpisodeResult]] | None:
         """As in `Learners`."""
         environments = self._pool.take(len(seeds), len(seeds[0]))
+        self.unrepeatable = self._pool.unrepeatable
         return run_episodes(environments, seeds, self.evaluation_actions(mode), stopped)
 
     def evaluation_actions(self, mode: str) -> Actions:

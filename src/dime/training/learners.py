@@ -38,12 +38,14 @@ class Learners(ABC):
         compiling: Compiling,
     ):
         self.config = config
+        self.env_name = environment.name
         self._spaces = environment.spaces
         self.seeds = list(config.seeds)
         self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
         self.env_step = 0
         self.update = 0
         self.metrics: Any = None
+        self.unrepeatable: str | None = None  # why episodes do not follow from their seeds
         self._agent = make_agent(self.spec)
         self._compiling = compiling
 

@@ -17,6 +17,7 @@ from dime.training.failures import SeedFailure, save_failure
 from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Record
 from dime.training.recorder import Recorder
+from dime.training.repeats import repeat_warning
 from dime.training.replay_files import ReplaySaver
 from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
@@ -188,8 +189,15 @@ class Loop:
         # Recorded together: an evaluation cut short is repeated, and leaves no record.
         for record in [r for mode in self.config.evaluation_modes for r in self._evaluate(mode)]:
             self.recorder.evaluation(record)
+        self._note_unrepeatable()
         self._last_evaluation_step = env_step
         self._status("running")
+
+    def _note_unrepeatable(self) -> None:
+        reason = self.learners.unrepeatable
+        if reason is not None and reason != self.recorder.unrepeatable:
+            self.recorder.message(repeat_warning(self.learners.env_name, reason))
+        self.recorder.unrepeatable = reason
 
     def _evaluate(self, mode: str) -> list[Record]:
         """The record of every seed; a seed whose environment fails is taken out."""

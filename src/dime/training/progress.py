@@ -23,6 +23,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def return_text(value: float) -> str:
+    """A return with the digits that matter.
+
+    >>> [return_text(value) for value in (-1234.56, 9.876, 0.0, -3.2456e-06)]
+    ['-1234.6', '9.88', '0.0', '-3.25e-06']
+    """
+    return f"{value:.1f}" if abs(value) >= 10.0 or value == 0.0 else f"{value:.3g}"
+
+
 class _Watch(Listener):
     """What both displays need: position, newest return, rate."""
 
@@ -62,16 +71,17 @@ class _Watch(Listener):
     def evaluation(self, record: Record) -> None:
         """Shows an evaluation."""
         seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
+        mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
-            f"env step {record['env_step']:>7,}{seed}: return {fmean(record['returns']):.1f} "
-            f"({record['mode']}, mean of {len(record['returns'])} episodes)"
+            f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
+            f"{count} episodes)"
         )
         self._refreshed_at = None  # the pause is not part of the rate
 
     @property
     def newest_return(self) -> str:
         """Mean over the seeds of the newest training episode's return."""
-        return f"{fmean(self._returns.values()):.1f}" if self._returns else "-"
+        return return_text(fmean(self._returns.values())) if self._returns else "-"
 
     @property
     def time_left(self) -> str:

@@ -38,6 +38,7 @@ class Recorder:
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.failed_seeds: dict[str, dict[str, Any]] = {}
         self.env_restarts: dict[str, int] = {}
+        self.unrepeatable: str | None = None
         self.stop_requested = False
 
     @property
@@ -56,6 +57,7 @@ class Recorder:
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
             "env_restarts": self.env_restarts,
+            "unrepeatable": self.unrepeatable,
         }
 
     def restore(self, position: dict[str, Any]) -> list[str]:
@@ -64,7 +66,9 @@ class Recorder:
         self._wall_time_before = position["wall_time_s"]
         self.last_evaluation = position["last_evaluation"]
         self.failed_seeds = position["failed_seeds"]
-        self.env_restarts = position.get("env_restarts", {})  # older checkpoints lack it
+        # Older checkpoints lack these.
+        self.env_restarts = position.get("env_restarts", {})
+        self.unrepeatable = position.get("unrepeatable")
         self._window_start = (env_step, position["updates"])
         sizes = position["record_bytes"]
         notes = [
@@ -184,6 +188,7 @@ class Recorder:
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
             "env_restarts": self.env_restarts,
+            "resume": f"approximate: {self.unrepeatable}" if self.unrepeatable else "exact",
         }
         self._attempt(partial(write_json, self._directory.status_file, content))
 

@@ -21,6 +21,7 @@ from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import RunConfig, replace_nested
 from dime.training.device_learners import DeviceLearners
+from dime.training.evaluation import time_limit_warning
 from dime.training.host_learners import HostLearners
 from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
@@ -252,6 +253,8 @@ def _run(
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
     with closing(recorder):
+        if warning := time_limit_warning(environments[0]):
+            recorder.message(warning)
         loop = Loop(config.training, directory, make_learners, recorder)
         with loop.interruption:
             return loop.run(checkpoint)

@@ -5,6 +5,14 @@ from typing import Any
 
 _LARGEST_SHARE = 0.01
 _RECORDS_IN_A_ROW = 2  # an untrained critic spreads its mass over the whole support
+_RETURNS_CLIP = (
+    "The returns do not fit: train with a wider support, --critic.v-min, --critic.v-max."
+)
+_ENTROPY_CLIPS = (
+    "The entropy's term does not fit, rather than the returns: train with a smaller "
+    "--temperature.initial, or with rewards that are larger beside it. A support wide enough for "
+    "the entropy would tell few returns apart."
+)
 
 
 class SupportWatch:
@@ -25,8 +33,9 @@ class SupportWatch:
         if self._in_a_row[seed] < _RECORDS_IN_A_ROW:
             return None
         low, high = metrics["target_low"], metrics["target_high"]
+        of_returns = metrics.get("target_clipped_returns", share)  # older checkpoints lack it
         return (
             f"warning: seed {seed}: {share:.1%} of the critic's target mass lies outside of its "
             f"support and is cut off. Mean targets of the newest minibatch lie in [{low:.4g}, "
-            f"{high:.4g}]. Train with a wider support: --critic.v-min, --critic.v-max."
+            f"{high:.4g}]. " + (_RETURNS_CLIP if of_returns > 0.5 * share else _ENTROPY_CLIPS)
         )

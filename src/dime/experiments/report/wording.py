@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 
+from dime.training.progress import return_text
+
 
 def score_text(value: float, metric: str) -> str:
     """A score with the digits that matter.
 
-    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, float("nan"))]
-    ['12,528', '945.2', '3.14', 'not a number']
+    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
+    ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
     >>> score_text(0.725, "success_rate")
     '0.72'
     """
@@ -16,8 +18,7 @@ def score_text(value: float, metric: str) -> str:
         return "not a number"
     if metric != "return":
         return f"{value:.2f}"
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)
 
 
 def steps_text(steps: float) -> str:

@@ -1,0 +1,100 @@
+"""A support for a categorical critic on an environment for which none is established."""
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dime.envs.environment import Environment
+from dime.errors import DimeError
+from dime.updates.temperature import TemperatureConfig
+
+_NUM_STEPS = 1000
+
+
+def refuse_unknown_support(
+    env: Environment, settings: Any, bootstrap_at_time_limits: bool
+) -> NoReturn:
+    """Raises `DimeError` with the support that random steps and the temperature suggest."""
+    returns = _random_returns(env, settings.discount, bootstrap_at_time_limits)
+    largest, entropy = float(np.abs(returns).max()), entropy_share(settings, env.action_dim)
+    bound = round_up(largest + entropy)
+    raise DimeError(
+        f"No support of the critic's returns is established for {env.name}. In {_NUM_STEPS} random "
+        f"steps discounted returns lay in [{returns.min():.4g}, {returns.max():.4g}]"
+        + _entropy_text(settings, largest, entropy)
+        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a "
+        "trained policy may be larger: watch target_clipped_mass in the records."
+    )
+
+
+def _entropy_text(settings: Any, largest: float, entropy: float) -> str:
+    if entropy == 0.0:
+        return "."
+    initial = settings.temperature.initial
+    text = f"; the entropy adds up to {entropy:.4g} at the first temperature, {initial:g}."
+    if entropy > largest > 0.0:
+        text += (
+            f" That is most of it: --temperature.initial {initial * largest / entropy:.1g} (or "
+            "larger rewards) would leave more of the support to the returns."
+        )
+    return text
+
+
+def entropy_share(settings: Any, action_dim: int) -> float:
+    """What the entropy terms add up to in a return while the temperature is as it starts.
+
+    At the entropy that the temperature is to drive the policy to, in an episode without an end.
+    """
+    temperature = getattr(settings, "temperature", None)
+    if temperature is None:
+        return 0.0
+    if isinstance(temperature, TemperatureConfig):
+        prior_std = getattr(settings.policy, "prior_std", None)
+        of_prior = 0.0 if prior_std is None else np.log(prior_std * np.sqrt(2.0 * np.pi * np.e))
+        per_dim = temperature.target_running_cost_per_dim - of_prior
+    else:
+        per_dim = temperature.target_entropy_per_dim
+    steps = settings.discount / (1.0 - settings.discount)
+    return float(temperature.initial * abs(per_dim) * action_dim * steps)
+
+
+def _random_returns(env: Environment, discount: float, bootstrap: bool) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    env.reset(0)
+    rewards, ends = [], []
+    for _ in range(_NUM_STEPS):
+        result = env.step(generator.uniform(-1.0, 1.0, env.action_dim).astype(np.float32))
+        rewards.append(result.reward)
+        ends.append(result.terminated or (result.truncated and not bootstrap))
+        if result.terminated or result.truncated:
+            env.reset(len(rewards))
+    return discounted_returns(rewards, ends, discount)
+
+
+def discounted_returns(rewards: list[float], ends: list[bool], discount: float) -> np.ndarray:
+    """The discounted sum of the rewards from each step on, up to where the MDP ends.
+
+    A time limit is no end: there, and behind the last step, it goes on as bootstrapping would, with
+    the next episode's first step, and after the last one with the first.
+
+    >>> discounted_returns([-1.0] * 50, [False] * 50, 0.99)[[0, -1]].round(6)
+    array([-100., -100.])
+    """
+    factors = [discount * (not end) for end in ends]
+
+    def backwards(behind: float) -> np.ndarray:
+        sums = []
+        for reward, factor in zip(reversed(rewards), reversed(factors), strict=True):
+            behind = reward + factor * behind
+            sums.append(behind)
+        return np.array(sums[::-1])
+
+    return backwards(float(backwards(0.0)[0] / (1.0 - np.prod(factors))))
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20, 50, ... that is not below `value`; 1 where that is 0."""
+    if value <= 0.0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= value))

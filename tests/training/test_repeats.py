@@ -1,0 +1,119 @@
+"""R2: an environment that does not repeat its episodes is found, and the run says so."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.deploy.evaluate import disagreement, evaluate
+from dime.envs import make
+from dime.envs.environment import Environment
+from dime.training.config import RunConfig, TrainingConfig
+from dime.training.repeats import (
+    HAS_A_PAST,
+    SHARES_RANDOMNESS,
+    repeat_warning,
+    why_not_repeatable,
+)
+from dime.training.run import Audience, Changes, resume_run, start_run
+from tests.training.runs import SCHEDULE, position_of, status_of
+from tests.training.toy import TOY, ToyConfig
+from tests.training.walk import Walk
+
+pytestmark = pytest.mark.promise("R2")
+
+
+class Worn(Walk):
+    """Slips more with every step that it has ever taken."""
+
+    def step(self, action):
+        return super().step(np.asarray(action) * 0.9**self.total_steps)
+
+
+class GlobalDraws(Walk):
+    """Seeds NumPy's global generator, as others that use it do."""
+
+    def reset(self, *, seed=None, options=None):
+        np.random.seed(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        return super().step(np.asarray(action) + 0.1 * np.random.randn(2))
+
+
+class Unseeded(Walk):
+    """Starts where it likes."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None)
+
+
+class Rewarding(Walk):
+    """Only its rewards know of its past."""
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float(self.total_steps), *rest
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Walk, None),
+        (Worn, HAS_A_PAST),
+        (Rewarding, HAS_A_PAST),
+        (Unseeded, HAS_A_PAST),
+        (GlobalDraws, SHARES_RANDOMNESS),
+    ],
+)
+def test_why_an_episode_is_not_repeated(kind, reason):
+    state = np.random.get_state()[1].tobytes()
+    assert why_not_repeatable(Environment(kind())) == reason
+    assert np.random.get_state()[1].tobytes() == state
+
+
+def test_a_process_of_its_own_shares_nothing():
+    env = make(GlobalDraws, process_timeout_s=60.0)
+    assert why_not_repeatable(env) is None
+    env.close()
+
+
+def test_shared_randomness_names_the_option_that_helps():
+    said = repeat_warning("Here-v0", SHARES_RANDOMNESS)
+    for part in ("Here-v0", SHARES_RANDOMNESS, "approximate", "--env-process"):
+        assert part in said
+    assert "--env-process" not in repeat_warning("Here-v0", HAS_A_PAST)
+
+
+def test_a_run_says_once_that_its_resume_is_approximate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ALGORITHMS, "toy", TOY)
+    training = TrainingConfig(**(SCHEDULE | {"batch_size": 8, "num_evaluation_episodes": 2}))
+    config = RunConfig(
+        env="Worn", env_is_object=True, algorithm="toy", training=training, settings=ToyConfig()
+    )
+    stop = Audience(lambda record: record["env_step"] == 20)
+    assert start_run(config, Worn, tmp_path / "run", stop).state == "interrupted"
+    stopped = status_of(tmp_path / "run")["resume"]
+    assert resume_run(tmp_path / "run", Worn, Changes(), Audience()).state == "finished"
+    assert stopped == status_of(tmp_path / "run")["resume"] == f"approximate: {HAS_A_PAST}"
+    assert capsys.readouterr().out.count(HAS_A_PAST) == 1
+    # Its evaluations were made in new environments, as this one is.
+    assert disagreement(tmp_path / "run", evaluate(tmp_path / "run", env=Worn)) is None
+
+
+def test_a_run_that_repeats_itself_is_exact(straight):
+    assert status_of(straight)["resume"] == "exact"
+    assert position_of(straight)["unrepeatable"] is None
+
+
+def test_an_evaluation_that_does_not_agree_with_the_run_says_why(tmp_path):
+    place = {"env_step": 48, "mode": "stochastic", "seed": 0, "episode_seeds": [1, 2]}
+    own = {**place, "returns": [3.0, 4.0]}
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(own) + "\n")
+    assert disagreement(tmp_path, [own]) is None
+    assert disagreement(tmp_path, [{**own, "episode_seeds": [1], "returns": [5.0]}]) is None
+    other = {**own, "returns": [3.0, 5.0]}
+    assert "another machine, other versions" in disagreement(tmp_path, [other])
+    (tmp_path / "status.json").write_text(json.dumps({"resume": f"approximate: {HAS_A_PAST}"}))
+    assert HAS_A_PAST in disagreement(tmp_path, [other])
