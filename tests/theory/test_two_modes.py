@@ -26,6 +26,8 @@ from dime.types import EnvSpec
 from dime.updates.gradient_step import gradient_step
 from dime.updates.max_entropy import max_entropy_policy_loss
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.5, 0.45]), np.array([0.15, 0.15])
 BETWEEN = 0.0  # parts the modes; the mixture's density there is below 2 % of its peak
 TEMPERATURES = (1.0, 2.0, 4.0)
