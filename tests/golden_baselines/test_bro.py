@@ -175,7 +175,7 @@ def test_first_gradients(golden, training):
     assert_trees_close(shift, shift_of(golden, "grad0", shift), 1e-5)
     temperature = first_gradient(state.temperature.optimizer, b1=0.5)
     assert_close(temperature, golden["grad0/log_temp/log_temp"], 1e-5)
-    weights = first_gradient(state.explorer.weight_optimizer)
+    weights = first_gradient(state.explorer.weight_optimizer, b1=0.5)
     assert_close(weights, raw_weights_of(golden, "grad0"), 1e-5)
 
 
