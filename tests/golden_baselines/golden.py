@@ -75,23 +75,21 @@ def _scan(body, carry, xs, length=None):
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
-# Sums are rounded as without compilation, as the files' numbers were made: an input of a ReLU there
-# is 8e-6, and its error as large where a variance is the difference of two squares.
-_AS_WRITTEN = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "algsimp"}
-
-
-def compiled(function):
+def compiled(function, fuse=True):
     """`(draws, *arguments)` to what `function(*arguments)` returns where `draws` are served.
 
     It is traced once: of a `jax.lax.cond` both branches take their draws, also where the one that
-    is not due throws them away.
+    is not due throws them away. Without `fuse` numbers are rounded as without compilation, so as
+    the files' were made; that takes twice as long.
     """
 
     def call(draws, *arguments):
         with served(**draws):
             return function(*arguments)
 
-    return jax.jit(call, compiler_options=_AS_WRITTEN)
+    off = "algsimp" if fuse else "algsimp,fusion"
+    options = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": off}
+    return jax.jit(call, compiler_options=options)
 
 
 def fill(template, leaves):
@@ -158,10 +156,10 @@ def zero_state(agent):
 class Training:
     """The states of an agent before and after each recorded update, and what each measured."""
 
-    def __init__(self, agent, state, golden, draws_of):
+    def __init__(self, agent, state, golden, draws_of, fuse=True):
         """`draws_of(index)` are the draws that update `index` is served."""
         self.states, self.metrics = [state], []
-        update = compiled(agent.update)
+        update = compiled(agent.update, fuse)
         for index in range(golden["batch/obs"].shape[0]):
             batch, key = batch_of(golden, index), jax.random.key(index)
             counters = Counters(jnp.int32(index + 1), jnp.int32(index))
