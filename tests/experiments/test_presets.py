@@ -53,7 +53,9 @@ def test_crossq_keeps_its_original_settings_on_gym():
     assert settings("crossq", "Humanoid-v4", "released") == gym
     released = settings("crossq", preset="released")  # on dm_control, by the submission script
     assert released.policy.num_hidden_layers == 2
-    rates = (part.learning_rate for part in (released.policy, released.critic, released.temperature))
+    rates = (
+        part.learning_rate for part in (released.policy, released.critic, released.temperature)
+    )
     assert set(rates) == {8e-4}
 
 
