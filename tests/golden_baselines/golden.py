@@ -40,6 +40,11 @@ class Golden:
         """Whether there is an array of this name, or of a name that goes on with a slash."""
         return name in self.arrays or any(key.startswith(f"{name}/") for key in self.arrays)
 
+    def under(self, prefix):
+        """The arrays whose names begin with `prefix`, by the rest of their names."""
+        found = {name for name in self.arrays if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self.arrays[name] for name in found}
+
 
 @contextmanager
 def served(**draws):
@@ -115,6 +120,12 @@ def assert_close(found, expected, tolerance, what=""):
     assert error <= tolerance, f"{what}: off by {error:.1e} of the largest entry {scale:.3g}"
 
 
+def assert_recorded(golden, name, found, tolerance):
+    """The same, where the file has an array of this name."""
+    if name in golden.arrays:
+        assert_close(found, golden[name], tolerance, name)
+
+
 def assert_trees_close(found, expected, tolerance, what=""):
     """The same for every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(found)
@@ -186,10 +197,9 @@ def stacked(*trees):
 
 
 def assert_forward(golden, found, tolerance=4e-6):
-    """What was found equals the arrays `forward/NAME` that the file has."""
+    """What was found equals the arrays `forward/NAME`."""
     for name, array in found.items():
-        if f"forward/{name}" in golden:
-            assert_close(array, golden[f"forward/{name}"], tolerance, name)
+        assert_recorded(golden, f"forward/{name}", array, tolerance)
 
 
 _estimate = jax.jit(mean_mixture_entropy, static_argnums=1)

@@ -15,7 +15,9 @@ from .golden import (
     Training,
     assert_close,
     assert_forward,
+    assert_recorded,
     assert_same_change,
+    assert_trees_close,
     compiled,
     fill,
     first_gradient,
@@ -117,35 +119,36 @@ def test_forward(golden, agent, start):
 
 def test_losses(golden, training):
     for index, metrics in enumerate(training.metrics):
-        info = {name: golden.arrays[f"info{index}/{name}"] for name in INFO}
-        expected = {
-            "critic_loss": info["c_loss_mean_1"] + info["c_loss_mean_2"],
-            "q_mean": (info["q_mean_1"] + info["q_mean_2"]) / 2,
-            "policy_loss": info["actor_loss_mean"],
-        }
-        for name, value in expected.items():
-            assert_close(metrics[name], value, 4e-6, f"{name} {index}")
-
-
-INFO = ("c_loss_mean_1", "c_loss_mean_2", "q_mean_1", "q_mean_2", "actor_loss_mean")
+        info = golden.under(f"info{index}/")
+        assert_recorded(golden, f"info{index}/actor_loss_mean", metrics["policy_loss"], 4e-6)
+        if "c_loss_mean_1" in info:
+            expected = info["c_loss_mean_1"] + info["c_loss_mean_2"]
+            assert_close(metrics["critic_loss"], expected, 4e-6, f"critic loss {index}")
+        if "q_mean_1" in info:
+            expected = (info["q_mean_1"] + info["q_mean_2"]) / 2
+            assert_close(metrics["q_mean"], expected, 4e-6, f"q {index}")
 
 
 def test_first_gradients(golden, training):
     state = training.states[1]
-    critics = first_gradient(state.critics.optimizer)
-    expected = critics_of(golden, "grad0", critics)
-    for found, reference in zip(jax.tree.leaves(critics), jax.tree.leaves(expected), strict=True):
-        assert_close(found, reference, 1e-5, "critics")
-    denoiser = first_gradient(state.policy_optimizer).denoiser
-    found = [denoiser.features.frequencies, *jax.tree.leaves(denoiser.mlp)]
-    for leaf, reference in zip(found, score_leaves(golden, "grad0/score_model"), strict=True):
-        assert_close(leaf, reference, 1e-5, "policy")
+    if "grad0/critic_1" in golden:
+        critics = first_gradient(state.critics.optimizer)
+        assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
+    if "grad0/score_model" in golden:
+        denoiser = first_gradient(state.policy_optimizer).denoiser
+        found = [denoiser.features.frequencies, *jax.tree.leaves(denoiser.mlp)]
+        if "grad0/score_model/MLP_0" in golden:
+            found = denoiser
+        assert_trees_close(found, score_leaves(golden, "grad0/score_model"), 1e-5)
 
 
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
-    expected = fill(start.policy, score_leaves(golden, f"{after}/score_model"))
-    assert_same_change(start.policy, last.policy, expected, what="policy")
+    if f"{after}/score_model" in golden:
+        expected = fill(start.policy, score_leaves(golden, f"{after}/score_model"))
+        assert_same_change(start.policy, last.policy, expected, what="policy")
     for name, named in [("online", "critic"), ("slow", "target_critic")]:
-        before, found = (getattr(state.critics, name) for state in (start, last))
-        assert_same_change(before, found, critics_of(golden, after, before, named), what=named)
+        if f"{after}/{named}_1" in golden:
+            before, found = (getattr(state.critics, name) for state in (start, last))
+            expected = critics_of(golden, after, before, named)
+            assert_same_change(before, found, expected, what=named)

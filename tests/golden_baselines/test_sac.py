@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
@@ -14,8 +13,8 @@ from dime.updates.temperature import log_temperature_loss
 
 from .golden import (
     Training,
-    assert_close,
     assert_forward,
+    assert_recorded,
     assert_same_change,
     assert_trees_close,
     compiled,
@@ -105,39 +104,45 @@ def test_forward(golden, agent, start):
 
 def test_losses(golden, training):
     for index, metrics in enumerate(training.metrics):
-        info = f"info{index}/"
-        assert_close(metrics["critic_loss"], golden[info + "critic_loss"], 1e-5)
-        assert_close(metrics["policy_loss"], golden[info + "actor_loss"], 1e-5)
-        assert_close(metrics["temperature"], golden[info + "ent_coef"], 1e-5)
         target = -spec_of(golden).action_dim  # -1 nat per dimension
         log_prob = metrics["entropy_per_dim"] * target
         log_temperature = training.states[index].temperature.log_value
-        loss = log_temperature_loss(log_temperature, log_prob, target)
-        assert_close(loss, golden[info + "ent_coef_loss"], 1e-5)
+        for name, found in [
+            ("critic_loss", metrics["critic_loss"]),
+            ("actor_loss", metrics["policy_loss"]),
+            ("ent_coef", metrics["temperature"]),
+            ("ent_coef_loss", log_temperature_loss(log_temperature, log_prob, target)),
+        ]:
+            assert_recorded(golden, f"info{index}/{name}", found, 4e-6)
 
 
 def test_first_gradients(golden, training):
     state = training.states[1]
-    critics = first_gradient(state.critics.optimizer)
-    assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
-    policy = first_gradient(state.policy_optimizer)
-    assert_trees_close(policy, policy_of(golden, "grad0", policy), 1e-5)
+    if "grad0/critic" in golden:
+        critics = first_gradient(state.critics.optimizer)
+        assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
+    if "grad0/actor" in golden:
+        policy = first_gradient(state.policy_optimizer)
+        assert_trees_close(policy, policy_of(golden, "grad0", policy), 1e-5)
     temperature = first_gradient(state.temperature.optimizer)
-    assert_close(temperature, golden["grad0/temperature/log_ent_coef"], 1e-5)
+    assert_recorded(golden, "grad0/temperature/log_ent_coef", temperature, 1e-5)
 
 
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
-    expected = policy_of(golden, after, start.policy)
-    assert_same_change(start.policy, last.policy, expected)
+    if f"{after}/actor" in golden:
+        expected = policy_of(golden, after, start.policy)
+        assert_same_change(start.policy, last.policy, expected, what="policy")
     for found, before, name in [
         (last.critics.online, start.critics.online, "critic"),
         (last.critics.slow, start.critics.slow, "target"),
     ]:
-        assert_same_change(before, found, critics_of(golden, after, before, name), what=name)
+        if f"{after}/{name}" in golden:
+            expected = critics_of(golden, after, before, name)
+            assert_same_change(before, found, expected, what=name)
 
 
 def test_temperature_after_each_update(golden, training):
-    found = [state.temperature.log_value for state in training.states[1:]]
-    expected = [golden[f"after{i + 1}/temperature/log_ent_coef"] for i in range(len(found))]
-    assert_close(np.stack(found), np.stack(expected), 1e-6)
+    for index, state in enumerate(training.states):
+        name = f"after{index}/temperature/log_ent_coef"
+        assert_recorded(golden, name, state.temperature.log_value, 1e-6)
