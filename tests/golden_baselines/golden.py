@@ -1,0 +1,137 @@
+"""Files of golden numbers, recorded noise in place of random numbers, and what counts as equal."""
+
+import os
+from collections import deque
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dime.types import Batch, Counters, EnvSpec, Transition
+
+FOLDER = Path(os.environ.get("DIME_GOLDEN_BASELINES_DIR", Path(__file__).parent))
+FILES = sorted(FOLDER.glob("*.npz"))
+KINDS = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+KINDS -= {"every_file"}
+
+
+def kind_of(stem):
+    """The longest kind that `stem` begins with, a whole number of words; None if there is none."""
+    matching = [kind for kind in KINDS if f"{stem}_".startswith(f"{kind}_")]
+    return max(matching, key=len, default=None)
+
+
+class Golden:
+    """One file's arrays by name."""
+
+    def __init__(self, path):
+        with np.load(path) as file:
+            self.arrays = dict(file)
+
+    def __getitem__(self, name):
+        return jnp.asarray(self.arrays[name])
+
+    def __contains__(self, name):
+        """Whether there is an array of this name, or of a name that goes on with a slash."""
+        return name in self.arrays or any(key.startswith(f"{name}/") for key in self.arrays)
+
+
+@contextmanager
+def served(**draws):
+    """Without compilation, `jax.random.NAME` returns the next of the arrays `draws[NAME]`.
+
+    They take the wanted shape. A draw that is not there is an error, and so is one that is left.
+    """
+    queues = {name: deque(draws.get(name, ())) for name in {"normal", "randint", "uniform", *draws}}
+
+    def serve(name):
+        def draw(key, shape=(), *args, **kwargs):
+            assert queues[name], f"jax.random.{name} of shape {shape}: all draws are used up"
+            return jnp.asarray(queues[name].popleft()).reshape(shape)
+
+        return draw
+
+    with jax.disable_jit(), pytest.MonkeyPatch.context() as patch:
+        for name in queues:
+            patch.setattr(jax.random, name, serve(name))
+        yield
+    left = {name: len(queue) for name, queue in queues.items() if queue}
+    assert not left, f"draws that were not used: {left}"
+
+
+def fill(template, leaves):
+    """A module like `template` with these leaves, in the order in which JAX lists them."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(template)]
+    assert shapes == [leaf.shape for leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def first_gradient(optimizer_state, b1=0.9):
+    """The gradient of the first update, from what Adam keeps of it."""
+    return jax.tree.map(lambda m: m / (1.0 - b1), optax.tree.get(optimizer_state, "mu"))
+
+
+def assert_close(found, expected, tolerance, what=""):
+    """Equal within `tolerance` times the largest entry of what is expected."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape, what
+    scale = np.abs(expected).max(initial=0.0) or 1.0
+    error = np.abs(found - expected).max(initial=0.0) / scale
+    assert error <= tolerance, f"{what}: off by {error:.1e} of the largest entry {scale:.3g}"
+
+
+def assert_trees_close(found, expected, tolerance, what=""):
+    """The same for every leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    for (path, leaf), reference in zip(leaves, jax.tree.leaves(expected), strict=True):
+        assert_close(leaf, reference, tolerance, what + jax.tree_util.keystr(path))
+
+
+def assert_same_change(before, found, expected, tolerance=2e-5, what=""):
+    """From `before`, the parameters moved as expected: the distance over the way's length.
+
+    Not entry by entry: Adam's first step turns a gradient of rounding size into a whole step.
+    """
+    before, found, expected = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+        for tree in (before, found, expected)
+    )
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected - before)
+    assert error <= tolerance, f"{what}: the change is off by {error:.1e}"
+
+
+def spec_of(golden):
+    """The environment's sizes, from the files' minibatches."""
+    return EnvSpec(golden["batch/obs"].shape[-1], golden["batch/action"].shape[-1])
+
+
+def batch_of(golden, index):
+    """The minibatch of one update."""
+    names = ("obs", "action", "reward", "next_obs", "terminated")
+    transition = Transition(*(golden[f"batch/{name}"][index] for name in names))
+    return Batch(transition, jnp.arange(transition.reward.shape[0]))
+
+
+class Training:
+    """The states of an agent before and after each recorded update, and what each measured."""
+
+    def __init__(self, agent, state, golden, draws_of):
+        """`draws_of(index)` are the draws that update `index` is served."""
+        self.states, self.metrics = [state], []
+        for index in range(golden["batch/obs"].shape[0]):
+            counters = Counters(jnp.int32(index + 1), jnp.int32(index))
+            with served(**draws_of(index)):
+                batch = batch_of(golden, index)
+                state, metrics = agent.update(state, batch, jax.random.key(index), counters)
+            self.states.append(state)
+            self.metrics.append(metrics)
+
+
+def layers_of(golden, prefix):
+    """Kernel and bias of `PREFIX0`, `PREFIX1` and so on."""
+    count = sum(f"{prefix}{i}/kernel" in golden for i in range(len(golden.arrays)))
+    return [(golden[f"{prefix}{i}/kernel"], golden[f"{prefix}{i}/bias"]) for i in range(count)]

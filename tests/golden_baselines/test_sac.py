@@ -1,0 +1,139 @@
+"""SAC against SBX, whose tanh-Gaussian, critics and temperature are these."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dime.algorithms.registry import ALGORITHMS
+from dime.algorithms.sac import SacConfig, SacPolicyConfig
+from dime.critics.target_network import TargetCriticConfig, critic_outputs
+from dime.policies.tanh_gaussian import TanhGaussian
+from dime.types import Counters
+from dime.updates.temperature import EntropyTemperatureConfig, log_temperature_loss
+
+from .golden import (
+    Training,
+    assert_close,
+    assert_same_change,
+    assert_trees_close,
+    fill,
+    first_gradient,
+    layers_of,
+    served,
+    spec_of,
+)
+
+pytestmark = pytest.mark.promise("R15")
+COUNTERS = Counters(jnp.int32(1), jnp.int32(0))
+
+
+def config_of(golden):
+    policy = layers_of(golden, "init/actor/params/Dense_")
+    critic = layers_of(golden, "init/critic/params/VmapContinuousCritic_0/Dense_")
+    return SacConfig(
+        policy=SacPolicyConfig(
+            hidden_dim=policy[0][1].shape[-1], num_hidden_layers=len(policy) - 2
+        ),
+        critic=TargetCriticConfig(
+            hidden_dim=critic[0][1].shape[-1],
+            num_hidden_layers=len(critic) - 1,
+            num_critics=critic[0][0].shape[0],
+        ),
+        temperature=EntropyTemperatureConfig(
+            initial=float(jnp.exp(golden["init/temperature/log_ent_coef"]))
+        ),
+    )
+
+
+def policy_of(golden, when, template):
+    """The policy; its two heads make one layer here."""
+    *hidden, mean, log_std = layers_of(golden, f"{when}/actor/params/Dense_")
+    output = [jnp.concatenate(pair, axis=-1) for pair in zip(mean, log_std, strict=True)]
+    return fill(template, [leaf for layer in (*hidden, output) for leaf in layer])
+
+
+def critics_of(golden, when, template, name="critic"):
+    layers = layers_of(golden, f"{when}/{name}/params/VmapContinuousCritic_0/Dense_")
+    return fill(template, [leaf for layer in layers for leaf in layer])
+
+
+@pytest.fixture(scope="module")
+def agent(golden):
+    return ALGORITHMS["sac"].make(config_of(golden), spec_of(golden))
+
+
+@pytest.fixture(scope="module")
+def start(golden, agent):
+    state = agent.init(jax.random.key(0))
+    critics = state.critics._replace(
+        online=critics_of(golden, "init", state.critics.online),
+        slow=critics_of(golden, "init", state.critics.slow, "target"),
+    )
+    return state._replace(policy=policy_of(golden, "init", state.policy), critics=critics)
+
+
+@pytest.fixture(scope="module")
+def training(golden, agent, start):
+    draws = lambda i: {"normal": [golden[f"noise{i}/next"], golden[f"noise{i}/policy"]]}  # noqa: E731
+    return Training(agent, start, golden, draws)
+
+
+def test_policy(golden, agent, start):
+    obs = golden["batch/obs"][0]
+    law = TanhGaussian.from_output(start.policy(obs))
+    assert_close(law.mean, golden["forward/mean"], 4e-6)
+    assert_close(jnp.exp(law.log_std), golden["forward/std"], 4e-6)
+    with served(normal=[golden["forward/noise"]]):
+        assert_close(law.sample(jax.random.key(0)).log_prob, golden["forward/log_prob"], 4e-6)
+    for mode in ("explore", "stochastic"):
+        with served(normal=[golden["forward/noise"]]):
+            action = agent.act[mode](start, obs, jax.random.key(0), COUNTERS)
+        assert_close(action, golden["forward/action"], 4e-6)
+    action = agent.act["deterministic"](start, obs, jax.random.key(0), COUNTERS)
+    assert_close(action, golden["forward/evaluate_action"], 4e-6)
+
+
+def test_critics(golden, start):
+    pairs = golden["batch/obs"][0], golden["batch/action"][0]
+    assert_close(critic_outputs(start.critics.online, *pairs), golden["forward/q"], 4e-6)
+    assert_close(critic_outputs(start.critics.slow, *pairs), golden["forward/q_target"], 4e-6)
+
+
+def test_losses(golden, training):
+    for index, metrics in enumerate(training.metrics):
+        info = f"info{index}/"
+        assert_close(metrics["critic_loss"], golden[info + "critic_loss"], 2e-6)
+        assert_close(metrics["policy_loss"], golden[info + "actor_loss"], 2e-6)
+        assert_close(metrics["temperature"], golden[info + "ent_coef"], 2e-6)
+        target = -spec_of(golden).action_dim  # -1 nat per dimension
+        log_prob = metrics["entropy_per_dim"] * target
+        log_temperature = training.states[index].temperature.log_value
+        loss = log_temperature_loss(log_temperature, log_prob, target)
+        assert_close(loss, golden[info + "ent_coef_loss"], 2e-6)
+
+
+def test_first_gradients(golden, training):
+    state = training.states[1]
+    critics = first_gradient(state.critics.optimizer)
+    assert_trees_close(critics, critics_of(golden, "grad0", critics), 2e-6)
+    policy = first_gradient(state.policy_optimizer)
+    assert_trees_close(policy, policy_of(golden, "grad0", policy), 2e-6)
+    temperature = first_gradient(state.temperature.optimizer)
+    assert_close(temperature, golden["grad0/temperature/log_ent_coef"], 2e-6)
+
+
+def test_parameters_after_all_updates(golden, start, training):
+    last, after = training.states[-1], f"after{len(training.metrics)}"
+    expected = policy_of(golden, after, start.policy)
+    assert_same_change(start.policy, last.policy, expected)
+    for found, before, name in [
+        (last.critics.online, start.critics.online, "critic"),
+        (last.critics.slow, start.critics.slow, "target"),
+    ]:
+        assert_same_change(before, found, critics_of(golden, after, before, name), what=name)
+
+
+def test_temperature_after_each_update(golden, training):
+    found = [state.temperature.log_value for state in training.states[1:]]
+    expected = [golden[f"after{i + 1}/temperature/log_ent_coef"] for i in range(len(found))]
+    assert_close(jnp.stack(found), jnp.stack(expected), 1e-6)
