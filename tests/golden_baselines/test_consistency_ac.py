@@ -1,4 +1,4 @@
-"""Consistency-AC: the checks of Diffusion-QL, with the consistency model that the file's kind has."""
+"""Consistency-AC: the checks of Diffusion-QL, with the consistency model in its place."""
 
 from . import pool, test_diffusion_ql
 
