@@ -42,9 +42,10 @@ class Golden:
 
 @contextmanager
 def served(**draws):
-    """Without compilation, `jax.random.NAME` returns the next of the arrays `draws[NAME]`.
+    """`jax.random.NAME` returns the next of the arrays `draws[NAME]`, in the wanted shape.
 
-    They take the wanted shape. A draw that is not there is an error, and so is one that is left.
+    Scans run in Python, so that each step has draws of its own. A draw that is not there is an
+    error, and so is one that is left.
     """
     queues = {name: deque(draws.get(name, ())) for name in {"normal", "randint", "uniform", *draws}}
 
@@ -55,12 +56,40 @@ def served(**draws):
 
         return draw
 
-    with jax.disable_jit(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "scan", _scan)
         for name in queues:
             patch.setattr(jax.random, name, serve(name))
         yield
     left = {name: len(queue) for name, queue in queues.items() if queue}
     assert not left, f"draws that were not used: {left}"
+
+
+def _scan(body, carry, xs, length=None):
+    """What `jax.lax.scan` computes, step by step."""
+    steps = length if xs is None else len(jax.tree.leaves(xs)[0])
+    outputs = []
+    for step in range(steps):
+        carry, output = body(carry, jax.tree.map(lambda leaf: leaf[step], xs))  # noqa: B023
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def compiled(function, fuse=True):
+    """`(draws, *arguments)` to what `function(*arguments)` returns where `draws` are served.
+
+    It is traced once: of a `jax.lax.cond` both branches take their draws, also where the one that
+    is not due throws them away. Without `fuse` numbers are rounded as without compilation, so as
+    the files' were made; that takes twice as long.
+    """
+
+    def call(draws, *arguments):
+        with served(**draws):
+            return function(*arguments)
+
+    off = "algsimp" if fuse else "algsimp,fusion"
+    options = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": off}
+    return jax.jit(call, compiler_options=options)
 
 
 def fill(template, leaves):
@@ -72,7 +101,8 @@ def fill(template, leaves):
 
 def first_gradient(optimizer_state, b1=0.9):
     """The gradient of the first update, from what Adam keeps of it."""
-    return jax.tree.map(lambda m: m / (1.0 - b1), optax.tree.get(optimizer_state, "mu"))
+    moment = optax.tree.get(optimizer_state, "mu")
+    return jax.tree.map(lambda leaf: np.asarray(leaf) / np.float32(1.0 - b1), moment)
 
 
 def assert_close(found, expected, tolerance, what=""):
@@ -112,21 +142,28 @@ def spec_of(golden):
 def batch_of(golden, index):
     """The minibatch of one update."""
     names = ("obs", "action", "reward", "next_obs", "terminated")
-    transition = Transition(*(golden[f"batch/{name}"][index] for name in names))
-    return Batch(transition, jnp.arange(transition.reward.shape[0]))
+    arrays = (golden.arrays[f"batch/{name}"][index] for name in names)
+    transition = Transition(*map(jnp.asarray, arrays))
+    return Batch(transition, jnp.asarray(np.arange(len(transition.reward), dtype=np.int32)))
+
+
+def zero_state(agent):
+    """A state of the agent that is 0 throughout, as Adam begins; quicker than `agent.init`."""
+    shapes = jax.eval_shape(agent.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 class Training:
     """The states of an agent before and after each recorded update, and what each measured."""
 
-    def __init__(self, agent, state, golden, draws_of):
+    def __init__(self, agent, state, golden, draws_of, fuse=True):
         """`draws_of(index)` are the draws that update `index` is served."""
         self.states, self.metrics = [state], []
+        update = compiled(agent.update, fuse)
         for index in range(golden["batch/obs"].shape[0]):
+            batch, key = batch_of(golden, index), jax.random.key(index)
             counters = Counters(jnp.int32(index + 1), jnp.int32(index))
-            with served(**draws_of(index)):
-                batch = batch_of(golden, index)
-                state, metrics = agent.update(state, batch, jax.random.key(index), counters)
+            state, metrics = update(draws_of(index), state, batch, key, counters)
             self.states.append(state)
             self.metrics.append(metrics)
 
@@ -135,3 +172,20 @@ def layers_of(golden, prefix):
     """Kernel and bias of `PREFIX0`, `PREFIX1` and so on."""
     count = sum(f"{prefix}{i}/kernel" in golden for i in range(len(golden.arrays)))
     return [(golden[f"{prefix}{i}/kernel"], golden[f"{prefix}{i}/bias"]) for i in range(count)]
+
+
+def joined(*layers):
+    """Several heads as one layer, side by side along the output axis."""
+    return [jnp.asarray(np.concatenate(leaves, axis=-1)) for leaves in zip(*layers, strict=True)]
+
+
+def stacked(*trees):
+    """The critics' lists of leaves as one, with a leading axis of critics."""
+    return [jnp.asarray(np.stack(leaves)) for leaves in zip(*trees, strict=True)]
+
+
+def assert_forward(golden, found, tolerance=4e-6):
+    """What was found equals the arrays `forward/NAME` that the file has."""
+    for name, array in found.items():
+        if f"forward/{name}" in golden:
+            assert_close(array, golden[f"forward/{name}"], tolerance, name)

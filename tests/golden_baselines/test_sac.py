@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
@@ -9,18 +10,21 @@ from dime.algorithms.sac import SacConfig, SacPolicyConfig
 from dime.critics.target_network import TargetCriticConfig, critic_outputs
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Counters
-from dime.updates.temperature import EntropyTemperatureConfig, log_temperature_loss
+from dime.updates.temperature import log_temperature_loss
 
 from .golden import (
     Training,
     assert_close,
+    assert_forward,
     assert_same_change,
     assert_trees_close,
+    compiled,
     fill,
     first_gradient,
+    joined,
     layers_of,
-    served,
     spec_of,
+    zero_state,
 )
 
 pytestmark = pytest.mark.promise("R15")
@@ -39,17 +43,14 @@ def config_of(golden):
             num_hidden_layers=len(critic) - 1,
             num_critics=critic[0][0].shape[0],
         ),
-        temperature=EntropyTemperatureConfig(
-            initial=float(jnp.exp(golden["init/temperature/log_ent_coef"]))
-        ),
     )
 
 
 def policy_of(golden, when, template):
     """The policy; its two heads make one layer here."""
     *hidden, mean, log_std = layers_of(golden, f"{when}/actor/params/Dense_")
-    output = [jnp.concatenate(pair, axis=-1) for pair in zip(mean, log_std, strict=True)]
-    return fill(template, [leaf for layer in (*hidden, output) for leaf in layer])
+    layers = (*hidden, joined(mean, log_std))
+    return fill(template, [leaf for layer in layers for leaf in layer])
 
 
 def critics_of(golden, when, template, name="critic"):
@@ -64,12 +65,17 @@ def agent(golden):
 
 @pytest.fixture(scope="module")
 def start(golden, agent):
-    state = agent.init(jax.random.key(0))
+    state = zero_state(agent)
     critics = state.critics._replace(
         online=critics_of(golden, "init", state.critics.online),
         slow=critics_of(golden, "init", state.critics.slow, "target"),
     )
-    return state._replace(policy=policy_of(golden, "init", state.policy), critics=critics)
+    log_temperature = golden["init/temperature/log_ent_coef"]
+    return state._replace(
+        policy=policy_of(golden, "init", state.policy),
+        critics=critics,
+        temperature=state.temperature._replace(log_value=log_temperature),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,48 +84,46 @@ def training(golden, agent, start):
     return Training(agent, start, golden, draws)
 
 
-def test_policy(golden, agent, start):
-    obs = golden["batch/obs"][0]
-    law = TanhGaussian.from_output(start.policy(obs))
-    assert_close(law.mean, golden["forward/mean"], 4e-6)
-    assert_close(jnp.exp(law.log_std), golden["forward/std"], 4e-6)
-    with served(normal=[golden["forward/noise"]]):
-        assert_close(law.sample(jax.random.key(0)).log_prob, golden["forward/log_prob"], 4e-6)
-    for mode in ("explore", "stochastic"):
-        with served(normal=[golden["forward/noise"]]):
-            action = agent.act[mode](start, obs, jax.random.key(0), COUNTERS)
-        assert_close(action, golden["forward/action"], 4e-6)
-    action = agent.act["deterministic"](start, obs, jax.random.key(0), COUNTERS)
-    assert_close(action, golden["forward/evaluate_action"], 4e-6)
+def test_forward(golden, agent, start):
+    def forward(state, obs, action):
+        law = TanhGaussian.from_output(state.policy(obs))
+        key = jax.random.key(0)
+        return {
+            "mean": law.mean,
+            "std": jnp.exp(law.log_std),
+            "log_prob": law.sample(key).log_prob,
+            "action": agent.act["explore"](state, obs, key, COUNTERS),
+            "evaluate_action": agent.act["deterministic"](state, obs, key, COUNTERS),
+            "q": critic_outputs(state.critics.online, obs, action),
+            "q_target": critic_outputs(state.critics.slow, obs, action),
+        }
 
-
-def test_critics(golden, start):
-    pairs = golden["batch/obs"][0], golden["batch/action"][0]
-    assert_close(critic_outputs(start.critics.online, *pairs), golden["forward/q"], 4e-6)
-    assert_close(critic_outputs(start.critics.slow, *pairs), golden["forward/q_target"], 4e-6)
+    draws = {"normal": 2 * [golden["forward/noise"]]}
+    arguments = start, golden["batch/obs"][0], golden["batch/action"][0]
+    assert_forward(golden, compiled(forward)(draws, *arguments))
 
 
 def test_losses(golden, training):
     for index, metrics in enumerate(training.metrics):
         info = f"info{index}/"
-        assert_close(metrics["critic_loss"], golden[info + "critic_loss"], 2e-6)
-        assert_close(metrics["policy_loss"], golden[info + "actor_loss"], 2e-6)
-        assert_close(metrics["temperature"], golden[info + "ent_coef"], 2e-6)
+        assert_close(metrics["critic_loss"], golden[info + "critic_loss"], 1e-5)
+        assert_close(metrics["policy_loss"], golden[info + "actor_loss"], 1e-5)
+        assert_close(metrics["temperature"], golden[info + "ent_coef"], 1e-5)
         target = -spec_of(golden).action_dim  # -1 nat per dimension
         log_prob = metrics["entropy_per_dim"] * target
         log_temperature = training.states[index].temperature.log_value
         loss = log_temperature_loss(log_temperature, log_prob, target)
-        assert_close(loss, golden[info + "ent_coef_loss"], 2e-6)
+        assert_close(loss, golden[info + "ent_coef_loss"], 1e-5)
 
 
 def test_first_gradients(golden, training):
     state = training.states[1]
     critics = first_gradient(state.critics.optimizer)
-    assert_trees_close(critics, critics_of(golden, "grad0", critics), 2e-6)
+    assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
     policy = first_gradient(state.policy_optimizer)
-    assert_trees_close(policy, policy_of(golden, "grad0", policy), 2e-6)
+    assert_trees_close(policy, policy_of(golden, "grad0", policy), 1e-5)
     temperature = first_gradient(state.temperature.optimizer)
-    assert_close(temperature, golden["grad0/temperature/log_ent_coef"], 2e-6)
+    assert_close(temperature, golden["grad0/temperature/log_ent_coef"], 1e-5)
 
 
 def test_parameters_after_all_updates(golden, start, training):
@@ -136,4 +140,4 @@ def test_parameters_after_all_updates(golden, start, training):
 def test_temperature_after_each_update(golden, training):
     found = [state.temperature.log_value for state in training.states[1:]]
     expected = [golden[f"after{i + 1}/temperature/log_ent_coef"] for i in range(len(found))]
-    assert_close(jnp.stack(found), jnp.stack(expected), 1e-6)
+    assert_close(np.stack(found), np.stack(expected), 1e-6)
