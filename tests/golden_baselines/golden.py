@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dime.types import Batch, Counters, EnvSpec, Transition
+from dime.updates.mixture_entropy import mean_mixture_entropy
 
 FOLDER = Path(os.environ.get("DIME_GOLDEN_BASELINES_DIR", Path(__file__).parent))
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -189,3 +190,16 @@ def assert_forward(golden, found, tolerance=4e-6):
     for name, array in found.items():
         if f"forward/{name}" in golden:
             assert_close(array, golden[f"forward/{name}"], tolerance, name)
+
+
+def assert_near_other_starts(actions, num_components, expected):
+    """DACER's entropy of `actions` (actions, sets, dim), fitted from a start of its own.
+
+    It must lie among ours from several starts: within three of their standard deviations, and 0.05
+    nats per dimension.
+    """
+    estimate = jax.jit(mean_mixture_entropy, static_argnums=1)
+    keys = [jax.random.key(seed) for seed in range(8)]
+    found = [float(estimate(jnp.asarray(actions), num_components, key)) for key in keys]
+    margin = 3.0 * np.std(found) + 0.05 * actions.shape[-1]
+    assert abs(expected - np.mean(found)) <= margin, f"{expected}, where ours are {found}"
