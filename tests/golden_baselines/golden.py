@@ -151,7 +151,7 @@ def batch_of(golden, index):
 def zero_state(agent):
     """A state of the agent that is 0 throughout, as Adam begins; quicker than `agent.init`."""
     shapes = jax.eval_shape(agent.init, jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 class Training:
@@ -192,14 +192,16 @@ def assert_forward(golden, found, tolerance=4e-6):
             assert_close(array, golden[f"forward/{name}"], tolerance, name)
 
 
+_estimate = jax.jit(mean_mixture_entropy, static_argnums=1)
+
+
 def assert_near_other_starts(actions, num_components, expected):
     """DACER's entropy of `actions` (actions, sets, dim), fitted from a start of its own.
 
     It must lie among ours from several starts: within three of their standard deviations, and 0.05
     nats per dimension.
     """
-    estimate = jax.jit(mean_mixture_entropy, static_argnums=1)
     keys = [jax.random.key(seed) for seed in range(8)]
-    found = [float(estimate(jnp.asarray(actions), num_components, key)) for key in keys]
+    found = [float(_estimate(jnp.asarray(actions), num_components, key)) for key in keys]
     margin = 3.0 * np.std(found) + 0.05 * actions.shape[-1]
     assert abs(expected - np.mean(found)) <= margin, f"{expected}, where ours are {found}"
