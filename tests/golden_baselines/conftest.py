@@ -1,5 +1,6 @@
 """Each test of a kind runs once for every file of that kind, with the file's stem as its id."""
 
+import jax
 import pytest
 
 from tests.golden_baselines.golden import FILES, Golden, kind_of
@@ -28,3 +29,9 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="module")
 def golden(request):
     return Golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def double_precision():
+    with jax.enable_x64(True):
+        yield
