@@ -14,9 +14,11 @@ from dime.algorithms.dipo import (
     SlowDdpmPolicyConfig,
     dipo,
     improved_actions,
+    init_dipo_networks,
 )
 from dime.critics.target_network import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
+from dime.types import EnvSpec
 from dime.updates.halves import halves
 from tests.algorithms.pieces import (
     SPEC,
@@ -46,6 +48,17 @@ RELEASED = dataclasses.replace(
 )
 ERRORS, SAMPLE = jax.jit(DdpmPolicy.noise_errors), jax.jit(DdpmPolicy.sample)
 FAR = quadratics((1.0, 1.0), ((40.0, -40.0), (40.0, -40.0)))  # the same slope all over the box
+
+
+def test_networks_start_as_wide_as_the_released_ones():
+    """At Humanoid's sizes: 0.0252, and not 0.0221, which is that of normals cut at 2 deviations."""
+    policy, critics = init_dipo_networks(CONFIG, EnvSpec(376, 17), jax.random.key(0))
+    layers = {"critics": critics.online.layers[0], "policy": policy.denoiser.mlp.layers[0]}
+    layers["time"] = policy.denoiser.features.mlp.layers[0]
+    for name, layer in layers.items():
+        scaled = np.sqrt(layer.kernel.shape[-2]) * np.asarray(layer.kernel)
+        assert scaled.std() == pytest.approx(0.5, rel=0.03), name
+        assert np.abs(scaled).max() > 1.3, name
 
 
 def climbed(value, action, config=CLIMB):

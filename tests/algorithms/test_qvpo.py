@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dime.algorithms.dipo import SlowDdpmPolicyConfig
-from dime.algorithms.qvpo import QvpoConfig, UniformActionsConfig, qvpo
+from dime.algorithms.qvpo import QvpoConfig, UniformActionsConfig, advantage_of_best, qvpo
 from dime.critics.target_network import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from dime.updates.halves import halves
@@ -86,6 +86,13 @@ def test_the_policy_is_the_weighted_imitation_of_best_and_uniform_actions():
             total += weight * errors[place, row].sum()
     expected = total / (ROWS * (1 + NUM_UNIFORM) * 2)
     assert float(metrics["policy_loss"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_advantage_is_negative_where_all_draws_are_worth_the_same():
+    value = jnp.broadcast_to(jnp.linspace(-3.0, 3.0, 997), (63, 997))
+    assert (value.max(axis=0) - value.mean(axis=0) < 0.0).any()  # by rounding
+    assert (advantage_of_best(value) >= 0.0).all()
+    np.testing.assert_allclose(advantage_of_best(jnp.array([[1.0], [4.0], [1.0]])), [2.0])
 
 
 def policy_loss(env_step):

@@ -50,7 +50,13 @@ def test_crossq_keeps_its_original_settings_on_gym():
     assert (gym.critic.learning_rate, gym.temperature.learning_rate) == (1e-3, 1e-3)
     assert training("crossq", "Ant-v3-compatible").updates_per_env_step == 1
     assert settings("crossq", "Swimmer-v4").discount == 0.9999
-    assert settings("crossq", preset="released").policy == gym.policy
+    assert settings("crossq", "Humanoid-v4", "released") == gym
+    released = settings("crossq", preset="released")  # on dm_control, by the submission script
+    assert released.policy.num_hidden_layers == 2
+    rates = (
+        part.learning_rate for part in (released.policy, released.critic, released.temperature)
+    )
+    assert set(rates) == {8e-4}
 
 
 def test_settings_by_environment():

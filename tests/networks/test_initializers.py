@@ -10,6 +10,7 @@ from scipy import stats
 
 from dime.networks.initializers import (
     lecun,
+    normal_with,
     orthogonal_with,
     truncated_normal_with,
     uniform_fan_in,
@@ -35,6 +36,14 @@ def test_kernels_have_the_laws_width_and_ends(name):
     assert scaled.mean() == pytest.approx(0.0, abs=0.02)
     assert scaled.std() == pytest.approx(std, rel=0.02)
     assert 0.99 * largest < np.abs(scaled).max() <= 1.0001 * largest
+
+
+def test_normal_kernels_are_not_cut():
+    kernel, bias = normal_with(0.5)(jax.random.key(0), IN, OUT)
+    scaled = np.sqrt(IN) * np.asarray(kernel).ravel()
+    assert stats.kstest(scaled, stats.norm(scale=0.5).cdf).pvalue > 0.01
+    assert (np.abs(scaled) > 1.0).mean() == pytest.approx(0.0455, rel=0.1)  # beyond 2 deviations
+    np.testing.assert_array_equal(bias, jnp.zeros(OUT))
 
 
 @pytest.mark.parametrize("name", [name for name in LAWS if name != "uniform"])

@@ -3,7 +3,7 @@
 Policy and critics are normalised networks; current and next pairs share one pass of the critics.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -179,6 +179,9 @@ _GYM = Preset(
     },
     training={"updates_per_env_step": 1},
 )
+_RELEASED_DM_CONTROL = Preset(  # the authors' submission script, the same for every task
+    {part: {"learning_rate": 8e-4} for part in ("policy", "critic", "temperature")}
+)
 
 CROSSQ = Algorithm(
     name="crossq",
@@ -191,7 +194,7 @@ CROSSQ = Algorithm(
     presets={
         # DIME, appendix E: table 3 on DMC and MyoSuite, the original settings on Gym.
         "paper": Preset(by_env={"mujoco": _GYM, "Swimmer-*": Preset({"discount": 0.9999})}),
-        "released": _GYM,
+        "released": replace(_GYM, by_env={"dm_control": _RELEASED_DM_CONTROL}),
         "laptop": Preset({"critic": {"hidden_dim": 256}}),
     },
 )

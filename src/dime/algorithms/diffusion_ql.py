@@ -107,8 +107,9 @@ class DiffusionQlConfig:
     )
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     behaviour_weight: float = 0.0
-    """Weight of the loss that clones the replay's actions, at least 0 (online: 0; offline: 1 over
-    the paper's eta)."""
+    """Weight of the loss that clones the replay's actions, at least 0 (online: 0). Offline it is 1
+    over the paper's eta, which weights the value instead; the two differ where the gradient is
+    clipped to `max_gradient_norm`, because the clip sees another scale."""
     num_action_candidates: int = 50
     """Actions from which one is drawn with probability proportional to exp(Q), in training and in
     the evaluation mode softmax_of_n; in best_of_n the most valued is taken."""

@@ -18,7 +18,7 @@ from dime.diffusion.schedules import cosine_betas
 from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
 from dime.networks.activations import mish
 from dime.networks.denoiser import Denoiser
-from dime.networks.initializers import truncated_normal_with
+from dime.networks.initializers import normal_with
 from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
@@ -28,7 +28,8 @@ from dime.updates.halves import halves
 from dime.updates.modes import chain_modes
 from dime.updates.target_critics import bellman_step, value_of
 
-_START = truncated_normal_with(0.5)
+# The released code redraws entries beyond 2 standard deviations, but into a tensor that it drops.
+_START = normal_with(0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
@@ -129,7 +130,7 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
         draw_key, uniform_key, noise_key = jax.random.split(key, 3)
         drawn = state.policy.sample(obs, draw_key, config.num_training_candidates)
         value = value_of(state.critics.online, head)(obs, drawn)
-        advantage = value.max(axis=0) - value.mean(axis=0)
+        advantage = advantage_of_best(value)
         best = best_of(drawn, value)[None]
         shape = (uniform.num, *best.shape[1:])
         others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
@@ -165,6 +166,14 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
 
     act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
     return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def advantage_of_best(value: Float[Array, "draws batch"]) -> Float[Array, " batch"]:
+    """How much the best draw is worth beyond their mean, at least 0 whatever the mean's rounding.
+
+    A negative weight would turn the imitation into its opposite.
+    """
+    return jnp.maximum(value.max(axis=0) - value.mean(axis=0), 0.0)
 
 
 def best_action(policy: DdpmPolicy, value: Any, obs, num: int, key):

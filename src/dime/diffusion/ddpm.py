@@ -1,7 +1,8 @@
 """Denoising diffusion (Ho et al. 2020) in the box [-1, 1], as the compared algorithms use it.
 
 `betas` are the noise variances of the steps, beta_1 (nearest to the data) first; a step's index is
-its number minus one. alpha_bar is the share of the signal's variance that is left.
+its number minus one. alpha_bar is the share of the signal's variance that is left. A step's factors
+are computed in double precision on the host: 1 - alpha_bar is small near the data.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 Predict: TypeAlias = Callable[[Array, Array], Array]
@@ -18,30 +20,31 @@ Predict: TypeAlias = Callable[[Array, Array], Array]
 class Noise(NamedTuple):
     """The betas, and what is left of the signal before and after each step."""
 
-    betas: Float[Array, " steps"]
-    alpha_bars: Float[Array, " steps"]
-    previous_alpha_bars: Float[Array, " steps"]
+    betas: Float[np.ndarray, " steps"]
+    alpha_bars: Float[np.ndarray, " steps"]
+    previous_alpha_bars: Float[np.ndarray, " steps"]
 
     @classmethod
-    def of(cls, betas: Float[Array, " steps"]) -> "Noise":
+    def of(cls, betas: Float[np.ndarray, " steps"]) -> "Noise":
         """From the variances alone."""
-        alpha_bars = jnp.cumprod(1.0 - betas)
-        previous = jnp.concatenate([jnp.ones(1, betas.dtype), alpha_bars[:-1]])
-        return cls(betas, alpha_bars, previous)
-
-    def at(self, index: Int[Array, ""]) -> tuple[Array, Array, Array]:
-        """beta, alpha_bar and the previous alpha_bar of one step."""
-        return self.betas[index], self.alpha_bars[index], self.previous_alpha_bars[index]
+        alpha_bars = np.cumprod(1.0 - betas)
+        return cls(betas, alpha_bars, np.concatenate([[1.0], alpha_bars[:-1]]))
 
 
 def noised(
     clean: Float[Array, "*batch act"],
-    noise: Float[Array, "*batch act"],
-    alpha_bar: Float[Array, "*batch"],
+    draw: Float[Array, "*batch act"],
+    noise: Noise,
+    index: Int[Array, "*batch"],
 ) -> Float[Array, "*batch act"]:
-    """What is left of a clean action: `sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise`."""
-    remaining = alpha_bar[..., None]
-    return jnp.sqrt(remaining) * clean + jnp.sqrt(1.0 - remaining) * noise
+    """What each row's step leaves: `sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) draw`."""
+    signal, spread = _at(index, np.sqrt(noise.alpha_bars), np.sqrt(1.0 - noise.alpha_bars))
+    return signal[..., None] * clean + spread[..., None] * draw
+
+
+def _at(index: Int[Array, "*batch"], *factors: Float[np.ndarray, " steps"]) -> list[Array]:
+    """Each factor at these steps."""
+    return [jnp.asarray(factor)[index] for factor in factors]
 
 
 def posterior_step(
@@ -55,12 +58,17 @@ def posterior_step(
 
     Ho et al. 2020, eqs. 6 and 7. After the last step (index 0) the estimate itself is left.
     """
-    beta, alpha_bar, previous = noise.at(index)
-    clean = (noisy - jnp.sqrt(1.0 - alpha_bar) * predicted) / jnp.sqrt(alpha_bar)
-    clean = jnp.clip(clean, -1.0, 1.0)
-    mean = jnp.sqrt(previous) * beta * clean + jnp.sqrt(1.0 - beta) * (1.0 - previous) * noisy
-    std = jnp.sqrt(beta * (1.0 - previous) / (1.0 - alpha_bar))
-    return mean / (1.0 - alpha_bar) + std * draw
+    betas, alpha_bars, previous = noise
+    signal, spread, of_clean, of_noisy, std = _at(
+        index,
+        np.sqrt(alpha_bars),
+        np.sqrt(1.0 - alpha_bars),
+        np.sqrt(previous) * betas / (1.0 - alpha_bars),
+        np.sqrt(1.0 - betas) * (1.0 - previous) / (1.0 - alpha_bars),
+        np.sqrt(betas * (1.0 - previous) / (1.0 - alpha_bars)),
+    )
+    clean = jnp.clip((noisy - spread * predicted) / signal, -1.0, 1.0)
+    return of_clean * clean + of_noisy * noisy + std * draw
 
 
 def ancestral_step(
@@ -74,16 +82,18 @@ def ancestral_step(
 
     Unlike `posterior_step` it clips the noisy action itself, and not the clean estimate.
     """
-    beta, alpha_bar, _ = noise.at(index)
-    mean = (noisy - beta / jnp.sqrt(1.0 - alpha_bar) * predicted) / jnp.sqrt(1.0 - beta)
-    std = jnp.where(index > 0, jnp.sqrt(beta), 0.0)
-    return jnp.clip(mean + std * draw, -1.0, 1.0)
+    betas, alpha_bars, _ = noise
+    kept, of_predicted, std = _at(
+        index, np.sqrt(1.0 - betas), betas / np.sqrt(1.0 - alpha_bars), np.sqrt(betas)
+    )
+    mean = (noisy - of_predicted * predicted) / kept
+    return jnp.clip(mean + jnp.where(index > 0, std, 0.0) * draw, -1.0, 1.0)
 
 
 def denoise(
     predict: Predict,
     step: Callable[..., Array],
-    betas: Float[Array, " steps"],
+    betas: Float[np.ndarray, " steps"],
     start: Float[Array, "*batch act"],
     key: Key[Array, ""] | None,
 ) -> Float[Array, "*batch act"]:

@@ -36,7 +36,8 @@ class BatchRenorm(eqx.Module):
 
     During the first `warmup_calls` training calls it is plain batch normalisation. Feature
     columns that are constant over the batch are safe: the variance is clamped at 0 and the
-    derivative of its root there is 0 (the released code gives NaN gradients).
+    derivative of its root there is 0. Without that guard, as in the released code, the gradient in
+    `x` is NaN there after the warm-up; those in `scale` and `bias` are finite.
     """
 
     scale: Float[Array, " features"]

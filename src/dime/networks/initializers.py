@@ -54,6 +54,16 @@ def orthogonal_with(gain: float) -> Start:
     return start
 
 
+def normal_with(gain: float) -> Start:
+    """Normal with standard deviation `gain / sqrt(in_dim)`; bias 0."""
+
+    def start(key, in_dim, out_dim):
+        draws = jax.random.normal(key, (in_dim, out_dim))
+        return gain * in_dim**-0.5 * draws, jnp.zeros(out_dim)
+
+    return start
+
+
 def truncated_normal_with(gain: float) -> Start:
     """Normal with standard deviation `gain / sqrt(in_dim)`, drawn anew outside 2 of them; bias 0.
 

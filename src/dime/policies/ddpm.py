@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step
@@ -47,14 +48,14 @@ class DdpmPolicy(eqx.Module):
 
     denoiser: Denoiser
     num_denoising_steps: int = eqx.field(static=True)
-    betas_of: Callable[[int], Array] = eqx.field(static=True)
+    betas_of: Callable[[int], np.ndarray] = eqx.field(static=True)
     reverse_step: Callable[..., Array] = eqx.field(static=True)
 
     def __init__(
         self,
         denoiser: Denoiser,
         num_denoising_steps: int,
-        betas_of: Callable[[int], Array] = variance_preserving_betas,
+        betas_of: Callable[[int], np.ndarray] = variance_preserving_betas,
         reverse_step: Callable[..., Array] = posterior_step,
     ):
         self.denoiser = denoiser
@@ -111,8 +112,8 @@ class DdpmPolicy(eqx.Module):
         step_key, noise_key = jax.random.split(key)
         index = jax.random.randint(step_key, action.shape[:-1], 0, self.num_denoising_steps)
         noise = jax.random.normal(noise_key, action.shape)
-        alpha_bars = Noise.of(self.betas_of(self.num_denoising_steps)).alpha_bars
-        return noised(action, noise, alpha_bars[index]), noise, index
+        schedule = Noise.of(self.betas_of(self.num_denoising_steps))
+        return noised(action, noise, schedule, index), noise, index
 
     def noise_errors(
         self,
