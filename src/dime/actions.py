@@ -108,7 +108,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
 
 
 def _train(command: Train[Any, Any]) -> int:
-    from dime.experiments.configs import run_config
+    from dime.experiments.starting import run_config
     from dime.training.config import RunConfig
     from dime.training.run import Audience
 

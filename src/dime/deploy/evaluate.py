@@ -13,6 +13,7 @@ from dime.deploy.policy import Restored, restore_agents
 from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
+from dime.training.config import EnvLike
 from dime.training.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeResult,
@@ -27,7 +28,7 @@ from dime.training.programs import (
     matmul_precision,
     seed_keys,
 )
-from dime.training.run import EnvLike, environment_maker
+from dime.training.run import environment_maker
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
 

@@ -1,24 +1,18 @@
 """Where settings start from: `paper` and `laptop`, for every algorithm and environment."""
 
 import fnmatch
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import gymnasium
 import numpy as np
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.registry import find_algorithm
 from dime.critics.head_config import HeadConfig
-from dime.envs.environment import Environment
-from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
 
-PRESETS = {
-    "paper": "the DIME paper's tables 2 and 3: wide networks, 1M env steps (for accelerators)",
-    "released": "what the algorithm's own authors' code does, where that is something else",
-    "laptop": "small networks, 20 000 env steps (minutes on two cores)",
-}
+if TYPE_CHECKING:
+    from dime.envs.environment import Environment
 
 # Returns that the categorical critic can tell apart (paper, appendix E).
 _SUITE_SUPPORT = {"dm_control": 200.0, "mujoco": 1600.0, "myosuite": 3600.0}
@@ -84,6 +78,12 @@ def _suite(env: str) -> str:
 
     Playground has the DM Control Suite's tasks, with the same rewards and time limits.
     """
+    if not env:
+        return ""
+    import gymnasium  # takes long, and the help does without
+
+    from dime.envs.registry import suite_of
+
     suite = suite_of(env)
     if suite == "playground":
         return "dm_control"
@@ -123,7 +123,7 @@ def known_support(env: str) -> float | None:
     return _ENV_SUPPORT.get(env, _SUITE_SUPPORT.get(_suite(env)))
 
 
-def refuse_unknown_support(env: Environment, discount: float) -> NoReturn:
+def refuse_unknown_support(env: "Environment", discount: float) -> NoReturn:
     """Raises `DimeError` with the support that 1000 random steps suggest.
 
     The largest discounted sum of rewards is |reward| / (1 - discount), or |reward| times the
@@ -140,7 +140,7 @@ def refuse_unknown_support(env: Environment, discount: float) -> NoReturn:
     )
 
 
-def _reward_range(env: Environment, num_steps: int) -> tuple[float, float]:
+def _reward_range(env: "Environment", num_steps: int) -> tuple[float, float]:
     generator = np.random.default_rng(0)
     env.reset(0)
     rewards: list[float] = []

@@ -19,7 +19,7 @@ from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
-from dime.training.config import RunConfig, replace_nested
+from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device_learners import DeviceLearners
 from dime.training.host_learners import HostLearners
 from dime.training.learners import Compiling, Learners
@@ -32,9 +32,6 @@ from dime.training.restarts import TellOfRestart
 from dime.training.resumable import refuse_if_other
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
-
-EnvLike = str | Callable[..., Any]
-"""Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
 
 @dataclass(frozen=True)
