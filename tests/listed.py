@@ -25,26 +25,30 @@ def algorithms():
     ]
 
 
-def environments():
-    """Ids by suite, of the versions that are installed here."""
-    import_myosuite()
+def dm_control():
+    """Not lqr, whose actuators have no limits."""
     tasks = import_module("dm_control.suite").ALL_TASKS
-    return {
-        # Not lqr, whose actuators have no limits.
-        "dm_control": [f"dm_control/{d}-{task}" for d, task in tasks if d != "lqr"],
-        "myosuite": [
-            id
-            for id, spec in gymnasium.registry.items()
-            if str(spec.entry_point).startswith("myosuite.")
-        ],
-        # The other suites of Playground download their models.
-        "playground": [
-            f"playground/{name}"
-            for name in import_module("mujoco_playground").dm_control_suite.ALL_ENVS
-        ],
-    }
+    return [f"dm_control/{domain}-{task}" for domain, task in tasks if domain != "lqr"]
+
+
+def myosuite():
+    """What it registers with Gymnasium."""
+    import_myosuite()
+    entries = gymnasium.registry.items()
+    return [id for id, spec in entries if str(spec.entry_point).startswith("myosuite.")]
+
+
+def playground():
+    """Its DM Control Suite; the other suites download their models."""
+    tasks = import_module("mujoco_playground").dm_control_suite.ALL_ENVS
+    return [f"playground/{name}" for name in tasks]
+
+
+def main():
+    suites = {suite.__name__: suite() for suite in (dm_control, myosuite, playground)}
+    for name, content in (("algorithms", algorithms()), ("environments", suites)):
+        FILES[name].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    for name, content in (("algorithms", algorithms()), ("environments", environments())):
-        FILES[name].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    main()

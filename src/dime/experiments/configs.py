@@ -8,7 +8,7 @@ from dime.experiments.listing import PRESETS
 from dime.experiments.presets import preset_settings, preset_training
 from dime.training.config import EnvLike, RunConfig, TrainingConfig, replace_nested
 
-_OF_EVERY_RUN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video"}
+_OF_EVERY_RUN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video", "yes"}
 
 
 def _describe(env: EnvLike) -> str:

@@ -42,6 +42,8 @@ class Audience:
     """Hears every record; a true answer stops the run."""
     progress: bool = True
     """Whether to show how far the run is."""
+    before_start: Callable[[RunConfig], None] | None = None
+    """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
         _require_agent(config, environments[0], len(config.training.seeds))
+        if audience.before_start is not None:
+            audience.before_start(config)
         directory = RunDirectory.create(run_dir, config.to_json())
         with directory.locked():
             return _run(config, directory, env, environments, None, audience)
