@@ -416,6 +416,7 @@ def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, ans
 
 
 def test_without_a_terminal_a_run_of_hours_is_only_told_of(run, monkeypatch):
+    monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3)
     monkeypatch.setattr("dime.training.run._run", began)
     long_run = ["train", PLANE, *SMALL, "--num-env-steps", "1000000"]
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err

@@ -153,9 +153,7 @@ def _tell_duration(config: Any, ask: bool) -> None:
         f"Without an accelerator this run will take about {expected:.0f} hours "
         f"({config.training.num_env_steps:,} env steps; {note}, scaled by the rate of a matrix "
         f"product, {here:.0f} GFLOP/s here).",
-        ""
-        if config.preset == "laptop"
-        else "--preset laptop learns with small networks in minutes.",
+        "" if config.preset == "laptop" else advice,
         flush=True,
     )
     if ask and not _agrees("Begin? [y/N] "):
