@@ -27,7 +27,7 @@ from dime.types import EnvSpec
 SPECS = {"dog-run": EnvSpec(223, 38, 10_000), "humanoid-run": EnvSpec(67, 21, 10_000)}
 # GFLOP at 16 denoising steps, batch 256: critic update, policy update, chains of 256 actions.
 WORK = {"dog-run": (32.6, 16.8, 256 * 15e-3), "humanoid-run": (30.0, 14.9, 256 * 13.5e-3)}
-LATENCIES_MS = (0.0, 0.5, 2.0)
+LATENCIES_MS = (0.5, 2.0)
 NUM_WARM_UP = 6  # env steps, a multiple of the policy delay
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 PRODUCT_SIZE = 8192
@@ -44,9 +44,10 @@ def work(task: str, num_steps: int) -> float:
     return 2 * (critic + chain * longer) + 2 / 3 * (policy + 3 * chain * longer)
 
 
-def product_gflops(precision: str) -> float:
+def product_gflops(precision: str, tiny: bool) -> float:
     """The device's rate in large matrix products."""
     size = PRODUCT_SIZE if jax.default_backend() != "cpu" else 2048
+    size = 64 if tiny else size
     matrix = jax.random.normal(jax.random.key(0), (size, size))
     with matmul_precision(TrainingConfig(matmul_precision=precision), jax.default_backend()):
         product = jax.jit(jnp.matmul)
@@ -55,13 +56,16 @@ def product_gflops(precision: str) -> float:
     return 2 * size**3 / min(rounds) / 1e9
 
 
-def make_timer(options: argparse.Namespace, num_seeds: int, num_steps: int) -> UpdateTimer:
-    """A run's programs at the paper's sizes, or at tiny ones."""
+def make_timer(
+    options: argparse.Namespace, num_seeds: int, num_steps: int, smaller: dict | None = None
+) -> UpdateTimer:
+    """A run's programs at the paper's sizes with `smaller` ones in them, or at tiny ones."""
     algorithm = ALGORITHMS["dime"]
     settings = replace_nested(
         algorithm.config(),
         {"policy": {"num_denoising_steps": num_steps}, "critic": {"v_min": -200.0, "v_max": 200.0}},
     )
+    settings = replace_nested(settings, smaller or {})
     training = TrainingConfig(matmul_precision=options.precision)
     if options.tiny:
         settings = replace_nested(settings, TINY)
@@ -79,7 +83,7 @@ def measure(options: argparse.Namespace, num_seeds: int, num_steps: int) -> dict
     for _ in range(NUM_WARM_UP):
         timer.advance()
     env_step_ms = {}
-    for latency_ms in LATENCIES_MS:
+    for latency_ms in (0.0, *options.latencies_ms):
 
         def env_steps(latency_s=latency_ms / 1e3):
             for _ in range(options.env_steps):
@@ -111,6 +115,13 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--env-steps", type=int, default=1000, help="3000 for hours per 1M steps")
+    parser.add_argument(
+        "--latencies-ms",
+        type=float,
+        nargs="*",
+        default=LATENCIES_MS,
+        help="environments that take so long, beside one that takes no time; none leaves them out",
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it works")
     parser.add_argument("--json", type=Path)
@@ -122,7 +133,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "task": options.task,
         "precision": options.precision,
         "tiny": options.tiny,
-        "product_gflops": product_gflops(options.precision),
+        "product_gflops": product_gflops(options.precision, options.tiny),
         "rows": [],
     }
     print({name: value for name, value in figures.items() if name != "rows"}, flush=True)

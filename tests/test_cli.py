@@ -388,6 +388,45 @@ def test_what_a_training_leaves(run):
     )  # fmt: skip
 
 
+def began(*arguments):
+    raise dime.DimeError("it began")
+
+
+@pytest.mark.parametrize(
+    "more, answer, begins",
+    [([], "n", False), ([], EOFError, False), ([], "y", True), (["--yes"], None, True)]
+)  # fmt: skip
+def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, answer, begins):
+    def replied(question):
+        assert answer is not None and question == "Begin? [y/N] "
+        if answer is EOFError:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", replied)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3 / 2)
+    monkeypatch.setattr("dime.training.run._run", began)
+    told = run("train", PLANE, *SMALL, "--num-env-steps", "1000000", *more)
+    assert told.status == 2 and ("it began" in told.err) == begins
+    assert begins or ("--yes" in told.err and os.listdir() == [])
+    # 2 updates of 178 ms and an action for each of a million env steps, at half the rate.
+    assert "about 198 hours (1,000,000 env steps" in told.out
+    assert "133 GFLOP/s here" in told.out and "--preset laptop" in told.out
+
+
+def test_without_a_terminal_a_run_of_hours_is_only_told_of(run, monkeypatch):
+    monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3)
+    monkeypatch.setattr("dime.training.run._run", began)
+    long_run = ["train", PLANE, *SMALL, "--num-env-steps", "1000000"]
+    assert "hours" in (told := run(*long_run)).out and "it began" in told.err
+    short = run("train", PLANE, *SMALL, "--run-dir", "short")
+    assert short.out == "" and "it began" in short.err
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with pytest.raises(dime.DimeError, match="it began"), shared_programs():
+        dime.train(PLANE, **OPTIONS | {"num_env_steps": 1_000_000}, run_dir="from-python")
+
+
 def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch):
     def refuse(*arguments):
         raise dime.DimeError("no renderer; apt-get install libegl1")

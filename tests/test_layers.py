@@ -20,7 +20,8 @@ LAYERS = [
     {"envs", "statistics"},
     {"training"},
     {"experiments", "deploy"},
-    {"api", "costs", "timing", "benchmark_algorithms", "benchmark", "commands", "actions", "cli"},
+    {"api", "costs", "timing", "benchmark_algorithms", "benchmark"},
+    {"commands", "actions", "cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])

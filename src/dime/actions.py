@@ -6,6 +6,7 @@ What a command needs is imported when it is asked for, so that the others start 
 import json
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 from dime.commands import (
@@ -27,6 +28,7 @@ from dime.errors import DimeError
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
+_LONG_H = 1.0
 
 
 def perform(command: Any) -> int:
@@ -108,7 +110,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
 
 
 def _train(command: Train[Any, Any]) -> int:
-    from dime.experiments.configs import run_config
+    from dime.experiments.starting import run_config
     from dime.training.config import RunConfig
     from dime.training.run import Audience
 
@@ -120,8 +122,49 @@ def _train(command: Train[Any, Any]) -> int:
         training=command.training,
         settings=command.settings,
     )
-    result = run_config(config, config.env, command.run_dir, Audience())
+    ask = not command.yes and sys.stdin is not None and sys.stdin.isatty()
+    audience = Audience(before_start=partial(_tell_duration, ask=ask))
+    result = run_config(config, config.env, command.run_dir, audience)
     return _after_training(result, command.video)
+
+
+def _tell_duration(config: Any, ask: bool) -> None:
+    """Says how long a run of hours will take on this CPU; raises `DimeError` if not wanted.
+
+    The shipped figures give it, and the rates of a matrix product there and here.
+    """
+    import jax
+
+    from dime.experiments.hours import hours, read_costs
+
+    costs, note = read_costs(None, config.preset)
+    expected = hours(config, costs)
+    if jax.default_backend() != "cpu" or expected is None or expected < _LONG_H / 10:
+        return
+    from dime.timing import make_matmul
+
+    matmul = make_matmul()
+    here = max(matmul() for _ in range(3))
+    expected *= costs[config.algorithm].matmul_gflops / here
+    if expected < _LONG_H:
+        return
+    advice = "--preset laptop learns with small networks in minutes."
+    print(
+        f"Without an accelerator this run will take about {expected:.0f} hours "
+        f"({config.training.num_env_steps:,} env steps; {note}, scaled by the rate of a matrix "
+        f"product, {here:.0f} GFLOP/s here).",
+        "" if config.preset == "laptop" else advice,
+        flush=True,
+    )
+    if ask and not _agrees("Begin? [y/N] "):
+        raise DimeError("The run was not begun. --yes begins it without asking.")
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _parse_env_kwargs(words: tuple[str, ...]) -> dict[str, Any]:

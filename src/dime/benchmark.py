@@ -26,7 +26,8 @@ from dime.algorithms.dime import dime
 from dime.api import train
 from dime.benchmark_algorithms import benchmark_algorithms
 from dime.errors import choose
-from dime.experiments.presets import PRESETS, preset_settings
+from dime.experiments.listing import PRESETS
+from dime.experiments.presets import preset_settings
 from dime.timing import UpdateTimer, make_matmul, seconds
 from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested

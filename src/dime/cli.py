@@ -20,6 +20,7 @@ import dime
 from dime.actions import EXIT_FAILED, EXIT_REFUSED, perform
 from dime.commands import COMMANDS, Train
 from dime.errors import DimeError, choose
+from dime.training.garbage import collector_paused
 from dime.training.signals import EXIT_CTRL_C
 
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return perform(parse(arguments))
+        with collector_paused():
+            command = parse(arguments)
+        return perform(command)
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED

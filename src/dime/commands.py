@@ -32,6 +32,8 @@ class Train(Generic[Training, Settings]):
     """Passed to the environment, as name=value: use_contact_forces=true."""
     video: bool = True
     """Film an episode of the trained policy at the end."""
+    yes: bool = False
+    """Begin a run that will take hours without asking."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.presets import PRESETS, preset_settings
+from dime.experiments.listing import PRESETS
+from dime.experiments.presets import preset_settings
 from dime.training.config import replace_nested
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small

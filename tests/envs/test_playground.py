@@ -8,9 +8,9 @@ import pytest
 
 import dime
 from dime.envs import make, make_env
-from dime.envs.playground import playground_ids
 from dime.envs.registry import list_environments
 from dime.errors import DimeError
+from tests import listed
 
 pytest.importorskip("mujoco_playground")
 
@@ -18,9 +18,9 @@ CARTPOLE = "playground/CartpoleBalance"
 
 
 def test_the_suite_is_listed():
-    assert list_environments()["playground"] == playground_ids()
-    assert len(playground_ids()) == 25
-    assert CARTPOLE in playground_ids()
+    ids = list_environments()["playground"]
+    assert ids == listed.playground()
+    assert len(ids) == 25 and CARTPOLE in ids
 
 
 def test_sizes_and_time_limit_are_the_suites_own():

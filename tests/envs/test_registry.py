@@ -10,6 +10,7 @@ import pytest
 
 from dime.envs import Environment, list_environments, make, make_env, messages, suite_of
 from dime.errors import DimeError
+from tests import listed
 from tests.envs.stub import Stub
 
 # The thirteen environments of the paper's table 1; humanoid has 21 actions, not the table's 24.
@@ -140,6 +141,8 @@ def test_the_lists_are_what_can_be_made():
         environment.reset(seed=0)
         environment.step(np.zeros(environment.action_dim))
         environment.close()
+    for suite in (listed.dm_control, listed.myosuite):
+        assert lists[suite.__name__] == suite(), "python -m tests.listed writes it anew"
     assert {id for id in PAPER if id.startswith("dm_control")} <= set(lists["dm_control"])
     assert {id for id in PAPER if id.startswith("myo")} <= set(lists["myosuite"])
     assert not [id for id in lists["dm_control"] if "lqr" in id]

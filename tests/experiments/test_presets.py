@@ -3,7 +3,8 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.presets import PRESETS, preset_settings, preset_training
+from dime.experiments.listing import PRESETS
+from dime.experiments.presets import preset_settings, preset_training
 
 
 def settings(algorithm, env="dm_control/dog-run", preset="paper"):

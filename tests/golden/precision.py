@@ -7,6 +7,7 @@ rounded to the bits that TensorFloat32 (10) and bfloat16 (7) keep; sums are floa
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from jax.extend.core.primitives import dot_general_p, scan_p
 from dime.training.config import TrainingConfig
 from dime.training.programs import matmul_precision
 from dime.updates.max_entropy import joint_critic_loss
-from tests.golden.conftest import FILES, Golden
-from tests.golden.test_golden import backup_of, policy_loss, transition_of
+from tests.golden.arrays import FILES, Golden, backup_of, policy_loss, transition_of
 
 MANTISSA_BITS = {"float32": 23, "tensorfloat32": 10, "bfloat16": 7}
 
@@ -125,17 +125,21 @@ def measure(golden, precision):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
+    names = [file.stem for file in FILES]
+    parser.add_argument("--files", nargs="+", choices=names, default=names)
+    parser.add_argument("--precisions", nargs="+", choices=MANTISSA_BITS, default=[*MANTISSA_BITS])
     options = parser.parse_args()
     device = jax.devices()[0].device_kind
     figures = {"device": device, "emulated": device == "cpu", "jax": jax.__version__, "files": {}}
-    for file in FILES:
+    for file, precision in itertools.product(FILES, options.precisions):
+        if file.stem not in options.files:
+            continue
         with np.load(file) as arrays:
-            golden = Golden(dict(arrays))
-        figures["files"][file.stem] = {name: measure(golden, name) for name in MANTISSA_BITS}
-        for precision, errors in figures["files"][file.stem].items():
-            print(file.stem, precision, {name: f"{e:.1e}" for name, e in errors.items()})
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+            errors = measure(Golden(dict(arrays)), precision)
+        figures["files"].setdefault(file.stem, {})[precision] = errors
+        print(file.stem, precision, {name: f"{e:.1e}" for name, e in errors.items()}, flush=True)
+        if options.json:  # after each: a machine may be taken back
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

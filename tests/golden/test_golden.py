@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 
 from dime.critics.ensemble import evaluate_critics, joint_outputs
-from dime.critics.heads import SoftBackup
 from dime.diffusion.controlled_sde import denoising_mean, gaussian_log_prob, noising_mean
 from dime.networks.batch_renorm import BatchRenorm, RunningStats
 from dime.policies.squash import tanh_log_det
-from dime.types import Transition
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.max_entropy import joint_critic_loss
 from dime.updates.temperature import temperature_loss
-
-from .conftest import FILES, FOLDER, assert_close, assert_trees_close
+from tests.golden.arrays import (
+    FILES,
+    FOLDER,
+    assert_close,
+    assert_trees_close,
+    backup_of,
+    policy_loss,
+    transition_of,
+)
 
 pytestmark = [pytest.mark.promise("R15"), pytest.mark.usefixtures("optimised")]
 
@@ -85,21 +90,6 @@ def test_chain_in_double_precision(golden, which, observed):
             np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def transition_of(golden):
-    return Transition(
-        golden["obs"], golden["act"], golden["rew"], golden["next_obs"], golden["done"] > 0
-    )
-
-
-def backup_of(golden):
-    log_prob = golden["next/run_cost"] + golden["next/terminal_cost"]
-    return SoftBackup(
-        reward=golden["rew"],
-        discount=golden.number("gamma") * (1.0 - golden["done"]),
-        entropy_cost=jnp.exp(golden["log_ent_coef"]) * log_prob,
-    )
-
-
 @pytest.mark.parametrize("phase", ["cold", "warm"])
 def test_critic_pass_and_target(golden, phase):
     head = golden.critic_config.make_head()
@@ -138,14 +128,6 @@ def test_critic_update(golden, phase):
     assert_trees_close(critics, golden.critics(f"{phase}/critic_adam1/"), 1e-6)
     assert_trees_close(state[0].mu, golden.critics(f"{phase}/critic_adam1_m/"), 1e-6)
     assert_trees_close(state[0].nu, golden.critics(f"{phase}/critic_adam1_v/"), 1e-6)
-
-
-def policy_loss(policy, golden):
-    sample = policy.weigh(policy.chain(golden["obs"], golden["pi/chain"][0], golden["pi/eps"]))
-    stats = golden.critic_stats("warm/bn_before/")
-    head = golden.critic_config.make_head()
-    value = combined_value(golden.critics("critic/"), stats, golden["obs"], sample.action, head)
-    return max_entropy_policy_loss(sample.log_prob, value, jnp.exp(golden["log_ent_coef"]))
 
 
 def test_policy_update(golden):

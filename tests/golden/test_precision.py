@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.golden.conftest import FILES, Golden
+from tests.golden.arrays import FILES, Golden
 from tests.golden.precision import MANTISSA_BITS, measure, rounded
 
 X, W = (jax.random.normal(jax.random.key(i), (5, 5)) for i in range(2))

@@ -13,6 +13,7 @@ from dime.deploy.policy import Restored, restore_agents
 from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
+from dime.training.config import EnvLike
 from dime.training.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeResult,
@@ -28,7 +29,7 @@ from dime.training.programs import (
     seed_keys,
 )
 from dime.training.records import read_records
-from dime.training.run import EnvLike, environment_maker
+from dime.training.run import environment_maker
 from dime.training.run_directory import RunDirectory
 
 _FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps

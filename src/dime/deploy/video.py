@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import imageio
 import numpy as np
 
 from dime.errors import DimeError
@@ -32,6 +31,8 @@ def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: flo
     Raises:
         DimeError: another suffix, no such folder, or no encoder (extra `video`).
     """
+    import imageio  # films alone need it
+
     refuse_unless_writable(file)
     # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")

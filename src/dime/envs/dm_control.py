@@ -109,14 +109,6 @@ def make_dm_control(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     return DmControlEnv(env, **adapter)
 
 
-def dm_control_ids() -> list[str]:
-    """The suite's tasks; not lqr, whose actuators have no limits."""
-    choose_renderer()
-    from dm_control import suite
-
-    return [f"{PREFIX}{domain}-{task}" for domain, task in suite.ALL_TASKS if domain != "lqr"]
-
-
 def _layout(spec: Any) -> tuple[list[tuple[str, slice]], int]:
     layout, size = [], 0
     for key, part in spec.items():

@@ -138,20 +138,6 @@ def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
     return MyoSuiteEnv(env, render_mode="rgb_array")
 
 
-def myosuite_ids() -> list[str]:
-    """What the installed MyoSuite registers with Gymnasium.
-
-    Raises:
-        DimeError: MyoSuite is not installed.
-    """
-    import_myosuite()
-    return [
-        id
-        for id, spec in gymnasium.registry.items()
-        if isinstance(spec.entry_point, str) and spec.entry_point.startswith("myosuite.")
-    ]
-
-
 def import_myosuite() -> None:
     """Imports MyoSuite, which registers its environments with Gymnasium.
 

@@ -105,11 +105,6 @@ def make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     return PlaygroundEnv(task, max_episode_steps, **adapter)
 
 
-def playground_ids() -> list[str]:
-    """Playground's DM Control Suite. Its other suites download their models."""
-    return [f"{PREFIX}{name}" for name in _suite().ALL_ENVS]
-
-
 @lru_cache(maxsize=16)  # a task is stateless, and its programs take long to compile
 def _load(name: str, overrides: str) -> tuple[Any, int]:
     suite = _suite()

@@ -3,15 +3,18 @@
 import difflib
 import errno
 import inspect
+import json
 import re
 from collections.abc import Callable
 from functools import partial
+from importlib import resources
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import gymnasium
 
 from dime.envs import tiny
-from dime.envs.dm_control import PREFIX, dm_control_ids, make_dm_control
+from dime.envs.dm_control import PREFIX, make_dm_control
 from dime.envs.environment import Environment, no_exit
 from dime.envs.gymnasium_suite import (
     gymnasium_ids,
@@ -21,7 +24,7 @@ from dime.envs.gymnasium_suite import (
     with_new_worlds,
 )
 from dime.envs.messages import UnknownIdError
-from dime.envs.myosuite import PREFIXES, make_myosuite, myosuite_ids, with_myosuite_seeding
+from dime.envs.myosuite import PREFIXES, make_myosuite, with_myosuite_seeding
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
 from dime.envs.running_statistics import refuse_running_statistics
@@ -36,12 +39,6 @@ def _make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     return make_playground(id, kwargs)
 
 
-def _playground_ids() -> list[str]:
-    from dime.envs.playground import playground_ids
-
-    return playground_ids()
-
-
 _MAKERS = {
     "dm_control": make_dm_control,
     "gymnasium": make_gymnasium,
@@ -49,12 +46,11 @@ _MAKERS = {
     "playground": _make_playground,
     "dime": make_gymnasium,
 }
-_LISTS = {
-    "dm_control": dm_control_ids,
-    "gymnasium": gymnasium_ids,
-    "myosuite": myosuite_ids,
-    "playground": _playground_ids,
-    "dime": tiny.tiny_ids,
+# Suites that take seconds to import; their ids are listed for the versions of pyproject.toml.
+_SLOW_SUITES = {
+    "dm_control": "dm_control",
+    "myosuite": "myosuite",
+    "playground": "mujoco_playground",
 }
 
 
@@ -167,13 +163,12 @@ def suite_of(id: str) -> str:
 
 def list_environments() -> dict[str, list[str]]:
     """The ids of every installed suite; all of them have continuous actions."""
-    installed = {}
-    for suite, ids in _LISTS.items():
-        try:
-            installed[suite] = ids()
-        except DimeError:
-            continue  # not installed; make_env says so to those who ask for it
-    return installed
+    listed = json.loads(resources.files("dime").joinpath("data", "environments.json").read_text())
+    ids = {
+        suite: listed[suite] for suite, module in _SLOW_SUITES.items() if find_spec(module)
+    }  # where one is missing, make_env says so to those who ask for it
+    ids |= {"gymnasium": gymnasium_ids(), "dime": tiny.tiny_ids()}
+    return {suite: ids[suite] for suite in _MAKERS if suite in ids}
 
 
 def _from_id(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:

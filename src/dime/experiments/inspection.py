@@ -8,7 +8,7 @@ from dime.experiments.canvas import check_output, save
 from dime.experiments.policy_figures import bounds_figure, chains_figure
 from dime.experiments.policy_films import check_film, write_film
 from dime.experiments.policy_views import view_policy
-from dime.training.run import EnvLike
+from dime.training.config import EnvLike
 
 
 def inspect_policy(  # noqa: PLR0913  everything past the second is keyword-only

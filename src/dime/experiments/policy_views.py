@@ -18,8 +18,8 @@ from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError, require
 from dime.experiments.chains import bin_centres, boltzmann, draw_chains, masses
+from dime.training.config import EnvLike
 from dime.training.evaluation import evaluation_seeds, run_episodes
-from dime.training.run import EnvLike
 from dime.updates.max_entropy import combined_value
 
 NUM_CHAINS = 16_384

@@ -3,19 +3,10 @@
 import fnmatch
 from typing import Any
 
-import gymnasium
-
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.registry import find_algorithm
 from dime.critics.head_config import HeadConfig
-from dime.envs.registry import suite_of
 from dime.training.config import TrainingConfig, replace_nested
-
-PRESETS = {
-    "paper": "the DIME paper's tables 2 and 3: wide networks, 1M env steps (for accelerators)",
-    "released": "what the algorithm's own authors' code does, where that is something else",
-    "laptop": "small networks, 20 000 env steps (minutes on two cores)",
-}
 
 # Returns that the categorical critic can tell apart (paper, appendix E).
 _SUITE_SUPPORT = {"dm_control": 200.0, "mujoco": 1600.0, "myosuite": 3600.0}
@@ -81,6 +72,12 @@ def _suite(env: str) -> str:
 
     Playground has the DM Control Suite's tasks, with the same rewards and time limits.
     """
+    if not env:
+        return ""
+    import gymnasium  # takes long, and the help does without
+
+    from dime.envs.registry import suite_of
+
     suite = suite_of(env)
     if suite == "playground":
         return "dm_control"

@@ -8,8 +8,9 @@ from typing import Any
 
 from dime.envs.registry import make
 from dime.errors import choose, require, require_at_least
-from dime.experiments.configs import make_config, require_support
+from dime.experiments.configs import make_config
 from dime.experiments.runs import LONGEST_NAME, OPERATIONAL, flatten
+from dime.experiments.starting import require_support
 from dime.training.config import RunConfig, replace_nested
 
 _FIELDS = {

@@ -1,25 +1,20 @@
 """What a sweep would do: its trials and their cost, a job array, one trial by itself."""
 
-import json
 import math
 import shlex
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
 
-from dime.errors import DimeError, require
+from dime.errors import require
+from dime.experiments.hours import hours, read_costs
 from dime.experiments.study import Study, Trial, trials_of
 from dime.experiments.study_files import read_study, source_of
 from dime.experiments.study_folder import StudyFolder, run_trial
-from dime.training.config import RunConfig
 from dime.training.loop import RunResult
 
-_SHIPPED_COSTS = "algorithms-cpu-2-cores.json"
-_SHIPPED_LAPTOP_COSTS = "algorithms-laptop-cpu-2-cores.json"
 _SLURM = """\
 #!/bin/bash
 #SBATCH --job-name={name}
@@ -49,16 +44,16 @@ exit "$status"
 def show(study: Path, variant: str | None, figures: Path | None) -> None:
     """Prints the trials, and the hours that their updates and actions take."""
     chosen = read_study(study, variant)
-    costs, note = _costs(figures, chosen.preset)
+    costs, note = read_costs(figures, chosen.preset)
     table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
     for column in ("#", "trial", "env steps", "hours"):
         table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
     total, unknown = 0.0, False
     for number, trial in enumerate(_planned(chosen)):
-        hours = _hours(trial.config, costs)
-        total, unknown = total + (hours or 0.0), unknown or hours is None
+        expected = hours(trial.config, costs)
+        total, unknown = total + (expected or 0.0), unknown or expected is None
         steps = trial.config.training.num_env_steps * len(trial.config.training.seeds)
-        shown = "?" if hours is None else f"{hours:.2f}"
+        shown = "?" if expected is None else f"{expected:.2f}"
         table.add_row(str(number), trial.name, f"{steps:,}", shown)
     console = rich.console.Console()
     console.print(table)
@@ -68,36 +63,6 @@ def show(study: Path, variant: str | None, figures: Path | None) -> None:
         f" all{more}, {note}. Environments, evaluations and compilation come on top.",
         highlight=False,
     )
-
-
-def _costs(figures: Path | None, preset: str) -> tuple[dict[str, Any], str]:
-    """Figures of the benchmark by algorithm, and what they were measured on."""
-    name = _SHIPPED_LAPTOP_COSTS if preset == "laptop" else _SHIPPED_COSTS
-    shipped = resources.files("dime").joinpath("data", name)
-    try:
-        content = json.loads((figures or shipped).read_text())
-        by_name = {
-            row["algorithm"]: (float(row["update_ms"]), float(row["act_ms"]))
-            for row in content["algorithms"]
-        }
-        machine, preset = dict(content["machine"]), content["preset"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DimeError(
-            f"{figures} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
-        ) from error
-    where = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return by_name, f"from updates at the sizes of the preset '{preset}' on {where}"
-
-
-def _hours(config: RunConfig, costs: dict[str, Any]) -> float | None:
-    if config.algorithm not in costs:
-        return None
-    update_ms, act_ms = costs[config.algorithm]
-    training = config.training
-    updates = training.updates_per_env_step / training.env_steps_per_update
-    trained = max(training.num_env_steps - training.num_random_steps, 0)
-    milliseconds = trained * updates * update_ms + training.num_env_steps * act_ms
-    return milliseconds * len(training.seeds) / 3.6e6
 
 
 def _planned(study: Study) -> list[Trial]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -12,6 +13,9 @@ from dime.training.replay import Storage
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
+
+EnvLike = str | Callable[..., Any]
+"""Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
 _DAY_S = 86_400
 _FIRST_ENDS = 16  # beside one for each 1000 transitions, the length of dm_control's episodes

@@ -14,6 +14,7 @@ from dime.training.checkpoint import Checkpoint, bytes_on_disk, explain_full_dis
 from dime.training.config import TrainingConfig
 from dime.training.evaluation import EpisodeError, evaluation_seeds, summary
 from dime.training.failures import SeedFailure, save_failure
+from dime.training.garbage import collector_paused
 from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Record
 from dime.training.recorder import Recorder
@@ -152,7 +153,7 @@ class Loop:
     def _compiling(self) -> Iterator[None]:
         """Inside, a signal ends the process at once: the newest checkpoint has everything."""
         self.recorder.message("compiling")
-        with self.interruption.leaving_at_once():
+        with self.interruption.leaving_at_once(), collector_paused():
             yield
 
     def _leave(self, number: int) -> None:

@@ -19,7 +19,7 @@ from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
 from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
-from dime.training.config import RunConfig, replace_nested
+from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device_learners import DeviceLearners
 from dime.training.evaluation import time_limit_warning
 from dime.training.host_learners import HostLearners
@@ -34,9 +34,6 @@ from dime.training.resumable import refuse_if_other
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
-EnvLike = str | Callable[..., Any]
-"""Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
-
 
 @dataclass(frozen=True)
 class Audience:
@@ -46,6 +43,8 @@ class Audience:
     """Hears every record; a true answer stops the run."""
     progress: bool = True
     """Whether to show how far the run is."""
+    before_start: Callable[[RunConfig], None] | None = None
+    """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
         _require_agent(config, environments[0], len(config.training.seeds))
+        if audience.before_start is not None:
+            audience.before_start(config)
         directory = RunDirectory.create(run_dir, config.to_json())
         with directory.locked():
             return _run(config, directory, env, environments, None, audience)

@@ -1,0 +1,5 @@
+"""`python -m dime` is the command `dime`, also where it is not installed."""
+
+from dime.cli import entry
+
+entry()

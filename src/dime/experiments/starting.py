@@ -1,0 +1,29 @@
+"""From a config to a run."""
+
+from contextlib import closing
+from pathlib import Path
+
+from dime.envs.registry import make
+from dime.experiments.presets import lacks_support
+from dime.experiments.support import refuse_unknown_support
+from dime.training.config import EnvLike, RunConfig
+from dime.training.loop import RunResult
+from dime.training.run import Audience, start_run
+from dime.training.run_directory import default_run_dir
+
+
+def run_config(
+    config: RunConfig, env: EnvLike, run_dir: str | Path | None, audience: Audience
+) -> RunResult:
+    """Runs a config, once the critic's support is known."""
+    require_support(config, env)
+    place = Path(run_dir) if run_dir else default_run_dir(config.env, config.algorithm)
+    return start_run(config, env, place, audience)
+
+
+def require_support(config: RunConfig, env: EnvLike) -> None:
+    """Raises `DimeError`, with a proposal, where the critic's support is still to be given."""
+    if lacks_support(config.settings):
+        with closing(make(env, config.env_kwargs)) as made:
+            bootstrap = config.training.bootstrap_at_time_limits
+            refuse_unknown_support(made, config.settings, bootstrap)
