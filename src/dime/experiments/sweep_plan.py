@@ -75,7 +75,7 @@ def _costs(figures: Path | None, preset: str) -> tuple[dict[str, Any], str]:
     name = _SHIPPED_LAPTOP_COSTS if preset == "laptop" else _SHIPPED_COSTS
     shipped = resources.files("dime").joinpath("data", name)
     try:
-        content = json.loads((figures or shipped).read_text())
+        content = json.loads((figures or shipped).read_text("utf-8-sig"))
         by_name = {
             row["algorithm"]: (float(row["update_ms"]), float(row["act_ms"]))
             for row in content["algorithms"]
