@@ -16,7 +16,6 @@ from dime.experiments.presets import (
 from dime.training.config import RunConfig, TrainingConfig, replace_nested
 from dime.training.loop import RunResult
 from dime.training.run import Audience, EnvLike, start_run
-from dime.training.run_directory import default_run_dir
 
 _OF_EVERY_RUN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video"}
 
@@ -26,8 +25,7 @@ def run_config(
 ) -> RunResult:
     """Runs a config, once the critic's support is known."""
     require_support(config, env)
-    place = Path(run_dir) if run_dir else default_run_dir(config.env, config.algorithm)
-    return start_run(config, env, place, audience)
+    return start_run(config, env, Path(run_dir) if run_dir else None, audience)
 
 
 def require_support(config: RunConfig, env: EnvLike) -> None:
