@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.training.processes import ROOT, resume, train
+from tests.training.processes import ENTRY, ROOT, resume, train
 from tests.training.runs import (
     OPTIONS,
     as_words,
@@ -20,12 +20,7 @@ from tests.training.runs import (
     status_of,
 )
 
-IN_A_TERMINAL = """
-import fcntl, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from dime.cli import entry
-entry()
-"""
+IN_A_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0){ENTRY}"
 
 pytestmark = pytest.mark.promise("R5")
 

@@ -17,6 +17,14 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """SIGHUP as a terminal leaves it, also where these tests run under nohup."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, old)
+
+
 @pytest.fixture
 def exits(monkeypatch):
     """The statuses that the process would have left with."""
