@@ -357,7 +357,8 @@ def test_words_for_the_environment():
 
 def test_the_environments_options_are_kept_and_come_back(tmp_path):
     content = {"env": "Ant-v4", "env_kwargs": {"use_contact_forces": True, "name": "x y"}}
-    (tmp_path / "config.json").write_text(json.dumps(content))
+    # As an editor may write it, with a byte-order mark.
+    (tmp_path / "config.json").write_text(json.dumps(content), "utf-8-sig")
     command = parse(["train", "--config", str(tmp_path / "config.json")])
     assert dime.actions._parse_env_kwargs(command.env_kwargs) == content["env_kwargs"]
 
@@ -462,7 +463,7 @@ def test_a_failed_run(run):
 
 @pytest.mark.parametrize(
     "number, status",
-    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_a_stopped_run(run, monkeypatch, number, status):

@@ -228,6 +228,7 @@ def _deploy(command: Evaluate | Export) -> None:
                 batch=command.batch,
                 seed=command.seed,
                 checkpoint=command.checkpoint,
+                opset=command.opset,
             )
             print(f"wrote {command.output}")
 

@@ -31,7 +31,7 @@ from dime.experiments.presets import preset_settings
 from dime.timing import UpdateTimer, make_matmul, seconds
 from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.records import read_records, write_json
+from dime.training.records import read_records, require_writable, write_json
 from dime.types import EnvSpec
 
 NUM_ROUNDS = 5
@@ -148,6 +148,8 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
     """Times everything, prints a table, and writes the figures to `file`."""
     for name in names:
         choose("case", name, CASES)
+    if file is not None:
+        require_writable(file)
     dispatch_from_this_thread()
     console = rich.console.Console()
     matmul = make_matmul()
@@ -181,6 +183,8 @@ def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
 def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
     """Times every algorithm, prints a table, and writes the figures to `file`."""
     choose("preset", preset, PRESETS)
+    if file is not None:
+        require_writable(file)
     dispatch_from_this_thread()
     console = rich.console.Console()
     algorithms = benchmark_algorithms(preset, console)

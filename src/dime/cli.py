@@ -27,8 +27,8 @@ from dime.training.signals import EXIT_CTRL_C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
-    0 done; 1 a run failed; 2 refused, with the reason; 75 stopped by SIGTERM or SIGUSR1 and saved:
-    run `dime resume`; 130 stopped by Ctrl-C and saved.
+    0 done; 1 a run failed; 2 refused, with the reason; 75 stopped by SIGTERM, SIGUSR1 or SIGHUP and
+    saved: run `dime resume`; 130 stopped by Ctrl-C and saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -88,6 +88,8 @@ class Export:
     """Which of the run's seeds; by default the first."""
     checkpoint: Path | None = None
     """Another checkpoint's folder than the newest one."""
+    opset: int | None = None
+    """Of an ONNX graph; by default the lowest that has all its operations."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 import dime
@@ -15,6 +16,7 @@ from dime.cli import main
 from dime.deploy import run_policy
 from dime.deploy.action import Action
 from dime.deploy.export import TOLERANCE, write_export
+from dime.deploy.formats import _lowest
 from dime.deploy.policy import Policy, restore_agents
 from dime.errors import DimeError
 from tests.deploy.made import SPACES, action_of
@@ -149,6 +151,30 @@ def test_any_batch(tmp_path, format):
     assert about["inputs"][0]["shape"] == ["batch", 3] and about["batch"] == "dynamic"
 
 
+def test_an_onnx_graph_runs_on_old_runtimes(tmp_path):
+    action = action_of("sac", "deterministic", tmp_path)
+    for asked, opset, ir, oldest in ((None, 17, 8, "1.12"), (21, 21, 10, "1.18")):
+        folder = tmp_path / f"policy-{opset}"
+        write_export(action, folder, "onnx", 2, asked)  # compares
+        graph = onnx.load(folder / "policy.onnx")
+        assert [each.version for each in graph.opset_import] == [opset]
+        assert graph.ir_version == ir
+        about = json.loads((folder / "policy.json").read_text())
+        assert (about["opset"], about["oldest_onnxruntime"]) == (opset, oldest)
+
+
+def test_the_lowest_opset_that_has_all_operations():
+    def convert(opset):
+        if opset < 20:
+            raise onnx.checker.ValidationError(f"No Op registered for Gelu in {opset}")
+        return b"graph"
+
+    assert _lowest(None, convert) == (20, b"graph")
+    assert _lowest(22, convert) == (22, b"graph")
+    with pytest.raises(onnx.checker.ValidationError, match="in 18"):
+        _lowest(18, convert)
+
+
 def test_weights_alone_are_those_that_the_mode_needs(dime_run, tmp_path):
     names = {}
     for mode in ("stochastic", "best_of_n"):
@@ -230,6 +256,8 @@ REFUSED = {
     "format": ({"format": "onxx"}, "no format 'onxx'; nearest: onnx"),
     "no batch": ({"batch": 0}, "batch is 0"),
     "batch of weights": ({"format": "safetensors", "batch": 4}, "have no batch"),
+    "opset": ({"format": "onnx", "opset": 12}, "opset is 12; .* 17 to 23"),
+    "opset of another format": ({"opset": 17}, "opset is 17, but stablehlo has none"),
     "seed": ({"seed": 5}, "has no seed 5"),
 }
 
@@ -291,8 +319,9 @@ def test_a_damaged_checkpoint_is_refused(straight, tmp_path):
 
 def test_the_command(straight, tmp_path, capsys):
     words = ["export", str(straight), "-o", str(tmp_path / "policy"), "--mode", "deterministic"]
-    assert main([*words, "--format", "onnx", "--batch", "2"]) == 0
+    assert main([*words, "--format", "onnx", "--batch", "2", "--opset", "18"]) == 0
     assert f"wrote {tmp_path / 'policy'}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "policy" / "policy.json").read_text())["opset"] == 18
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
 

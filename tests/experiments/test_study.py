@@ -6,7 +6,7 @@ import pytest
 
 from dime.errors import DimeError
 from dime.experiments.study import Study, nested, trials_of, varied_settings
-from dime.experiments.study_files import read_study, shipped_studies
+from dime.experiments.study_files import read_study, shipped_studies, source_of
 
 BANDIT = "dime/TwoModeBandit-v0"
 SMALL = {
@@ -142,11 +142,24 @@ def test_files_of_both_kinds_and_the_small_variant(tmp_path):
         read_study(python, "laptop")
 
 
+def test_files_as_editors_write_them(tmp_path):
+    """With a byte-order mark, and lines that end in two characters."""
+    toml = tmp_path / "mine.toml"
+    toml.write_text('environments = ["a"]\r\nalgorithms = ["sac"]\r\n', "utf-8-sig", newline="")
+    assert toml.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert read_study(toml).environments == ("a",)
+    assert source_of(toml).startswith("environments")
+    python = tmp_path / "mine.py"
+    python.write_text(f"STUDY = {SMALL!r}", "utf-8-sig")
+    assert read_study(python).name == "mine" and source_of(python).startswith("STUDY")
+
+
 @pytest.mark.parametrize(
     "name, text, said",
     [
         ("a.toml", None, "cannot be read"),
         ("a.toml", "seeds = ", "is not TOML"),
+        ("a.toml", b"\xff\xfes\x00", "is not text in UTF-8"),
         ("a.py", None, "cannot be read"),
         ("a.py", "x = 1", "must define STUDY"),
         ("figure_44", None, "nearest: figure_4"),
@@ -155,7 +168,7 @@ def test_files_of_both_kinds_and_the_small_variant(tmp_path):
 def test_files_that_are_no_study(tmp_path, monkeypatch, name, text, said):
     monkeypatch.chdir(tmp_path)
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DimeError, match=said):
         read_study(name)
 

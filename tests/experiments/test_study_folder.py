@@ -2,16 +2,20 @@
 
 import json
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dime.cli import main
 from dime.errors import DimeError
 from dime.experiments.mirror import Mirror
+from dime.experiments.runs import open_study
 from dime.experiments.study import trials_of
 from dime.experiments.study_files import read_study
 from dime.experiments.study_folder import StudyFolder, run_trial
+from dime.training.processes import this_process
 from tests.training.runs import assert_same_run, read_lines, status_of
 
 STUDY = {
@@ -67,6 +71,36 @@ def test_a_plan_may_grow_but_what_has_begun_keeps_its_settings(tmp_path):
     for changes in (longer(20), {"settings": STUDY["settings"] | {"batch_size": 5}}):
         with pytest.raises(DimeError, match="has begun in .* with other settings: training"):
             plan(tmp_path / "small", **changes)
+
+
+def test_the_jobs_of_an_array_may_start_together(tmp_path):
+    together = threading.Barrier(8)
+
+    def job(number):
+        together.wait()
+        return len(plan(tmp_path / "small"))
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(job, range(8))) == [2] * 8
+    assert len(StudyFolder(tmp_path / "small").trials()) == 2
+
+
+def test_a_plan_that_an_editor_has_written(tmp_path):
+    planned = plan(tmp_path / "small")
+    folder = StudyFolder(tmp_path / "small")
+    folder.file.write_text(folder.file.read_text(), "utf-8-sig")
+    assert folder.trials() == planned
+    assert len(open_study(folder.path).trials) == 2
+
+
+def test_why_a_trial_has_not_finished(tmp_path):
+    folder = StudyFolder(tmp_path)
+    assert folder.reason("a") == "no reason is known"
+    (tmp_path / "a").mkdir()
+    status = {"state": "running", "process": this_process() | {"started": 1}}
+    (tmp_path / "a" / "status.json").write_text(json.dumps(status))
+    assert "its process is gone" in folder.reason("a")
 
 
 def test_folders_that_cannot_be_written_or_read(tmp_path):

@@ -195,7 +195,7 @@ def test_one_that_hangs_is_ended(made):
     assert not alive(pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_to_the_whole_group_leave_it_to_the_training_process(number, made):
     env = made(Walk)
     env.reset(0)

@@ -1,20 +1,27 @@
 """Signals and kills of real processes: saved, marked, resumed as if nothing had been."""
 
+import os
+import pty
+import select
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from dime.training.signals import SIGNALS
-from tests.training.processes import resume, train
+from tests.training.processes import ENTRY, ROOT, resume, train
 from tests.training.runs import (
     DIME,
     OPTIONS,
+    as_words,
     assert_same_run,
     checkpoints,
     read_lines,
     status_of,
 )
+
+IN_A_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0){ENTRY}"
 
 pytestmark = pytest.mark.promise("R5")
 
@@ -71,12 +78,15 @@ def test_a_signal_saves_and_leaves(number, phase, env_step, status, training, st
     assert_same_run(process.run_dir, straight)
 
 
+# What the others do there is in tests/training/test_signals.py.
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(number, id=number.name, marks=[pytest.mark.soak] * (number != signal.SIGTERM))
-        for number in SIGNALS
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.soak),
     ],
+    ids=lambda number: number.name,
 )
 def test_a_signal_during_compilation_leaves_at_once(number, training, straight_dime):
     """DIME's programs, which take seconds to compile; then the whole run is DIME's."""
@@ -136,3 +146,37 @@ def test_kill_9(training, straight):
         *((32, mode) for mode in sorted(OPTIONS["evaluation_modes"])),
         (40, ""),
     ]
+
+
+def test_a_terminal_that_closes(tmp_path):
+    """What was printed last has nobody to read it; the exit status is still the run's."""
+    options = {
+        "num_env_steps": 100_000,
+        "num_random_steps": 10,
+        "evaluate_every": 100_000,
+        "log_every": 10,
+        "batch_size": 4,
+        "evaluation_modes": [],
+        "replay_capacity": 1000,
+        "run_dir": tmp_path / "run",
+    }
+    train = ["train", "dime/MultiGoal-v0", "--algorithm", "tests.training.toy:TOY", "--no-video"]
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-c", IN_A_TERMINAL, *train, *as_words(options)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    process = subprocess.Popen(
+        command, stdin=end, stdout=end, stderr=end, start_new_session=True, env=environment
+    )
+    os.close(end)
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None
+            if select.select([terminal], [], [], 0.02)[0]:
+                os.read(terminal, 2**16)
+    finally:
+        os.close(terminal)
+    assert process.wait(timeout=100) == 75
+    found = status_of(tmp_path / "run")
+    assert (found["state"], found["reason"]) == ("interrupted", "SIGHUP")
+    assert found["checkpoint_env_step"] == found["env_step"] > 0

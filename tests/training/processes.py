@@ -13,7 +13,13 @@ from tests.training.runs import OPTIONS, as_words, shared_programs
 from tests.training.walk import ID
 
 ROOT = Path(__file__).parents[2]
-DIME = [sys.executable, "-c", "from dime.cli import entry; entry()"]
+ENTRY = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+from dime.cli import entry
+entry()
+"""
+DIME = [sys.executable, "-c", ENTRY]
 
 
 def words(**options):

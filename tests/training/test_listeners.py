@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 from dime.errors import DimeError
 from dime.training.listeners import TensorBoard, WeightsAndBiases
 from dime.training.progress import PlainProgress, make_progress
+from dime.training.run import Audience
 from tests.training.runs import read_lines, resume, start
 
 METRICS = {
@@ -117,7 +118,7 @@ def wandb(monkeypatch):
         fake.runs.append(Run(**arguments))
         return fake.runs[-1]
 
-    fake.init = init
+    fake.init, fake.login = init, lambda: True
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return fake
 
@@ -150,6 +151,42 @@ def test_wandb_gets_the_records_and_resumes_the_same_run(tmp_path, wandb):
     resume(tmp_path / "run")
     assert wandb.runs[1].arguments["id"] == first.arguments["id"]
     assert wandb.runs[1].arguments["resume"] == "allow"
+
+
+class UsageError(Exception):
+    """As Weights & Biases has its own."""
+
+
+@pytest.mark.parametrize("function", ["login", "init"])
+@pytest.mark.parametrize("place", ["new", "empty", "by default"])
+def test_a_logger_that_cannot_start_leaves_no_folder(function, place, tmp_path, wandb, monkeypatch):
+    def refuse(**arguments):
+        raise UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, function, refuse)
+    monkeypatch.chdir(tmp_path)
+    if place == "empty":
+        (tmp_path / "run").mkdir()  # by somebody who may be in it
+    with pytest.raises(DimeError, match=r"UsageError: No API key .*wandb login.*WANDB_MODE"):
+        start(None if place == "by default" else tmp_path / "run", wandb_project="walks")
+    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", "dime"}
+    assert left == ({"run"} if place == "empty" else set())
+
+
+def test_a_logger_that_cannot_start_leaves_a_stopped_run_as_it_is(tmp_path, wandb, monkeypatch):
+    options = {"wandb_project": "walks", "callback": lambda record: True}
+    start(tmp_path / "run", **options)
+    before = {path: path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*")}
+    monkeypatch.setattr(wandb, "init", None)
+    with pytest.raises(DimeError, match=r"Weights & Biases cannot be used \(TypeError"):
+        resume(tmp_path / "run")
+    assert before == {p: p.stat().st_size for p in (tmp_path / "run" / "checkpoints").rglob("*")}
+
+
+def test_a_callback_that_cannot_be_called_is_refused():
+    given = types.SimpleNamespace(callback=5)  # Audience(5) is refused by these tests' type checks
+    with pytest.raises(DimeError, match="callback is 5; it must be a function"):
+        Audience.__post_init__(given)
 
 
 def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):

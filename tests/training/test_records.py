@@ -5,10 +5,14 @@ import os
 
 import pytest
 
+from dime.benchmark import benchmark, benchmark_all
+from dime.errors import DimeError
 from dime.training.records import (
     RecordFile,
     cut_records,
+    read_json,
     read_records,
+    require_writable,
     write_bytes,
     write_json,
 )
@@ -131,3 +135,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_editors_put_a_mark_before_json(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}\n', "utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert list(read_records(tmp_path / "a.json")) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("place", ["nowhere/a.json", "file/a.json"])
+def test_a_place_that_cannot_be_written_is_refused_before(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "a.json")
+    with pytest.raises(DimeError, match="a.json cannot be written: .* is no folder"):
+        require_writable(tmp_path / place)
+    with pytest.raises(DimeError, match="a.json cannot be written"):
+        benchmark(("paper/dog-run",), tmp_path / place)
+    with pytest.raises(DimeError, match="a.json cannot be written"):
+        benchmark_all("laptop", tmp_path / place)

@@ -3,46 +3,76 @@
 import json
 import os
 import re
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dime.errors import DimeError
+from dime.training.processes import SILENT_S, this_process
 from dime.training.records import signed
-from dime.training.run_directory import RunDirectory, default_run_dir
+from dime.training.run_directory import RunDirectory, default_run_dirs
 from tests.training.runs import read_lines, resume, start, status_of
+
+CONFIG = {"format_version": 1}
 
 
 def test_the_default_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = default_run_dir("dm_control/dog-run", "dime")
+    path = RunDirectory.create_default("dm_control/dog-run", "dime", {}).path
     assert re.fullmatch(
         r"runs/dm_control/dog-run/dime/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", path.as_posix()
     )
-    assert not path.exists()
-    assert default_run_dir("my_envs:Reach-v1", "dime").parts[:4] == (
+    assert path.is_dir()
+    assert next(default_run_dirs("my_envs:Reach-v1", "dime")).parts[:4] == (
         "runs", "my_envs", "Reach-v1", "dime",
     )  # fmt: skip
 
 
-def test_two_runs_of_one_second_have_two_places(tmp_path, monkeypatch):
+def test_runs_of_one_second_have_places_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    places = ["then", *(f"then-{number}" for number in range(2, 20))]
+    monkeypatch.setattr(
+        "dime.training.run_directory.default_run_dirs", lambda env, algorithm: map(Path, places)
+    )
+    Path("then-2").mkdir()
+    Path("then-2", "note").write_text("mine")
+    together = threading.Barrier(6)
 
-    class Still:
-        @staticmethod
-        def now():
-            return Still()
+    def create(number):
+        together.wait()
+        return RunDirectory.create_default("e", "dime", CONFIG | {"seeds": [number]})
 
-        def strftime(self, form):
-            return "then"
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(create, range(6)))
+    assert sorted(d.path.name for d in made) == ["then", *(f"then-{n}" for n in range(3, 8))]
+    assert [directory.config()["seeds"] for directory in made] == [[n] for n in range(6)]
+    assert {path.name for path in tmp_path.iterdir()} == set(places[:7])
 
-    monkeypatch.setattr("dime.training.run_directory.datetime.datetime", Still)
-    names = []
-    for _ in range(3):
-        path = default_run_dir("e", "dime")
-        path.mkdir(parents=True)
-        names.append(path.name)
-    assert names == ["then", "then-2", "then-3"]
+
+@pytest.mark.parametrize("stood", [False, True])
+def test_a_process_that_was_quicker_keeps_the_place(tmp_path, monkeypatch, stood):
+    place, write = tmp_path / "run", RunDirectory.write_config
+    if stood:
+        place.mkdir()
+    mkdir = Path.mkdir
+
+    def late(path, *arguments, **options):
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        (place / "checkpoints" / "step-000000000").mkdir(parents=True)
+        write(RunDirectory(place), CONFIG | {"seeds": "theirs"})
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with pytest.raises(DimeError, match=r"run exists already\. Resume it"):
+        RunDirectory.create(place, CONFIG)
+    assert RunDirectory(place).config()["seeds"] == "theirs"
+    assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-000000000"]
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_what_stands_in_a_run_directory(straight):
@@ -186,3 +216,58 @@ def test_a_missing_status_does_not_keep_a_run_from_being_resumed(tmp_path):
     assert resume(tmp_path / "run").state == "finished"
     (tmp_path / "run" / "status.json").write_text("")
     assert resume(tmp_path / "run").state == "finished"  # there is nothing left to do
+
+
+def gone():
+    """A process that has ended, as status.json would have it."""
+    with subprocess.Popen(["sleep", "100"]) as process:
+        started = int(Path(f"/proc/{process.pid}/stat").read_text().split()[21])
+        process.kill()
+    return {"pid": process.pid, "started": started, "host": socket.gethostname()}
+
+
+OTHER_HOST = this_process() | {"host": "elsewhere"}
+STATES = {
+    "here": (this_process, 0.0, "running"),
+    "here, silent for long": (this_process, 9 * SILENT_S, "running"),
+    "gone": (gone, 0.0, "dead"),
+    "another process of its number": (lambda: this_process() | {"started": 1}, 0.0, "dead"),
+    "elsewhere": (lambda: OTHER_HOST, 0.9 * SILENT_S, "running"),
+    "elsewhere, silent for long": (lambda: OTHER_HOST, 1.1 * SILENT_S, "dead"),
+    "of an older release": (lambda: None, 0.9 * SILENT_S, "running"),
+    "of an older release, silent for long": (lambda: None, 1.1 * SILENT_S, "dead"),
+    "damaged": (lambda: this_process() | {"pid": -1}, 0.0, "running"),
+    "without /proc": (lambda: this_process() | {"started": None}, 0.0, "running"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_run_whose_process_is_gone_is_dead(case, tmp_path):
+    process, silent_s, state = STATES[case]
+    directory = RunDirectory(tmp_path)
+    status = {"state": "running", "reason": None, "env_step": 3, "process": process()}
+    directory.status_file.write_text(json.dumps(status))
+    written = time.time() - silent_s
+    os.utime(directory.status_file, (written, written))
+    found = directory.status()
+    assert (found["state"], found["env_step"]) == (state, 3)
+    assert ("dime resume" in str(found["reason"])) == (state == "dead")
+
+
+def test_a_process_that_nobody_has_waited_for_is_gone(tmp_path):
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        named = this_process() | {"pid": process.pid, "started": None}
+        status = {"state": "running", "process": named}
+        RunDirectory(tmp_path).status_file.write_text(json.dumps(status))
+        assert RunDirectory(tmp_path).status()["state"] == "dead"
+
+
+def test_only_running_ones_die(tmp_path):
+    status = {"state": "interrupted", "reason": "SIGTERM", "process": gone()}
+    RunDirectory(tmp_path).status_file.write_text(json.dumps(status))
+    assert RunDirectory(tmp_path).status() == status
+
+
+def test_a_run_notes_its_process(straight):
+    assert status_of(straight)["process"] == this_process()

@@ -17,6 +17,14 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """SIGHUP as a terminal leaves it, also where these tests run under nohup."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, old)
+
+
 @pytest.fixture
 def exits(monkeypatch):
     """The statuses that the process would have left with."""
@@ -32,7 +40,7 @@ def told():
 
 
 def test_exit_statuses():
-    assert [exit_code(number) for number in SIGNALS] == [130, 75, 75]
+    assert [exit_code(number) for number in SIGNALS] == [130, 75, 75, 75]
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -69,6 +77,33 @@ def test_asked_before_a_long_phase_leaves_at_its_start(exits, told):
         with interruption.leaving_at_once():
             pass
     assert (told, exits) == ([signal.SIGTERM], [75])
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_closes_sends_more_than_one(first, exits, told):
+    with Interruption(told.append) as interruption:
+        os.kill(os.getpid(), first)
+        wait_for(lambda: interruption.requested is not None)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.05)
+        assert (told, exits, interruption.requested) == ([], [], first)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: exits)
+    assert (told, exits) == ([signal.SIGTERM], [75])
+
+
+def test_under_nohup_a_run_outlives_its_terminal(exits, told):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(told.append) as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_for(lambda: interruption.requested is not None)
+            assert (told, exits, interruption.requested) == ([], [], signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -13,7 +13,14 @@ import numpy as np
 import dime
 from dime.deploy import run_policy
 from dime.deploy.action import Action
-from dime.deploy.formats import DYNAMIC, FORMATS, Artefact, make_artefact, refuse_unless_installed
+from dime.deploy.formats import (
+    DYNAMIC,
+    FORMATS,
+    OLDEST_RUNTIMES,
+    Artefact,
+    make_artefact,
+    refuse_unless_installed,
+)
 from dime.errors import DimeError, choose, require
 
 TOLERANCE = 1e-5
@@ -36,6 +43,7 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     batch: int | Literal["dynamic"] = 1,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
+    opset: int | None = None,
 ) -> Path:
     """Writes a folder with a run's policy, which needs neither this package nor the run.
 
@@ -52,6 +60,8 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
         batch: how many observations it takes at a time; `dynamic` for any number.
         seed: which of the run's seeds; the first one by default.
         checkpoint: another checkpoint's folder than the newest one.
+        opset: of an ONNX graph; by default the lowest that has all its operations, for the sake of
+            old runtimes.
 
     Returns:
         The folder.
@@ -64,17 +74,20 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     output = Path(output)
     choose("format", format, FORMATS)
     _refuse_batch(batch, format)
+    _refuse_opset(opset, format)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DimeError(f"{output} exists already; choose another place (-o).")
     refuse_unless_installed(format)
     action = Action.of(Path(run_dir), mode, seed, Path(checkpoint) if checkpoint else None)
-    write_export(action, output, format, batch)
+    write_export(action, output, format, batch, opset)
     return output
 
 
-def write_export(action: Action, output: Path, format: str, batch: int | str) -> None:
+def write_export(
+    action: Action, output: Path, format: str, batch: int | str, opset: int | None = None
+) -> None:
     """Makes the folder of a policy; errors are those of `export_policy`."""
-    artefact = make_artefact(action, format, batch)
+    artefact = make_artefact(action, format, batch, opset)
     files = artefact.files | {"run_policy.py": Path(run_policy.__file__).read_bytes()}
     about = _description(action, format, batch, artefact) | {
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -93,6 +106,18 @@ def _refuse_batch(batch: Any, format: str) -> None:
     require(
         format != "safetensors" or batch == 1,
         f"batch is {batch!r}, but weights alone have no batch: leave it out.",
+    )
+
+
+def _refuse_opset(opset: Any, format: str) -> None:
+    require(
+        opset is None or format == "onnx",
+        f"opset is {opset!r}, but {format} has none: leave it out, or choose the format onnx.",
+    )
+    known = sorted(OLDEST_RUNTIMES)
+    require(
+        opset is None or opset in known,
+        f"opset is {opset!r}; it must be a whole number, {known[0]} to {known[-1]}.",
     )
 
 
@@ -173,6 +198,7 @@ def _description(
         "mode": action.mode,
         "batch": None if format == "safetensors" else batch,
         "programs": artefact.programs,
+        **artefact.needs,
         "inputs": artefact.inputs,
         "outputs": [
             {

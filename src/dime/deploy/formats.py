@@ -3,8 +3,8 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -23,14 +23,19 @@ _NEEDS = {
     "safetensors": (),
 }
 FORMATS = tuple(_NEEDS)
+OLDEST_RUNTIMES = {
+    17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23",
+}  # fmt: skip
+"""By opset of an ONNX graph, the first release of ONNX Runtime that implements it."""
 
 
 class Artefact(NamedTuple):
-    """Files by name; what the programs among them take and which runs where."""
+    """Files by name; what the programs among them take, which runs where, and what they need."""
 
     files: dict[str, bytes]
     programs: dict[str, str]
     inputs: list[dict[str, Any]]
+    needs: dict[str, Any] = {}
 
 
 def refuse_unless_installed(format: str) -> None:
@@ -42,8 +47,10 @@ def refuse_unless_installed(format: str) -> None:
         )
 
 
-def make_artefact(action: Action, format: str, batch: int | str) -> Artefact:
-    """The policy in one of the `FORMATS`.
+def make_artefact(
+    action: Action, format: str, batch: int | str, opset: int | None = None
+) -> Artefact:
+    """The policy in one of the `FORMATS`; of an ONNX graph the lowest opset that does by default.
 
     Raises:
         DimeError: the mode cannot be represented in it, with the reason.
@@ -51,7 +58,7 @@ def make_artefact(action: Action, format: str, batch: int | str) -> Artefact:
     if format == "safetensors":
         weights = safetensors.numpy.save(action.used_arrays())
         return Artefact({"policy.safetensors": weights}, {}, [])
-    return _stablehlo(action, batch) if format == "stablehlo" else _onnx(action, batch)
+    return _stablehlo(action, batch) if format == "stablehlo" else _onnx(action, batch, opset)
 
 
 def _rows(batch: int | str) -> Any:
@@ -91,12 +98,12 @@ def _stablehlo(action: Action, batch: int | str) -> Artefact:
     return Artefact(files, dict(zip(_PLATFORMS, files, strict=True)), inputs)
 
 
-def _onnx(action: Action, batch: int | str) -> Artefact:
+def _onnx(action: Action, batch: int | str, opset: int | None) -> Artefact:
     """A graph whose noise is among its inputs."""
     try:
         traced = action.traced(_rows(batch))
         noise = noise_of(traced.jaxpr)
-        content = _convert(action, traced, noise)
+        opset, content = _lowest(opset, lambda opset: _convert(action, traced, noise, opset))
     except Exception as error:  # the converter raises errors of many kinds
         raise _refusal(action, "onnx", batch, error) from error
     inputs = [_input("obs", (batch, action.spaces.obs_dim))]
@@ -108,16 +115,28 @@ def _onnx(action: Action, batch: int | str) -> Artefact:
         )
         shape = tuple(n if isinstance(n, int) else DYNAMIC for n in each.shape)
         inputs.append({**_input(name, shape), "distribution": each.distribution})
-    return Artefact({"policy.onnx": content}, {"onnx": "policy.onnx"}, inputs)
+    needs = {"opset": opset, "oldest_onnxruntime": OLDEST_RUNTIMES[opset]}
+    return Artefact({"policy.onnx": content}, {"onnx": "policy.onnx"}, inputs, needs)
+
+
+def _lowest(opset: int | None, convert: Callable[[int], bytes]) -> tuple[int, bytes]:
+    """The graph of this opset, or of the lowest that has all its operations."""
+    opsets = sorted(OLDEST_RUNTIMES) if opset is None else [opset]
+    for each in opsets[:-1]:
+        with suppress(Exception):  # the converter and the checker raise errors of many kinds
+            return each, convert(each)
+    return opsets[-1], convert(opsets[-1])
 
 
 def _names(noise: list[Noise]) -> list[str]:
     return [f"noise_{number}" for number in range(len(noise))]
 
 
-def _convert(action: Action, traced: Any, noise: list[Noise]) -> bytes:
+def _convert(action: Action, traced: Any, noise: list[Noise], opset: int) -> bytes:
+    """The graph; raises where this opset lacks one of its operations."""
     known = known_values(traced)
     with _quiet():
+        import onnx
         from jax2onnx import to_onnx
 
     def act(obs, *given):
@@ -131,8 +150,11 @@ def _convert(action: Action, traced: Any, noise: list[Noise]) -> bytes:
             model_name="policy",
             input_names=["obs", *_names(noise)],
             output_names=["unit_action"],
+            opset=opset,
         )
     _append_rescaling(model, action)
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    onnx.checker.check_model(model)
     return model.SerializeToString()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 def read_verified(folder):
     """The content of policy.json; raises ValueError where a file is not what was exported."""
     try:
-        about = json.loads((folder / "policy.json").read_text())
+        about = json.loads((folder / "policy.json").read_text("utf-8-sig"))
         recorded = {"policy.json": about.pop("sha256")} | about["files"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'policy.json'} is damaged ({error!r}).") from error

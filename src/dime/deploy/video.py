@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from dime.errors import DimeError
+from dime.training.records import require_writable
 
 
 def refuse_unless_writable(file: Path) -> None:
     """Raises `DimeError` where `write_video` would: another suffix, no folder, no encoder."""
     if file.suffix != ".mp4":
         raise DimeError(f"A film's name must end in .mp4, got {file}.")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
+    require_writable(file)
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise DimeError("Writing a film needs an encoder: pip install 'dime-rl[video]'")
 

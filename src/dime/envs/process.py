@@ -27,7 +27,7 @@ from dime.errors import DimeError, describe
 
 _END_WITHIN_S = 2.0
 _ENDS_BY_ITSELF_WITHIN_S = 1.0
-_NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that a terminal or a scheduler sends to the whole group; the training process saves and
 then ends this one."""
 _PR_SET_PDEATHSIG = 1

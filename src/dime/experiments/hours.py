@@ -29,7 +29,7 @@ def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]
     name = _SHIPPED_LAPTOP if preset == "laptop" else _SHIPPED
     shipped = resources.files("dime").joinpath("data", name)
     try:
-        content = json.loads((figures or shipped).read_text())
+        content = json.loads((figures or shipped).read_text("utf-8-sig"))
         by_name = {
             row["algorithm"]: Cost(*(float(row[field]) for field in Cost._fields))
             for row in content["algorithms"]

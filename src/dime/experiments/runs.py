@@ -106,7 +106,7 @@ def open_study(folder: Path) -> Study:
     if not file.is_file():
         raise DimeError(f"{folder} is not a study: it has no {STUDY_FILE}.")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8-sig"))
         version = int(content["format_version"])
         trials = tuple(str(trial["name"]) for trial in content["trials"])
         study = Study(folder, str(content["name"]), trials, tuple(map(str, content["varied"])))

@@ -180,7 +180,10 @@ def _read(folder: StudyFolder) -> Tried:
     if not file.exists():
         return {}
     try:
-        tried = {str(name): dict(entry) for name, entry in json.loads(file.read_text()).items()}
+        tried = {
+            str(name): dict(entry)
+            for name, entry in json.loads(file.read_text("utf-8-sig")).items()
+        }
         whole = all(
             isinstance(entry["values"], dict)
             and isinstance(entry.get("score"), int | float | type(None))

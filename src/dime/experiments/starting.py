@@ -9,7 +9,6 @@ from dime.experiments.support import refuse_unknown_support
 from dime.training.config import EnvLike, RunConfig
 from dime.training.loop import RunResult
 from dime.training.run import Audience, start_run
-from dime.training.run_directory import default_run_dir
 
 
 def run_config(
@@ -17,8 +16,7 @@ def run_config(
 ) -> RunResult:
     """Runs a config, once the critic's support is known."""
     require_support(config, env)
-    place = Path(run_dir) if run_dir else default_run_dir(config.env, config.algorithm)
-    return start_run(config, env, place, audience)
+    return start_run(config, env, Path(run_dir) if run_dir else None, audience)
 
 
 def require_support(config: RunConfig, env: EnvLike) -> None:

@@ -65,7 +65,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {str(field): value for field, value in found.items()}
     try:
         return tomllib.loads(source_of(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DimeError(f"The study {path} is not TOML: {error}.") from error
 
 
@@ -73,11 +73,15 @@ def source_of(path: Path) -> str:
     """The text of a study's file, or of a shipped study."""
     if path.suffix in (".toml", ".py"):
         try:
-            return path.read_text()
+            return path.read_text("utf-8-sig")
         except OSError as error:
             raise DimeError(f"The study {path} cannot be read ({error.strerror}).") from error
+        except UnicodeDecodeError as error:
+            raise DimeError(
+                f"The study {path} is not text in UTF-8 ({error}): save it so."
+            ) from error
     choose("shipped study", str(path), shipped_studies())
-    return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text()
+    return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text("utf-8")
 
 
 def shipped_studies() -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from dime.errors import DimeError, require
 from dime.experiments.runs import STUDY_FILE, STUDY_FORMAT_VERSION, flatten, open_study
 from dime.experiments.study import Study, Trial, varied_settings
@@ -46,6 +48,19 @@ class StudyFolder:
         )
         for trial in trials:
             self._refuse_other_settings(trial)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # The jobs of an array all write the plan, and start together.
+            with filelock.FileLock(self.path / ".lock", timeout=_LOCK_WAIT_S):
+                write_json(self.file, self._content(study, source, trials))
+        except OSError as error:
+            raise DimeError(
+                f"{self.path} cannot be written ({error.strerror or error}). Choose another place "
+                "(--storage)."
+            ) from error
+
+    def _content(self, study: Study, source: str, trials: list[Trial]) -> dict[str, Any]:
+        """Of study.json."""
         names = {trial.name for trial in trials}
         if self.file.exists():
             open_study(self.path)
@@ -54,7 +69,7 @@ class StudyFolder:
                 for old in self.trials()
                 if old.name not in names and self.trial_folder(old.name).exists()
             ]
-        content = {
+        return {
             "format_version": STUDY_FORMAT_VERSION,
             "name": study.name,
             "description": study.description,
@@ -63,14 +78,6 @@ class StudyFolder:
             "varied": varied_settings(trials),
             "trials": [{"name": trial.name, "config": trial.config.to_json()} for trial in trials],
         }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, content)
-        except OSError as error:
-            raise DimeError(
-                f"{self.path} cannot be written ({error.strerror}). Choose another place "
-                "(--storage)."
-            ) from error
 
     def _refuse_other_settings(self, trial: Trial) -> None:
         folder = self.trial_folder(trial.name)
@@ -93,7 +100,7 @@ class StudyFolder:
     def trials(self) -> list[Trial]:
         """The trials as study.json has them."""
         try:
-            content = json.loads(self.file.read_text())
+            content = json.loads(self.file.read_text("utf-8-sig"))
             planned = [(trial["name"], trial["config"]) for trial in content["trials"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DimeError(f"{self.path} is not a study, or damaged ({error!r}).") from error
@@ -117,6 +124,11 @@ class StudyFolder:
         """The traceback of a trial that failed."""
         file = self.failures / f"{name}.txt"
         return file.read_text() if file.is_file() else None
+
+    def reason(self, name: str) -> str:
+        """Why a trial has not finished, as its run's status has it."""
+        status = RunDirectory(self.trial_folder(name)).status()
+        return str(status.get("reason") or "no reason is known")
 
     def forget_failure(self, name: str) -> None:
         """The trial has finished after all."""

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import socket
-import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,6 +84,10 @@ def sweep(
         source = f"# --variant {variant}\n{source}"
     stopped_early: tuple[str, ...] = ()
     if chosen.of_search is not None:
+        require(
+            importlib.util.find_spec("optuna") is not None,
+            "A search needs Optuna: pip install 'dime-rl[sweep]'",
+        )
         from dime.experiments.search import search
 
         with _cluster(address):
@@ -141,7 +145,7 @@ def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **tune_options
         ),
         run_config=tune.RunConfig(
-            name=f"{int(time.time() * 1000):x}",
+            name=uuid.uuid4().hex,
             storage_path=state,
             failure_config=tune.FailureConfig(max_failures=study.retries),
             callbacks=[display],
@@ -166,7 +170,7 @@ def _result(
     finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
     ended = {*finished, *stopped_early}
     failed = {
-        trial.name: folder.failure(trial.name) or "no reason is known"
+        trial.name: folder.failure(trial.name) or folder.reason(trial.name)
         for trial in trials
         if trial.name not in ended
     }

@@ -3,6 +3,8 @@
 import importlib.util
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 from dime.training.records import write_bytes
 
 Record = dict[str, Any]
@@ -104,16 +106,33 @@ def _new_events_file(folder: Path) -> EventsWriter:
     return EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Inside, an error of Weights & Biases, of whatever kind, becomes a `DimeError`."""
+    try:
+        yield
+    except Exception as error:
+        raise DimeError(
+            f"wandb_project is set, but Weights & Biases cannot be used ({describe(error)}). Log "
+            "in (wandb login), log without a network (WANDB_MODE=offline), or leave wandb_project "
+            "out."
+        ) from error
+
+
 class WeightsAndBiases(Listener):
     """Logs to a project of Weights & Biases; a resumed run continues the same one there."""
 
     @staticmethod
-    def require_installed() -> None:
-        """Raises `DimeError` where the package is missing."""
+    def require_ready() -> None:
+        """Raises `DimeError` where the package is missing, or nobody is logged in."""
         if importlib.util.find_spec("wandb") is None:
             raise DimeError(
                 "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
             )
+        import wandb
+
+        with _explained():
+            wandb.login()  # in a terminal it asks for the key
 
     def __init__(self, project: str, run_dir: Path, config: dict[str, Any]):
         import wandb
@@ -121,14 +140,15 @@ class WeightsAndBiases(Listener):
         id_file = run_dir / "wandb_id.txt"
         if not id_file.exists():
             write_bytes(id_file, uuid.uuid4().hex.encode())
-        self._run = wandb.init(
-            project=project,
-            name=run_dir.name,
-            id=id_file.read_text(),
-            resume="allow",
-            config=config,
-            dir=str(run_dir),
-        )
+        with _explained():
+            self._run = wandb.init(
+                project=project,
+                name=run_dir.name,
+                id=id_file.read_text(encoding="utf-8-sig").strip(),
+                resume="allow",
+                config=config,
+                dir=str(run_dir),
+            )
 
     def metrics(self, record: Record) -> None:
         """Logs the record's numbers."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dime.training.listeners import Listener, Record
+from dime.training.processes import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
@@ -30,6 +31,7 @@ class Recorder:
         self._num_env_steps = num_env_steps
         self._listeners = listeners
         self._callback = callback
+        self._process = this_process()
         self._metrics = RecordFile(directory.metrics_file)
         self._evaluations = RecordFile(directory.evaluations_file)
         self._wall_time_before = 0.0
@@ -189,6 +191,7 @@ class Recorder:
             "failed_seeds": self.failed_seeds,
             "env_restarts": self.env_restarts,
             "resume": f"approximate: {self.unrepeatable}" if self.unrepeatable else "exact",
+            "process": self._process,
         }
         self._attempt(partial(write_json, self._directory.status_file, content))
 

@@ -18,14 +18,14 @@ _DEEPEST = 50  # tables in tables and lists in lists; deeper ones are damage
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text; editors may put a byte-order mark before it.
 
     Raises:
         ValueError: not JSON, a name twice in a table, NaN or infinity, or nested too deeply.
     """
     try:
         value = json.loads(
-            content.decode(), object_pairs_hook=_table, parse_constant=_refuse_constant
+            content.decode("utf-8-sig"), object_pairs_hook=_table, parse_constant=_refuse_constant
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -78,6 +78,12 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
     content = _finite({name: value for name, value in content.items() if name != "sha256"})
     text = json.dumps(content, sort_keys=True)
     return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def require_writable(file: Path) -> None:
+    """Raises `DimeError` where a file has no folder to go to, before its content takes minutes."""
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,6 @@ from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
-from dime.training.checkpoint import Checkpoint
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device_learners import DeviceLearners
@@ -27,7 +26,7 @@ from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.memory import refuse_if_too_large
-from dime.training.progress import make_progress
+from dime.training.progress import make_progress, mute_if_nobody_reads
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
 from dime.training.resumable import refuse_if_other
@@ -46,6 +45,12 @@ class Audience:
     before_start: Callable[[RunConfig], None] | None = None
     """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.callback is None or callable(self.callback),
+            f"callback is {self.callback!r}; it must be a function of one record.",
+        )
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -57,19 +62,32 @@ class Changes:
     env_timeout_s: float | None = None
 
 
-def start_run(config: RunConfig, env: EnvLike, run_dir: Path, audience: Audience) -> RunResult:
-    """A new run; what can be refused is refused before its folder is made."""
+def start_run(
+    config: RunConfig, env: EnvLike, run_dir: Path | None, audience: Audience
+) -> RunResult:
+    """A new run; what can be refused is refused before its folder is made.
+
+    Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
+    """
     _prepare_device(config.training.overlap)
     with _environments(config, env) as environments:
-        RunDirectory(run_dir).refuse_if_taken()
+        if run_dir:
+            RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
         _require_agent(config, environments[0], len(config.training.seeds))
         if audience.before_start is not None:
             audience.before_start(config)
-        directory = RunDirectory.create(run_dir, config.to_json())
-        with directory.locked():
-            return _run(config, directory, env, environments, None, audience)
+        stood = run_dir is not None and run_dir.exists()
+        if run_dir:
+            directory = RunDirectory.create(run_dir, config.to_json())
+        else:
+            directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
+        with directory.locked(), ExitStack() as stack:
+            with directory.removed_on_failure(keep_empty=stood):
+                making = _loop(config, directory, env, environments, 0, audience)
+                loop = stack.enter_context(making)
+            return loop.run(None)
 
 
 def resume_run(
@@ -108,7 +126,8 @@ def resume_run(
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        return _run(extended, directory, env, environments, checkpoint, audience)
+        with _loop(extended, directory, env, environments, env_step, audience) as loop:
+            return loop.run(checkpoint)
 
 
 def _prepare_device(overlap: bool) -> None:
@@ -206,7 +225,7 @@ def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environme
 
 def _require_loggers(config: RunConfig) -> None:
     if config.training.wandb_project is not None:
-        WeightsAndBiases.require_installed()
+        WeightsAndBiases.require_ready()
 
 
 def _changed(config: RunConfig, changes: Changes) -> RunConfig:
@@ -231,15 +250,16 @@ def _extended(
     return replace_nested(config, {"training": {"num_env_steps": wanted}})
 
 
-def _run(
+@contextmanager
+def _loop(
     config: RunConfig,
     directory: RunDirectory,
     env: EnvLike,
     environments: list[Environment],
-    checkpoint: Checkpoint | None,
+    env_step: int,
     audience: Audience,
-) -> RunResult:
-    env_step = checkpoint.env_step if checkpoint else 0
+) -> Iterator[Loop]:
+    """What is to run from this env step on; inside, signals ask it to stop."""
     directory.add_provenance(env_step)
 
     def make_learners(compiling: Compiling, tell_of_restart: TellOfRestart) -> Learners:
@@ -253,12 +273,15 @@ def _run(
 
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
-    with closing(recorder):
-        if warning := time_limit_warning(environments[0]):
-            recorder.message(warning)
-        loop = Loop(config.training, directory, make_learners, recorder)
-        with loop.interruption:
-            return loop.run(checkpoint)
+    try:
+        with closing(recorder):
+            if warning := time_limit_warning(environments[0]):
+                recorder.message(warning)
+            loop = Loop(config.training, directory, make_learners, recorder)
+            with loop.interruption:
+                yield loop
+    finally:
+        mute_if_nobody_reads()
 
 
 def _listeners(
@@ -266,12 +289,12 @@ def _listeners(
 ) -> list[Listener]:
     training = config.training
     listeners: list[Listener] = []
-    if audience.progress:
-        num_seeds = len(training.seeds)
-        listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     if training.tensorboard:
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
     if training.wandb_project is not None:
         listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
+    if audience.progress:  # last: it takes the terminal, and the others may fail
+        num_seeds = len(training.seeds)
+        listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     return listeners

@@ -1,11 +1,13 @@
 """The folder of a run: where its files are, and who may write them."""
 
 import datetime
-import os
+import itertools
 import platform
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -19,20 +21,24 @@ import dime
 from dime.errors import DimeError
 from dime.training.checkpoint import CheckpointFolder
 from dime.training.config import FORMAT_VERSION
+from dime.training.processes import is_gone
 from dime.training.records import read_json, signed, write_json
 
 _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
+_DEAD = "its process is gone: killed, or its machine went down; dime resume continues the run"
 
 
-def default_run_dir(env: str, algorithm: str) -> Path:
-    """`runs/ENV/ALGORITHM/<date-time>` below the current folder, one that does not exist yet."""
+def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
+    """`runs/ENV/ALGORITHM/<date-time>` below the current folder, then the same with -2, -3, ..."""
     place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path, number = place / stamp, 1
-    while path.exists():
-        number += 1
-        path = place / f"{stamp}-{number}"
-    return path
+    yield place / stamp
+    for number in itertools.count(2):
+        yield place / f"{stamp}-{number}"
+
+
+class TakenError(DimeError):
+    """Something stands already where a run is to go."""
 
 
 class RunDirectory:
@@ -52,9 +58,9 @@ class RunDirectory:
         self.checkpoints = CheckpointFolder(place / "checkpoints")
 
     def refuse_if_taken(self) -> None:
-        """Raises `DimeError` where something stands already."""
+        """Raises `TakenError` where something stands already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DimeError(
+            raise TakenError(
                 f"{self.path} exists already. Resume it (dime resume {self.path}) or choose "
                 "another place (--run-dir)."
             )
@@ -65,19 +71,45 @@ class RunDirectory:
         directory = cls(path)
         directory.refuse_if_taken()
         # An empty folder may be a mount point or the current one: it is not replaced.
-        exists = path.exists()
-        place = directory if exists else cls(path.with_name(f".{path.name}.{os.getpid()}"))
+        hidden = None if path.exists() else path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        place = cls(hidden) if hidden else directory
+        made = False
         try:
             place.checkpoints.folder.mkdir(parents=True)
+            made = True
             place.write_config(config)
-            if not exists:
-                place.path.rename(path)
+            if hidden:
+                hidden.rename(path)  # refused where another process was quicker
         except OSError as error:
-            shutil.rmtree(place.checkpoints.folder if exists else place.path, ignore_errors=True)
+            if made or hidden:
+                shutil.rmtree(hidden or place.checkpoints.folder, ignore_errors=True)
+            directory.refuse_if_taken()
             raise DimeError(
                 f"{path} cannot be made ({error.strerror}). Choose another place (--run-dir)."
             ) from error
         return directory
+
+    @classmethod
+    def create_default(cls, env: str, algorithm: str, config: dict[str, Any]) -> "RunDirectory":
+        """Makes the first of the `default_run_dirs` that is free, also of another process."""
+        for path in default_run_dirs(env, algorithm):
+            try:
+                return cls.create(path, config)
+            except TakenError:
+                continue
+        raise AssertionError("there is always another name")
+
+    @contextmanager
+    def removed_on_failure(self, keep_empty: bool) -> Iterator[None]:
+        """Where anything is raised inside, this new run is removed, so that its name is free."""
+        try:
+            yield
+        except BaseException:
+            for entry in self.path.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not keep_empty:
+                self.path.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -123,12 +155,20 @@ class RunDirectory:
         return {name: value for name, value in config.items() if name != "sha256"}
 
     def status(self) -> dict[str, Any]:
-        """The content of status.json, or nothing before the first is written."""
+        """The content of status.json, or nothing before the first is written.
+
+        The state of a run whose process has gone without a word is `dead`.
+        """
         try:
             status = read_json(self.status_file)
+            silent_s = time.time() - self.status_file.stat().st_mtime
         except (OSError, ValueError):
             return {}
-        return status if isinstance(status, dict) else {}
+        if not isinstance(status, dict):
+            return {}
+        if status.get("state") == "running" and is_gone(status.get("process"), silent_s):
+            status |= {"state": "dead", "reason": _DEAD}
+        return status
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Stopping a run: SIGINT, SIGTERM and SIGUSR1 ask for it, and it saves first."""
+"""Stopping a run: SIGINT, SIGTERM, SIGUSR1 and SIGHUP ask for it, and it saves first."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-EXIT_SAVED = 75  # of SIGTERM and SIGUSR1: saved, run me again (EX_TEMPFAIL)
+EXIT_SAVED = 75  # of all but Ctrl-C: saved, run me again (EX_TEMPFAIL)
 EXIT_CTRL_C = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def exit_code(number: int) -> int:
@@ -21,7 +21,8 @@ class Interruption:
     """Notices signals while it is entered (in the main thread; elsewhere it does nothing).
 
     `requested` is the first signal's number, which the loop looks at between its steps. A second
-    signal leaves the process at once. During a phase that holds the interpreter for long
+    signal leaves the process at once, but not a further SIGHUP: a closed terminal sends several,
+    and service managers send one after SIGTERM. During a phase that holds the interpreter for long
     (compilation), nothing new is to be saved: there the first signal does so. Before, `leave` is
     called with the signal's number. A thread does all this, woken by the C-level handler, because
     Python's own handlers wait for the main thread; raising from a handler in mid-compilation ends
@@ -42,6 +43,8 @@ class Interruption:
         os.set_blocking(self._pipe[1], False)
         self._old_wakeup = signal.set_wakeup_fd(self._pipe[1])
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup: it outlives its terminal
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
         self._thread = threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True)
         self._thread.start()
@@ -85,6 +88,6 @@ class Interruption:
             number = received[0]
             if number not in SIGNALS:
                 continue
-            if self.nothing_to_save or self.requested is not None:
+            if self.nothing_to_save or (self.requested and number != signal.SIGHUP):
                 self._end(number)
-            self.requested = number
+            self.requested = self.requested or number

@@ -38,7 +38,7 @@ def make_grid(folder, algorithms=("dime", "sac"), envs=("dm_control/dog-run", "A
     return make_study(folder, trials=runs)
 
 
-def set_status(run, state, reason=None, env_step=1500, num_env_steps=1500):
+def set_status(run, state, reason=None, env_step=1500, num_env_steps=1500, process=None):
     content = {
         "state": state,
         "reason": reason,
@@ -46,6 +46,7 @@ def set_status(run, state, reason=None, env_step=1500, num_env_steps=1500):
         "num_env_steps": num_env_steps,
         "wall_time_s": env_step / 10,
         "failed_seeds": {},
+        "process": process,
     }
     (run / "status.json").write_text(json.dumps(content))
 

@@ -261,6 +261,23 @@ def test_half_written_and_damaged_runs_are_listed_and_break_nothing(folder):
     assert " odd " in page.text("runs")
 
 
+def test_a_run_whose_process_dies_is_dead_although_no_file_changes(folder):
+    run = folder / "Ant-v5" / "crossq" / "today"
+    with subprocess.Popen(["sleep", "100"]) as process, serving(folder) as server:
+        host = socket.gethostname()
+        set_status(run, "running", process={"pid": process.pid, "started": None, "host": host})
+        page = page_of(server)
+        assert "running" in page.text("runs") and "still running" in page.text("trouble")
+        have = page.data["version"]
+        assert ask(server, f"/data?have={have}")[0].status == 204
+        process.kill()
+        process.wait()
+        answer, news = ask(server, f"/data?have={have}")
+        assert answer.status == 200
+        blocks = json.loads(news)["blocks"]
+        assert "dead" in blocks["runs"] and "its process is gone" in blocks["trouble"]
+
+
 def test_what_cannot_be_told_now_is_an_answer_too(folder, monkeypatch):
     with serving(folder) as server:
         version = page_of(server).data["version"]

@@ -153,7 +153,7 @@ class Reader:
         run, problem = read_run(folder, separate)
         for place in (folder.absolute(), folder):  # a report goes to others: no paths of its maker
             problem = problem.replace(str(place), name)
-        status = _object(directory.status_file)
+        status = directory.status()
         config = run.config if run else _object(directory.config_file)
         config.pop("sha256", None)  # of the file: no setting
         entry = Entry(
@@ -197,12 +197,15 @@ def find_sources(root: Path) -> list[Path]:
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Times and sizes of a run's files, or of those that a study has beside its runs."""
+    """Times and sizes of a run's files, or of those that a study has beside its runs.
+
+    And its state, which changes without them where its process dies.
+    """
     files = [folder / name for name in (*_WATCHED, STUDY_FILE, "failures")]
     if is_study(folder):
         with suppress(DimeError):
             files += [_failure_file(folder, trial) for trial in open_study(folder).trials]
-    return folder, *map(_stat, files)
+    return folder, RunDirectory(folder).status().get("state"), *map(_stat, files)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
@@ -216,7 +219,7 @@ def _stat(path: Path) -> tuple[int, int] | None:
 def _object(file: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8-sig"))
         if isinstance(content, dict):
             return content
     return {}
@@ -255,7 +258,7 @@ def _failures(directory: RunDirectory) -> list[tuple[str, str]]:
 
 def _text(file: Path) -> str:
     try:
-        text = file.read_text(errors="replace").strip()
+        text = file.read_text("utf-8-sig", errors="replace").strip()
     except (OSError, ValueError):
         return ""
     cut = len(text) > _MOST_OF_A_TRACEBACK

@@ -153,7 +153,7 @@ def count_troubles(sources: Sources) -> int:
 def _unfinished(entry: Entry, progress: Progress) -> str:
     if progress.state == "running" and entry.written is not None:
         when = datetime.datetime.fromtimestamp(entry.written, datetime.UTC)
-        return f"still running, or killed; last sign of life {when:%Y-%m-%d %H:%M} UTC"
+        return f"still running; last sign of life {when:%Y-%m-%d %H:%M} UTC"
     return "ended before its planned length"
 
 
