@@ -27,7 +27,7 @@ from .golden import (
 EXACT = 1e-6  # in double precision; what is left comes from constants in single precision
 MARKS = [
     pytest.mark.promise("R15"),
-    pytest.mark.usefixtures("double_precision", "quick_compilation"),
+    pytest.mark.usefixtures("double_precision"),
 ]
 COPIES = ("slow_policy", "averaged_policy")
 
