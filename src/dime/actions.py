@@ -139,7 +139,7 @@ def _tell_duration(config: Any, ask: bool) -> None:
 
     costs, note = read_costs(None, config.preset)
     expected = hours(config, costs)
-    if jax.default_backend() != "cpu" or expected is None or expected < _LONG_H / 10:
+    if jax.default_backend() != "cpu" or expected is None or expected < _LONG_H / 2:
         return
     from dime.timing import make_matmul
 

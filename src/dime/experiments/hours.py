@@ -3,7 +3,7 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dime.errors import DimeError
 from dime.training.config import RunConfig
@@ -31,7 +31,11 @@ def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]
     try:
         content = json.loads((figures or shipped).read_text("utf-8-sig"))
         by_name = {
-            row["algorithm"]: Cost(*(float(row[field]) for field in Cost._fields))
+            row["algorithm"]: Cost(
+                float(row["update_ms"]),
+                float(row["act_ms"]),
+                float(row.get("matmul_gflops", "nan")),  # files of others lack it
+            )
             for row in content["algorithms"]
         }
         machine, preset = dict(content["machine"]), content["preset"]
@@ -43,7 +47,7 @@ def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]
     return by_name, f"from updates at the sizes of the preset '{preset}' on {where}"
 
 
-def hours(config: RunConfig, costs: dict[str, Any]) -> float | None:
+def hours(config: RunConfig, costs: dict[str, Cost]) -> float | None:
     """Hours of a run's updates and actions; None where its algorithm's costs are not known."""
     if config.algorithm not in costs:
         return None
