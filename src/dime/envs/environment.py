@@ -198,13 +198,11 @@ class Environment:
         except Exception as error:
             problem = f"{self.name} cannot be rendered ({type(error).__name__}: {error})."
             modes = self.env.metadata.get("render_modes") or []
-            if "rgb_array" not in modes:
+            says_it_itself = gymnasium.error.DependencyNotInstalled
+            if uses_mujoco(self.env) and not isinstance(error, NotImplementedError):
+                problem += "" if isinstance(error, says_it_itself) else f" {RENDER_PACKAGES}"
+            elif "rgb_array" not in modes:
                 problem += f" It declares no render mode 'rgb_array' (metadata: {modes})."
-            elif uses_mujoco(self.env) and not isinstance(
-                error,
-                gymnasium.error.DependencyNotInstalled,  # says it itself
-            ):
-                problem += f" {RENDER_PACKAGES}"
             raise DimeError(problem) from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
