@@ -18,6 +18,8 @@ from tests.algorithms.small import small
 SPEC = EnvSpec(obs_dim=3, action_dim=2, replay_capacity=64)
 ROWS = 32
 every = pytest.mark.parametrize("name", ALGORITHMS)
+# One of each kind of critics: in a joint pass, with targets, of quantiles, Gaussian.
+KINDS = ("dime", "sac", "bro", "dacer")
 
 
 @functools.cache
@@ -129,7 +131,10 @@ def test_only_deterministic_modes_ignore_the_key(name):
         assert bool((first == second).all()) == quiet, mode
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] * (name not in KINDS)) for name in ALGORITHMS],
+)
 def test_seeds_side_by_side_do_as_they_would_alone(name):
     def keys(number):
         return jax.random.split(jax.random.key(number), 2)
