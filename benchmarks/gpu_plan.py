@@ -20,11 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_S = 540
-PACKAGES = (
-    *("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "mujoco-mjx"),
-    *("dm-control", "playground", "tyro", "rich", "safetensors", "filelock", "tensorboardX"),
-)
-# IQM of the returns at 100 000 env steps.
+PACKAGES = """jax jaxlib equinox optax numpy gymnasium mujoco mujoco-mjx dm-control playground tyro
+rich safetensors filelock tensorboardX""".split()
+# IQM of the returns at 100 000 env steps, as the authors of FlashSAC and XQC published them.
 PUBLISHED = {"FlashSAC": 248, "XQC": 212, "DIME": 74}
 NUM_UPDATES = 200
 TRAINING_SHARE = 0.7  # of a real run's time; the rest is for its checkpoint and evaluation
@@ -39,7 +37,10 @@ TINY = {
 
 
 def plan(tiny: bool) -> list[tuple[str, float, list[str], str]]:
-    """Steps: name, seconds, what Python runs, XLA's flags. {json} and {limit} are filled in."""
+    """Steps: name, share of the time, what Python runs, XLA's flags.
+
+    {json} and {limit} are filled in.
+    """
     own = ["benchmarks/gpu_plan.py", *(["--tiny"] if tiny else []), "--json", "{json}"]
     own += ["--limit", "{limit}", "--step"]
     golden = ["-m", "tests.golden.precision", "--json", "{json}"]
@@ -225,8 +226,11 @@ def run_step(words: list[str], flags: str, limit_s: float, log: Path) -> str:
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, *words],
-            **{"cwd": ROOT, "env": environment, "start_new_session": True},
-            **{"stdout": output, "stderr": subprocess.STDOUT},
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             status = process.wait(limit_s)

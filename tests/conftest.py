@@ -38,10 +38,12 @@ settings.load_profile("dime")
 
 @pytest.fixture(scope="module")
 def optimised():
-    """Programs compiled as users run them."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Programs compiled as users run them, in this process and its children."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,4 +61,4 @@ def pytest_sessionfinish(session):
     sizes = itertools.accumulate(file.stat().st_size for file in files)
     for file, size in zip(files, sizes, strict=True):
         if size > 2**30:
-            file.unlink()
+            file.unlink(missing_ok=True)

@@ -33,12 +33,20 @@ from tests.training.runs import (
 from tests.training.toy import TOY, ToyConfig
 from tests.training.walk import Walk, at, walks
 
-pytestmark = pytest.mark.promise("R2")
+pytestmark = [pytest.mark.promise("R2"), pytest.mark.usefixtures("optimised")]
 
 TRAINING, EVALUATION = 0, 1  # numbers of the walks of a run with one seed; 2 evaluates, too
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, optimised):
+    """A run of one seed that nobody disturbed, of programs as users run them."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    assert start(folder).state == "finished"
+    return folder
+
+
+@pytest.fixture(scope="module")
 def straight_two(tmp_path_factory):
     """A run of two seeds that nobody disturbed."""
     folder = tmp_path_factory.mktemp("straight") / "two"

@@ -10,7 +10,7 @@ from dime.training.signals import SIGNALS
 from tests.training.processes import resume, train
 from tests.training.runs import assert_same_run, checkpoints, read_lines, status_of
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("optimised")]
 
 OFTEN = {"checkpoint_every": 1, "num_env_steps": 120}
 SLOW = {"updates_per_env_step": 300}
