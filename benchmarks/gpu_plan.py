@@ -215,7 +215,10 @@ STEPS = {step.__name__: step for step in (device, repeat, real_run, playground)}
 
 
 def write(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    """In one go: the process may be killed at any time."""
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(file)
 
 
 def run_step(words: list[str], flags: str, limit_s: float, log: Path) -> str:
@@ -256,7 +259,10 @@ def carry_out(folder: Path, total_s: float, tiny: bool) -> dict:
         began = time.monotonic()
         filled = [word.format(json=file, limit=limit_s) for word in words]
         ended = run_step(filled, flags, limit_s, log)
-        found = json.loads(file.read_text()) if file.exists() else None
+        try:
+            found = json.loads(file.read_text())
+        except (FileNotFoundError, ValueError):  # none, or cut off
+            found = None
         figures = {"ended": ended, "seconds": time.monotonic() - began, "found": found}
         if ended != "done":
             figures["last_words"] = log.read_text(errors="replace")[-2000:]
@@ -275,14 +281,23 @@ def main(arguments: list[str] | None = None) -> dict | None:
     parser.add_argument("--limit", type=float, help="its time in seconds")
     parser.add_argument("--json", type=Path, help="its file")
     options = parser.parse_args(arguments)
+    if options.step and None in (options.limit, options.json):
+        parser.error("--step needs --limit and --json")
+    if not 0 < options.total < float("inf"):
+        parser.error(f"--total is {options.total}; give seconds above 0")
     if options.step:
         return STEPS[options.step](options.tiny, options.limit, options.json)
     if options.out is None:
         parser.error("name a folder: --out FOLDER (or OUT in the environment)")
     folder = Path(options.out).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {folder}: {error}")
     return carry_out(folder, options.total, options.tiny)
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the step that is running ends too
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     main()

@@ -293,7 +293,7 @@ def test_second_example_runs(tmp_path):
     assert "returns" in run_script(EXAMPLES / "own_environment.py", folder=tmp_path)
 
 
-def test_a_new_algorithm_learns(tmp_path):
+def test_a_new_algorithm_learns(tmp_path, optimised):
     told = run_script(EXAMPLES / "new_algorithm.py", folder=tmp_path, runner=())
     returns = json.loads(told.splitlines()[-1].removeprefix("returns: "))
     assert sum(returns) / len(returns) > -70.0  # below -130 before training, -19 after it

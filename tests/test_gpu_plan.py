@@ -54,6 +54,7 @@ def test_steps_that_fail_or_take_too_long_keep_none_back(tmp_path, gpu_plan, mon
     writes = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('[1]'); "
     steps = [
         ("fails", 6, ["-c", writes + "sys.exit('no such device')", "{json}"], ""),
+        ("is cut off", 6, ["-c", writes.replace("[1]", "[1,"), "{json}"], ""),
         ("hangs", 2, ["-c", writes + "import time; time.sleep(600)", "{json}"], ""),
         ("works", 6, ["-c", "import os; assert os.environ['XLA_FLAGS'].endswith('--x')"], "--x"),
     ]
@@ -64,6 +65,7 @@ def test_steps_that_fail_or_take_too_long_keep_none_back(tmp_path, gpu_plan, mon
     assert "no such device" in results["fails"]["last_words"]
     assert results["hangs"]["ended"].startswith("stopped at its limit")
     assert results["fails"]["found"] == results["hangs"]["found"] == [1]
+    assert results["is cut off"]["found"] is None
     assert results["works"]["ended"] == "done"
 
 
