@@ -4,6 +4,7 @@ from . import pool, test_diffusion_ql
 from .golden import every_array_is_read
 
 pytestmark = pool.MARKS
+NOT_COMPARED = {"const/*": "noise levels and the like; what follows from them is compared"}
 
 algorithm = test_diffusion_ql.algorithm
 config = test_diffusion_ql.config

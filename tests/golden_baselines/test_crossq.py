@@ -33,6 +33,11 @@ from .golden import (
 )
 
 pytestmark = pytest.mark.promise("R15")
+NOT_COMPARED = {
+    "*_stats/*/[rd]_max": "the correction's bounds, which here follow from the steps",
+    "info*/next_q_values": "not measured here; they are in the critics' loss and gradient",
+    "info*/n_updates": "a counter",
+}
 COUNTERS = Counters(jnp.int32(1), jnp.int32(0))
 POLICY_DELAY = 3
 _STATS = jax.tree.structure(RunningStats.start(1))

@@ -7,6 +7,7 @@ import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
+from dime.critics.heads import ScalarHead
 from dime.critics.target_network import TargetCriticConfig, critic_outputs
 from dime.diffusion.ddpm import Noise
 from dime.diffusion.schedules import variance_preserving_betas
@@ -91,7 +92,8 @@ def training(golden, agent, start):
         normal += [golden[noise + "next_added"], golden[noise + "noise"]]
         return {"normal": normal, "randint": [golden[noise + "time"]]}
 
-    return Training(agent, start, updates_of(golden, draws))
+    notes = {"target": (ScalarHead, "target")}
+    return Training(agent, start, updates_of(golden, draws), **notes)
 
 
 def test_schedule(golden):
@@ -127,6 +129,9 @@ def test_losses(golden, training):
         assert_recorded(golden, f"{of}actor_loss_mean", metrics["policy_loss"], 4e-6)
         assert_merged(golden, f"{of}c_loss_mean_{{}}", np.sum, metrics["critic_loss"], 4e-6)
         assert_merged(golden, f"{of}q_mean_{{}}", np.mean, metrics["q_mean"], 4e-6)
+        target = training.noted["target"][index]
+        for name, summary in [("mean", np.mean), ("max", np.max), ("min", np.min)]:
+            assert_recorded(golden, f"{of}target_q_{name}", summary(target), 4e-6)
 
 
 def test_first_gradients(golden, training):
