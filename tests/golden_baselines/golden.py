@@ -71,8 +71,9 @@ def every_array_is_read(golden, request):
     """
     for name, test in vars(request.module).items():
         if name.startswith("test_") and callable(test) and name not in golden.tests:
-            fixtures = inspect.signature(test).parameters
-            test(**{fixture: request.getfixturevalue(fixture) for fixture in fixtures})
+            arguments = inspect.signature(test).parameters.values()
+            needed = [each.name for each in arguments if each.default is each.empty]
+            test(**{fixture: request.getfixturevalue(fixture) for fixture in needed})
     unread = golden.unread(getattr(request.module, "NOT_COMPARED", {}))
     assert not unread, f"arrays that no test reads: {', '.join(unread)}"
 
