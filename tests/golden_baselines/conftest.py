@@ -31,6 +31,12 @@ def golden(request):
     return Golden(request.param)
 
 
+@pytest.fixture(autouse=True)
+def note_the_test(request):
+    if "golden" in request.fixturenames:
+        request.getfixturevalue("golden").tests.add(request.node.originalname)
+
+
 @pytest.fixture(scope="module")
 def double_precision():
     with jax.enable_x64(True):

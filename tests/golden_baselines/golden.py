@@ -1,9 +1,13 @@
 """Files of golden numbers, recorded noise in place of random numbers, and what counts as equal."""
 
+import inspect
 import os
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +30,25 @@ def kind_of(stem):
     return max(matching, key=len, default=None)
 
 
+class _Arrays(dict[str, np.ndarray]):
+    """Arrays by name. Those that `[]` has returned count as read; `get` is for settings."""
+
+    def __init__(self, arrays):
+        super().__init__(arrays)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
 class Golden:
-    """One file's arrays by name."""
+    """One file's arrays by name, and the names of the tests that it was given to."""
 
     def __init__(self, path):
         with np.load(path) as file:
-            self.arrays = dict(file)
+            self.arrays = _Arrays(file)
+        self.tests = set()
 
     def __getitem__(self, name):
         return jnp.asarray(self.arrays[name])
@@ -40,62 +57,148 @@ class Golden:
         """Whether there is an array of this name, or of a name that goes on with a slash."""
         return name in self.arrays or any(key.startswith(f"{name}/") for key in self.arrays)
 
-    def under(self, prefix):
-        """The arrays whose names begin with `prefix`, by the rest of their names."""
-        found = {name for name in self.arrays if name.startswith(prefix)}
-        return {name.removeprefix(prefix): self.arrays[name] for name in found}
+    def unread(self, allowed=()):
+        """The names of the arrays that nobody read, without those of the `allowed` patterns."""
+        names = self.arrays.keys() - self.arrays.read
+        return sorted(name for name in names if not any(fnmatch(name, each) for each in allowed))
 
 
-@contextmanager
-def served(**draws):
-    """`jax.random.NAME` returns the next of the arrays `draws[NAME]`, in the wanted shape.
+def every_array_is_read(golden, request):
+    """A module's last test: a check that looks for a wrong name compares nothing, and passes.
 
-    Scans run in Python, so that each step has draws of its own. A draw that is not there is an
-    error, and so is one that is left.
+    It runs those tests of the module that the file was not given to yet. `NOT_COMPARED` of the
+    module says of what names arrays may stay unread, and why.
     """
-    queues = {name: deque(draws.get(name, ())) for name in {"normal", "randint", "uniform", *draws}}
-
-    def serve(name):
-        def draw(key, shape=(), *args, **kwargs):
-            assert queues[name], f"jax.random.{name} of shape {shape}: all draws are used up"
-            return jnp.asarray(queues[name].popleft()).reshape(shape)
-
-        return draw
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.lax, "scan", _scan)
-        for name in queues:
-            patch.setattr(jax.random, name, serve(name))
-        yield
-    left = {name: len(queue) for name, queue in queues.items() if queue}
-    assert not left, f"draws that were not used: {left}"
+    for name, test in vars(request.module).items():
+        if name.startswith("test_") and callable(test) and name not in golden.tests:
+            arguments = inspect.signature(test).parameters.values()
+            needed = [each.name for each in arguments if each.default is each.empty]
+            test(**{fixture: request.getfixturevalue(fixture) for fixture in needed})
+    unread = golden.unread(getattr(request.module, "NOT_COMPARED", {}))
+    assert not unread, f"arrays that no test reads: {', '.join(unread)}"
 
 
-def _scan(body, carry, xs, length=None):
-    """What `jax.lax.scan` computes, step by step."""
-    steps = length if xs is None else len(jax.tree.leaves(xs)[0])
-    outputs = []
-    for step in range(steps):
-        carry, output = body(carry, jax.tree.map(lambda leaf: leaf[step], xs))  # noqa: B023
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+def widened(tree):
+    """In double precision what is in single precision; without x64 JAX takes it as it was."""
+    return jax.tree.map(lambda x: np.asarray(x, float) if x.dtype == np.float32 else x, tree)
+
+
+class _Draws:
+    """Recorded draws in the order of their use, in place of those of `jax.random`."""
+
+    def __init__(self, draws):
+        self.queues = {
+            name: deque(draws.get(name, ())) for name in ("normal", "randint", "uniform")
+        }
+
+    @contextmanager
+    def served(self):
+        """A draw that is not there is an error, and so is one that is left."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax.lax, "scan", self.scan(jax.lax.scan))
+            for name in self.queues:
+                patch.setattr(jax.random, name, partial(self.draw, name))
+            yield
+        left = {name: len(queue) for name, queue in self.queues.items() if queue}
+        assert not left, f"draws that were not used: {left}"
+
+    def draw(self, name, key, shape=(), *args, **kwargs):
+        """In place of `jax.random.NAME`."""
+        assert self.queues.get(name), f"jax.random.{name} of shape {shape}: all draws are used up"
+        return jnp.asarray(self.queues[name].popleft()).reshape(shape)
+
+    def scan(self, original):
+        """In place of `jax.lax.scan`: a body that draws finds its draw among its inputs."""
+
+        def scan(body, start, xs=None, length=None):
+            length = len(jax.tree.leaves(xs)[0]) if length is None else length
+            outside, draws = self.queues, False
+
+            def step(carry, inputs):
+                nonlocal draws
+                x, draw = inputs
+                self.queues = {"normal": deque([draw])}
+                try:
+                    result = body(carry, x)
+                    draws = not self.queues["normal"]
+                finally:
+                    self.queues = outside
+                return result
+
+            following = outside["normal"]
+            first = jax.tree.map(lambda leaf: leaf[0], xs)
+            jax.eval_shape(step, start, (first, following[0] if following else None))
+            if not draws:
+                return original(body, start, xs, length)
+            assert length <= len(following), f"{length} steps draw, {len(following)} draws are left"
+            steps = jnp.stack([following.popleft() for _ in range(length)])
+            return original(step, start, (xs, steps), length)
+
+        return scan
 
 
 def compiled(function, fuse=True):
     """`(draws, *arguments)` to what `function(*arguments)` returns where `draws` are served.
 
-    It is traced once: of a `jax.lax.cond` both branches take their draws, also where the one that
-    is not due throws them away. Without `fuse` numbers are rounded as without compilation, so as
-    the files' were made; that takes twice as long.
+    They are `{"normal": arrays, "randint": arrays, "uniform": arrays}`. The function is traced
+    once: of a `jax.lax.cond` both branches take their draws, also where the one that is not due
+    throws them away. Without `fuse` numbers are rounded as without compilation, so as the files'
+    were made; that takes twice as long.
     """
 
     def call(draws, *arguments):
-        with served(**draws):
+        with _Draws(draws).served():
             return function(*arguments)
 
     off = "algsimp" if fuse else "algsimp,fusion"
     options = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": off}
-    return jax.jit(call, compiler_options=options)
+    run = jax.jit(call, compiler_options=options)
+    return lambda *arguments: run(*widened(arguments))
+
+
+@contextmanager
+def _noted(owner, name):
+    """A list of what `owner.name` returns, call by call."""
+    returned, original = [], getattr(owner, name)
+
+    def note(*args, **kwargs):
+        returned.append(original(*args, **kwargs))
+        return returned[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, note)
+        yield returned
+
+
+class Update(NamedTuple):
+    """One update and the draws that it is served."""
+
+    batch: Batch
+    counters: Counters
+    draws: dict[str, list]
+
+
+class Training:
+    """The states before and after each update, what each measured, and what was noted inside."""
+
+    def __init__(self, agent, start, updates, fuse=True, **notes):
+        """`notes` are pairs of an owner and the name of a function there: its last result."""
+        self.states, self.metrics, self.noted = [start], [], {name: [] for name in notes}
+
+        def update(*arguments):
+            with ExitStack() as stack:
+                lists = {name: stack.enter_context(_noted(*pair)) for name, pair in notes.items()}
+                state, metrics = agent.update(*arguments)
+            return state, metrics, {name: returned[-1] for name, returned in lists.items()}
+
+        run = compiled(update, fuse)
+        for index, (batch, counters, draws) in enumerate(updates):
+            key = jax.random.key(index)
+            state, metrics, results = run(draws, self.states[-1], batch, key, counters)
+            self.states.append(state)
+            self.metrics.append(metrics)
+            for name, result in results.items():
+                self.noted[name].append(result)
 
 
 def fill(template, leaves):
@@ -126,6 +229,13 @@ def assert_recorded(golden, name, found, tolerance):
         assert_close(found, golden[name], tolerance, name)
 
 
+def assert_merged(golden, name, merge, found, tolerance):
+    """The same of an array for each of two critics, whose numbers `{}` stands for in `name`."""
+    names = [name.format(number) for number in (1, 2)]
+    if names[0] in golden:
+        assert_close(found, merge([golden.arrays[each] for each in names]), tolerance, name)
+
+
 def assert_trees_close(found, expected, tolerance, what=""):
     """The same for every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(found)
@@ -151,12 +261,22 @@ def spec_of(golden):
     return EnvSpec(golden["batch/obs"].shape[-1], golden["batch/action"].shape[-1])
 
 
-def batch_of(golden, index):
-    """The minibatch of one update."""
+def batch_from(columns, rows):
+    """A minibatch of arrays in the order of a transition's, and of their rows in the replay."""
+    return Batch(Transition(*map(jnp.asarray, columns)), jnp.asarray(rows, jnp.int32))
+
+
+def counters_of(env_step, update):
+    return Counters(jnp.asarray(env_step, jnp.int32), jnp.asarray(update, jnp.int32))
+
+
+def updates_of(golden, draws_of):
+    """The recorded updates; `draws_of(index)` are the draws of one."""
     names = ("obs", "action", "reward", "next_obs", "terminated")
-    arrays = (golden.arrays[f"batch/{name}"][index] for name in names)
-    transition = Transition(*map(jnp.asarray, arrays))
-    return Batch(transition, jnp.asarray(np.arange(len(transition.reward), dtype=np.int32)))
+    columns = [golden.arrays[f"batch/{name}"] for name in names]
+    for index, batch in enumerate(zip(*columns, strict=True)):
+        rows = np.arange(len(batch[0]))
+        yield Update(batch_from(batch, rows), counters_of(index + 1, index), draws_of(index))
 
 
 def zero_state(agent):
@@ -165,24 +285,9 @@ def zero_state(agent):
     return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
-class Training:
-    """The states of an agent before and after each recorded update, and what each measured."""
-
-    def __init__(self, agent, state, golden, draws_of, fuse=True):
-        """`draws_of(index)` are the draws that update `index` is served."""
-        self.states, self.metrics = [state], []
-        update = compiled(agent.update, fuse)
-        for index in range(golden["batch/obs"].shape[0]):
-            batch, key = batch_of(golden, index), jax.random.key(index)
-            counters = Counters(jnp.int32(index + 1), jnp.int32(index))
-            state, metrics = update(draws_of(index), state, batch, key, counters)
-            self.states.append(state)
-            self.metrics.append(metrics)
-
-
 def layers_of(golden, prefix):
     """Kernel and bias of `PREFIX0`, `PREFIX1` and so on."""
-    count = sum(f"{prefix}{i}/kernel" in golden for i in range(len(golden.arrays)))
+    count = sum(f"{prefix}{i}/kernel" in golden for i in range(99))
     return [(golden[f"{prefix}{i}/kernel"], golden[f"{prefix}{i}/bias"]) for i in range(count)]
 
 

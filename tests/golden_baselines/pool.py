@@ -3,7 +3,6 @@
 The checks have the arguments of tests; a module gives them names that pytest finds.
 """
 
-from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +13,17 @@ import pytest
 from dime.critics.heads import ScalarHead
 from dime.critics.target_network import TargetCritics, critic_outputs
 from dime.diffusion.ddpm import Noise, posterior_step
-from dime.types import Agent, Batch, Counters, EnvSpec, Transition
+from dime.types import Agent, EnvSpec
 
 from .golden import (
     assert_close,
     assert_same_change,
     assert_trees_close,
+    batch_from,
+    compiled,
     first_gradient,
     layers_of,
+    widened,
 )
 
 EXACT = 1e-6  # in double precision; what is left comes from constants in single precision
@@ -29,6 +31,7 @@ MARKS = [
     pytest.mark.promise("R15"),
     pytest.mark.usefixtures("double_precision"),
 ]
+NOTES = {"target": (ScalarHead, "target")}
 COPIES = ("slow_policy", "averaged_policy")
 
 
@@ -45,11 +48,6 @@ class Sizes(NamedTuple):
     @classmethod
     def of(cls, golden):
         return cls(*golden.arrays["const/sizes_obs_act_batch_hidden_steps_updates"].tolist())
-
-
-def widened(tree):
-    """In double precision what is in single precision."""
-    return jax.tree.map(lambda x: np.asarray(x, float) if x.dtype == np.float32 else x, tree)
 
 
 def spec_of(golden):
@@ -73,14 +71,9 @@ def array_of(golden, index, name):
 
 def batch_of(golden, *rows):
     """The pool's transitions in these rows, one minibatch after the other."""
-    index = np.concatenate(rows).astype(np.int32)
+    index = np.concatenate(rows)
     names = ("states", "actions", "rewards", "next_states", "terminated")
-    columns = (jnp.asarray(golden.arrays[f"replay/{name}"][index]) for name in names)
-    return Batch(Transition(*columns), jnp.asarray(index))
-
-
-def counters_of(env_step, update):
-    return Counters(jnp.asarray(env_step, jnp.int32), jnp.asarray(update, jnp.int32))
+    return batch_from((golden.arrays[f"replay/{name}"][index] for name in names), index)
 
 
 def network_of(golden, prefix, template):
@@ -113,117 +106,6 @@ def state_of(golden, when, agent: Agent, config):
         policy_optimizer=config.policy.make_optimizer().init(networks["policy"]),
         critics=TargetCritics(online, slow, config.critic.make_optimizer().init(online)),
     )
-
-
-class _Draws:
-    """Recorded normal draws in the order of their use, in blocks along a first axis."""
-
-    def __init__(self, blocks):
-        self.blocks = list(blocks)
-        self.num_asked = 0
-        self.of_this_step = None
-
-    def take(self, num):
-        block = self.blocks.pop(0)
-        assert num <= len(block), f"{num} draws are wanted, {len(block)} are there"
-        self.blocks[:0] = [block[num:]] if num < len(block) else []
-        return block[:num]
-
-    def normal(self, key, shape=(), dtype=float):
-        """In place of `jax.random.normal`."""
-        self.num_asked += 1
-        draw = self.take(1)[0] if self.of_this_step is None else self.of_this_step
-        return draw.reshape(shape)
-
-    def scan(self, original):
-        """In place of `jax.lax.scan`: a body that draws finds its draws among its inputs."""
-
-        def scan(body, start, xs=None, length=None):
-            length = len(jax.tree.leaves(xs)[0]) if length is None else length
-
-            def step(carry, inputs):
-                x, self.of_this_step = inputs
-                try:
-                    return body(carry, x)
-                finally:
-                    self.of_this_step = None
-
-            asked, first = self.num_asked, jax.tree.map(lambda leaf: leaf[0], xs)
-            jax.eval_shape(step, start, (first, self.blocks[0][0] if self.blocks else None))
-            if self.num_asked == asked:
-                return original(body, start, xs, length)
-            return original(step, start, (xs, self.take(length)), length)
-
-        return scan
-
-
-def with_draws(function, **notes):
-    """`function` compiled, with the numbers that it draws as a first argument.
-
-    They are `{"normal": blocks of draws, "randint": arrays, "uniform": arrays}`. The result is that
-    of `function` and what the functions in `notes`, pairs of an owner and a name there, returned.
-    """
-
-    def run(draws, *args):
-        normals = _Draws(draws.get("normal", ()))
-        others = {name: list(draws.get(name, ())) for name in ("randint", "uniform")}
-        with ExitStack() as stack:
-            patch = stack.enter_context(pytest.MonkeyPatch.context())
-            patch.setattr(jax.random, "normal", normals.normal)
-            patch.setattr(jax.lax, "scan", normals.scan(jax.lax.scan))
-            for name, arrays in others.items():
-                taken = lambda key, shape, *_, arrays=arrays, **__: arrays.pop(0).reshape(shape)  # noqa: E731
-                patch.setattr(jax.random, name, taken)
-            lists = {name: stack.enter_context(noted(*pair)) for name, pair in notes.items()}
-            result = function(*args)
-        assert not normals.blocks and not any(others.values()), "not all draws were used"
-        return result, lists
-
-    compiled = jax.jit(run)
-    return lambda *arguments: compiled(*widened(arguments))
-
-
-@contextmanager
-def noted(owner, name):
-    """A list of what `owner.name` returns, call by call."""
-    returned, original = [], getattr(owner, name)
-
-    def note(*args, **kwargs):
-        returned.append(original(*args, **kwargs))
-        return returned[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, note)
-        yield returned
-
-
-class Update(NamedTuple):
-    """One update and the random numbers that it is served."""
-
-    batch: Batch
-    counters: Counters
-    draws: dict[str, list]
-
-
-class Training(NamedTuple):
-    """The states before and after each update, what each measured, and what was noted inside."""
-
-    states: list
-    metrics: list
-    noted: dict[str, list]
-
-    @classmethod
-    def of(cls, agent: Agent, state, updates, **notes):
-        """`notes` are pairs of an owner and the name of a function there, called once an update."""
-        notes["target"] = (ScalarHead, "target")
-        update, training = with_draws(agent.update, **notes), cls([state], [], {})
-        for batch, counters, draws in updates:
-            (state, told), lists = update(draws, state, batch, jax.random.key(0), counters)
-            training.states.append(state)
-            training.metrics.append(told)
-            for name, returned in lists.items():
-                training.noted.setdefault(name, []).append(returned[-1])
-        return training
 
 
 def check_losses_and_gradient_norms(golden, training):
@@ -275,9 +157,9 @@ def check_networks_after_all_updates(golden, training):
 
 def check_actions(golden, agent, state, mode, name, num_draws=None):
     """The chain's draws are `name` + _noise; all count where not only the first `num_draws` do."""
-    draws = {"normal": [golden.arrays[f"act/{name}_noise"][:num_draws]]}
-    act = with_draws(agent.act[mode])
-    action, _ = act(draws, state, golden.arrays["act/obs"], jax.random.key(0), None)
+    draws = {"normal": [*golden.arrays[f"act/{name}_noise"][:num_draws]]}
+    act = compiled(agent.act[mode])
+    action = act(draws, state, golden.arrays["act/obs"], jax.random.key(0), None)
     assert_close(action, golden.arrays[f"act/{name}"], EXACT, mode)
 
 

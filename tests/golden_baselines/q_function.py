@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .pool import widened
+from .golden import widened
 
 
 def q_of(golden, obs, action):

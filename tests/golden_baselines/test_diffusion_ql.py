@@ -12,8 +12,16 @@ from dime.critics.target_network import HeadedTargetCriticConfig
 from dime.updates.candidates import softmax_of
 
 from . import pool
-from .golden import assert_close, assert_trees_close
-from .pool import EXACT, Sizes, Training, Update
+from .golden import (
+    Training,
+    Update,
+    assert_close,
+    assert_trees_close,
+    compiled,
+    counters_of,
+    every_array_is_read,
+)
+from .pool import EXACT, Sizes
 
 pytestmark = pool.MARKS
 
@@ -48,15 +56,15 @@ def start(golden, agent, config):
 
 @pytest.fixture(scope="module")
 def training(golden, agent, start):
-    return Training.of(agent, start, updates_of(golden))
+    return Training(agent, start, updates_of(golden), **pool.NOTES)
 
 
 def updates_of(golden):
     for index in range(Sizes.of(golden).num_updates):
         of = functools.partial(pool.array_of, golden, index)
-        counters = pool.counters_of(0, golden.arrays["const/first_update"] + index)
+        counters = counters_of(0, golden.arrays["const/first_update"] + index)
         draws = {
-            "normal": [of("target_noise"), of("policy_noise")],
+            "normal": [*of("target_noise"), *of("policy_noise")],
             "randint": [of("critic_ahead")],
         }
         yield Update(pool.batch_of(golden, of("rows")), counters, draws)
@@ -85,11 +93,11 @@ def test_choice_among_candidates(golden, agent, start):
             softmax_of(actions, value, key)
         return actions, value, jax.nn.softmax(logits[0], axis=0)
 
-    draws, obs = {"normal": [golden.arrays["act/noise"]]}, golden.arrays["act/obs"]
+    draws, obs = {"normal": [*golden.arrays["act/noise"]]}, golden.arrays["act/obs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion_ql, "softmax_of", choice)
-        act = pool.with_draws(agent.act["softmax_of_n"])
-        found, _ = act(draws, start, obs, jax.random.key(0), None)
+        act = compiled(agent.act["softmax_of_n"])
+        found = act(draws, start, obs, jax.random.key(0), None)
     for name, array in zip(("candidates", "value", "probabilities"), found, strict=True):
         assert_close(array, golden.arrays[f"act/{name}"], EXACT, name)
 
@@ -99,10 +107,10 @@ def test_gradient_through_the_chain(golden, start):
         action = policy.sample(obs, key)
         return (action * readout).sum(), action
 
-    draws = {"normal": [golden.arrays["chain/noise"]]}
+    draws = {"normal": [*golden.arrays["chain/noise"]]}
     arguments = golden.arrays["chain/obs"], golden.arrays["chain/readout"], jax.random.key(0)
-    run = pool.with_draws(jax.grad(readout_of, has_aux=True))
-    (gradient, action), _ = run(draws, start.policy, *arguments)
+    run = compiled(jax.grad(readout_of, has_aux=True))
+    gradient, action = run(draws, start.policy, *arguments)
     assert_close(action, golden.arrays["chain/action"], EXACT)
     expected = pool.network_of(golden, "chain/gradient", gradient)
     assert_trees_close(gradient, expected, EXACT)
@@ -111,11 +119,14 @@ def test_gradient_through_the_chain(golden, start):
 def test_behaviour_loss(golden, start):
     networks = pool.networks_of(golden, "after", start)
     steps = golden.arrays["behaviour/levels" if "behaviour/levels" in golden else "behaviour/steps"]
-    draws = {"normal": [golden.arrays["behaviour/noise"][None]], "randint": [steps]}
+    draws = {"normal": [golden.arrays["behaviour/noise"]], "randint": [steps]}
     rows = pool.batch_of(golden, np.arange(len(steps))).transition
-    run = pool.with_draws(jax.value_and_grad(type(start.policy).behaviour_loss))
+    run = compiled(jax.value_and_grad(type(start.policy).behaviour_loss))
     averaged, key = networks["averaged_policy"], jax.random.key(0)
-    (loss, gradient), _ = run(draws, networks["policy"], averaged, rows.obs, rows.action, key)
+    loss, gradient = run(draws, networks["policy"], averaged, rows.obs, rows.action, key)
     assert_close(loss, golden.arrays["behaviour/loss"], EXACT)
     expected = pool.network_of(golden, "behaviour/gradient", gradient)
     assert_trees_close(gradient, expected, EXACT)
+
+
+test_every_array_is_read = every_array_is_read

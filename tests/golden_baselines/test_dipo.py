@@ -16,11 +16,11 @@ from dime.updates.action_memory import ActionMemory
 from dime.updates.target_critics import value_of
 
 from . import pool
-from .golden import assert_close
-from .pool import EXACT, Sizes, Training, Update
+from .golden import Training, Update, assert_close, counters_of, every_array_is_read, widened
+from .pool import EXACT, Sizes
 
 pytestmark = pool.MARKS
-NOTES = {"improved": (dipo, "improved_actions")}
+NOTES = pool.NOTES | {"improved": (dipo, "improved_actions")}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def start(golden, agent, config):
 
 @pytest.fixture(scope="module")
 def training(golden, agent, start):
-    return Training.of(agent, start, updates_of(golden), **NOTES)
+    return Training(agent, start, updates_of(golden), **NOTES)
 
 
 def start_of(golden, agent, config):
@@ -63,8 +63,8 @@ def updates_of(golden):
     for index in range(Sizes.of(golden).num_updates):
         of = functools.partial(pool.array_of, golden, index)
         batch = pool.batch_of(golden, of("rows_critics"), of("rows_policy"))
-        counters = pool.counters_of(pool.spec_of(golden).replay_capacity, index)
-        normals = [of("target_noise"), of("loss_noise")[None]]
+        counters = counters_of(pool.spec_of(golden).replay_capacity, index)
+        normals = [*of("target_noise"), of("loss_noise")]
         yield Update(batch, counters, {"normal": normals, "randint": [of("loss_steps")]})
 
 
@@ -97,7 +97,7 @@ def test_climb(golden, config, training):
         assert_close(improved, of("improved_actions"), EXACT, f"{index}")
         rows = pool.batch_of(golden, of("rows_policy")).transition
         critics = training.states[index + 1].critics.online
-        found = ends_of_norms(critics, *pool.widened((rows.obs, rows.action)))
+        found = ends_of_norms(critics, *widened((rows.obs, rows.action)))
         assert_close(found, of("climb_gradient_norms")[[0, num_steps - 1]], EXACT, f"{index}")
 
 
@@ -107,7 +107,7 @@ def test_write_back(golden, config):
     spec = pool.spec_of(golden)
     agent = ALGORITHMS["dipo"].make(config, spec)
     start = start_of(golden, agent, config)
-    training = Training.of(agent, start, updates_of(golden), **NOTES)
+    training = Training(agent, start, updates_of(golden), **NOTES)
     num_rows = spec.replay_capacity
     everything = pool.batch_of(golden, np.arange(num_rows))
     memory = training.states[-1].memory.recall(everything, jnp.int32(num_rows))
@@ -118,3 +118,6 @@ def test_write_back(golden, config):
         ("memory_after", memory),
     ]:
         assert_close(found, golden.arrays[f"write_back/{name}"], EXACT, name)
+
+
+test_every_array_is_read = every_array_is_read

@@ -12,8 +12,16 @@ from dime.policies.squash import tanh_log_det
 from dime.types import EnvSpec
 from dime.updates.max_entropy import log_variance_policy_loss, max_entropy_policy_loss
 
-from .golden import assert_close, assert_trees_close, layers_of
-from .pool import EXACT, MARKS, widened, with_draws
+from .golden import (
+    assert_close,
+    assert_trees_close,
+    compiled,
+    every_array_is_read,
+    fill,
+    layers_of,
+    widened,
+)
+from .pool import EXACT, MARKS
 from .q_function import q_of
 
 pytestmark = MARKS
@@ -67,7 +75,7 @@ class Case:
         networks = ("control", "noising_control")[: 2 if self.name == "bridge" else 1]
         leaves = [leaf for name in networks for leaf in network(name)]
         leaves += [arrays[f"{prefix}/raw_step_scale"], arrays[f"{prefix}/raw_dim_divisor"]]
-        return jax.tree.unflatten(jax.tree.structure(template), widened(leaves))
+        return fill(template, widened(leaves))
 
     def gradient_of(self, name):
         return self.policy_of(f"{self.name}/gradient_{name}", self.policy)
@@ -122,12 +130,11 @@ def log_variance_of(case):
         loss = log_variance_policy_loss(sample.log_prob, value, temperature)
         return loss, jnp.stack(of_states)
 
-    run = with_draws(jax.value_and_grad(loss_of, has_aux=True))
-    draws = {"normal": [case["prior_draw"][None] / case.policy.prior_std, case["noise"][None]]}
+    run = compiled(jax.value_and_grad(loss_of, has_aux=True))
+    draws = {"normal": [case["prior_draw"] / case.policy.prior_std, case["noise"]]}
     temperature = np.asarray(case.temperature)
-    ((loss, of_states), gradient), _ = run(
-        draws, case.policy, case.obs, temperature, jax.random.key(0)
-    )
+    arguments = case.policy, case.obs, temperature, jax.random.key(0)
+    (loss, of_states), gradient = run(draws, *arguments)
     return loss, of_states, gradient
 
 
@@ -150,3 +157,6 @@ def distance(found, other):
         for tree in (found, other)
     )
     return np.linalg.norm(found - other) / np.linalg.norm(other)
+
+
+test_every_array_is_read = every_array_is_read

@@ -11,8 +11,8 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.critics.target_network import TargetCriticConfig
 
 from . import pool
-from .golden import assert_close
-from .pool import EXACT, Sizes, Training, Update
+from .golden import Training, Update, assert_close, counters_of, every_array_is_read
+from .pool import EXACT, Sizes
 
 pytestmark = pool.MARKS
 DECAY = 10**9  # env steps: as finely can the uniform actions' weight be chosen
@@ -53,7 +53,7 @@ def start(golden, agent, config):
 @pytest.fixture(scope="module")
 def training(golden, agent, start):
     notes = {"best": (qvpo, "best_of"), "advantage": (qvpo, "advantage_of_best")}
-    return Training.of(agent, start, updates_of(golden), **notes)
+    return Training(agent, start, updates_of(golden), **pool.NOTES, **notes)
 
 
 def weights_of(golden):
@@ -68,10 +68,10 @@ def updates_of(golden):
         of = functools.partial(pool.array_of, golden, index)
         batch = pool.batch_of(golden, of("rows_critics"), of("rows_policy"))
         env_step = round((1.0 - weight / max(weights)) * DECAY)
-        normals = [of("target_noise"), of("candidate_noise"), of("loss_noise")[None]]
+        normals = [*of("target_noise"), *of("candidate_noise"), of("loss_noise")]
         draws = {"normal": normals, "randint": [of("loss_steps")]}
         draws["uniform"] = [of("uniform_actions")]
-        yield Update(batch, pool.counters_of(env_step, index), draws)
+        yield Update(batch, counters_of(env_step, index), draws)
 
 
 test_schedule = pool.check_schedule
@@ -94,3 +94,6 @@ def test_best_actions_and_weights(golden, training):
         assert_close(best, of("best_actions"), EXACT, f"{index}")
         relative = np.array([1.0] + [weights_of(golden)[index]] * len(of("uniform_actions")))
         assert_close(relative[:, None] * advantage, of("weights"), EXACT, f"{index}")
+
+
+test_every_array_is_read = every_array_is_read

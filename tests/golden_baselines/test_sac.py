@@ -18,11 +18,13 @@ from .golden import (
     assert_same_change,
     assert_trees_close,
     compiled,
+    every_array_is_read,
     fill,
     first_gradient,
     joined,
     layers_of,
     spec_of,
+    updates_of,
     zero_state,
 )
 
@@ -80,7 +82,7 @@ def start(golden, agent):
 @pytest.fixture(scope="module")
 def training(golden, agent, start):
     draws = lambda i: {"normal": [golden[f"noise{i}/next"], golden[f"noise{i}/policy"]]}  # noqa: E731
-    return Training(agent, start, golden, draws)
+    return Training(agent, start, updates_of(golden, draws))
 
 
 def test_forward(golden, agent, start):
@@ -146,3 +148,6 @@ def test_temperature_after_each_update(golden, training):
     for index, state in enumerate(training.states):
         name = f"after{index}/temperature/log_ent_coef"
         assert_recorded(golden, name, state.temperature.log_value, 1e-6)
+
+
+test_every_array_is_read = every_array_is_read

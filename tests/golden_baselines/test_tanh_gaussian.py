@@ -10,8 +10,17 @@ from dime.types import EnvSpec
 from dime.updates.max_entropy import max_entropy_policy_loss
 from dime.updates.temperature import Temperature, temperature_loss
 
-from .golden import assert_close, assert_trees_close, first_gradient, layers_of
-from .pool import EXACT, MARKS, widened, with_draws
+from .golden import (
+    assert_close,
+    assert_trees_close,
+    compiled,
+    every_array_is_read,
+    fill,
+    first_gradient,
+    layers_of,
+    widened,
+)
+from .pool import EXACT, MARKS
 from .q_function import q_of
 
 pytestmark = MARKS
@@ -29,7 +38,7 @@ def policy(golden):
 
 def policy_of(golden, prefix, template):
     layers = widened(layers_of(golden, f"{prefix}/layers/"))
-    return jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(layers))
+    return fill(template, jax.tree.leaves(layers))
 
 
 def test_distribution(golden, policy):
@@ -46,10 +55,10 @@ def test_policy_loss_and_its_gradient(golden, policy):
         value = q_of(golden, obs, sample.action)
         return max_entropy_policy_loss(sample.log_prob, value, temperature), sample
 
-    run = with_draws(jax.value_and_grad(loss_of, has_aux=True))
-    draws = {"normal": [golden.arrays["noise"][None]]}
+    run = compiled(jax.value_and_grad(loss_of, has_aux=True))
+    draws = {"normal": [golden.arrays["noise"]]}
     arguments = golden.arrays["obs"], golden.arrays["const/temperature"], jax.random.key(0)
-    ((loss, sample), gradient), _ = run(draws, policy, *arguments)
+    (loss, sample), gradient = run(draws, policy, *arguments)
     assert_close(sample.action, golden.arrays["action"], EXACT)
     assert_close(sample.log_prob, golden.arrays["log_prob"], EXACT)
     assert_close(loss, golden.arrays["policy_loss"], EXACT)
@@ -66,3 +75,6 @@ def test_temperature_step(golden):
     gradient = first_gradient(after.optimizer)
     assert_close(gradient, golden.arrays["temperature_gradient"], EXACT)
     assert_close(after.log_value, golden.arrays["log_temperature_after"], EXACT)
+
+
+test_every_array_is_read = every_array_is_read
