@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import imageio
@@ -17,6 +18,7 @@ import dime.actions
 import dime.cli
 import dime.training.host_learners
 from dime.cli import COMMANDS, main, parse
+from dime.training.run_directory import RunDirectory
 from tests.training.runs import (
     OPTIONS,
     Brake,
@@ -393,37 +395,47 @@ def began(*arguments):
     raise dime.DimeError("it began")
 
 
+def in_a_terminal(monkeypatch, foreground):
+    """One whose process group in the foreground is this."""
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True, fileno=lambda: 0))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: foreground)
+
+
 @pytest.mark.parametrize(
     "more, answer, begins",
     [([], "n", False), ([], EOFError, False), ([], "y", True), (["--yes"], None, True)]
 )  # fmt: skip
 def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, answer, begins):
     def replied(question):
-        assert answer is not None and question == "Begin? [y/N] "
+        assert answer is not None and question == "Start? [y/N] "
         if answer is EOFError:
             raise EOFError
         return answer
 
     monkeypatch.setattr("builtins.input", replied)
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    in_a_terminal(monkeypatch, os.getpgrp())
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3 / 2)
-    monkeypatch.setattr("dime.training.run._run", began)
+    monkeypatch.setattr(RunDirectory, "create_default", began)
     told = run("train", PLANE, *SMALL, "--num-env-steps", "1000000", *more)
     assert told.status == 2 and ("it began" in told.err) == begins
     assert begins or ("--yes" in told.err and os.listdir() == [])
     # 2 updates of 178 ms and an action for each of a million env steps, at half the rate.
-    assert "about 198 hours (1,000,000 env steps" in told.out
+    assert "at least about 198 hours for its updates and actions (1,000,000 env" in told.out
     assert "133 GFLOP/s here" in told.out and "--preset laptop" in told.out
 
 
-def test_without_a_terminal_a_run_of_hours_is_only_told_of(run, monkeypatch):
+def test_without_a_terminal_a_run_of_hours_is_only_announced(run, monkeypatch):
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3)
-    monkeypatch.setattr("dime.training.run._run", began)
+    monkeypatch.setattr(RunDirectory, "create", began)
+    monkeypatch.setattr(RunDirectory, "create_default", began)
     long_run = ["train", PLANE, *SMALL, "--num-env-steps", "1000000"]
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err
     short = run("train", PLANE, *SMALL, "--run-dir", "short")
     assert short.out == "" and "it began" in short.err
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    in_a_terminal(monkeypatch, os.getpgrp() + 1)  # in its background: reading would stop the run
+    assert "hours" in (told := run(*long_run)).out and "it began" in told.err
+    in_a_terminal(monkeypatch, os.getpgrp())
     with pytest.raises(dime.DimeError, match="it began"), shared_programs():
         dime.train(PLANE, **OPTIONS | {"num_env_steps": 1_000_000}, run_dir="from-python")
 

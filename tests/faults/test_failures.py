@@ -322,7 +322,7 @@ def test_a_parameter_that_is_no_number_stops_the_run(tmp_path, poison, monkeypat
     not_metrics |= {"episode_length", "env_steps_per_s", "updates_per_s"}
     not_metrics |= {
         "target_clipped_mass",
-        "target_clipped_returns",
+        "target_clipped_mass_of_returns",
     }  # what is compared with NaN is not outside
     names = ", ".join([*sorted(set(metrics) - not_metrics), "action"])  # it spreads to all
     assert result.reason == f"seed 0: {names} became NaN or infinite at env step 26"

@@ -183,6 +183,22 @@ def test_a_logger_that_cannot_start_leaves_a_stopped_run_as_it_is(tmp_path, wand
     assert before == {p: p.stat().st_size for p in (tmp_path / "run" / "checkpoints").rglob("*")}
 
 
+def test_a_logger_that_cannot_start_leaves_no_file_open(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(wandb, "init", None)
+    monkeypatch.setattr("dime.training.run.TensorBoard", None)  # would be called after it
+    with pytest.raises(DimeError, match="Weights & Biases cannot be used"):
+        start(tmp_path / "run", wandb_project="walks", tensorboard=True)
+
+
+def test_a_broken_package_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # `import wandb` raises ImportError
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: wandb.__spec__)
+    with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
+        WeightsAndBiases.require_ready()
+    with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
+        WeightsAndBiases("walks", tmp_path, {})
+
+
 def test_a_callback_that_cannot_be_called_is_refused():
     given = types.SimpleNamespace(callback=5)  # Audience(5) is refused by these tests' type checks
     with pytest.raises(DimeError, match="callback is 5; it must be a function"):
