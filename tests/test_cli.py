@@ -18,8 +18,11 @@ import dime.actions
 import dime.cli
 import dime.training.host_learners
 from dime.cli import COMMANDS, main, parse
+from dime.experiments.hours import read_costs
+from dime.experiments.listing import listing
 from dime.training.run_directory import RunDirectory
 from tests.training.runs import (
+    DIME,
     OPTIONS,
     Brake,
     as_words,
@@ -417,7 +420,7 @@ def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, ans
     in_a_terminal(monkeypatch, os.getpgrp())
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3 / 2)
     monkeypatch.setattr(RunDirectory, "create_default", began)
-    told = run("train", PLANE, *SMALL, "--num-env-steps", "1000000", *more)
+    told = run("train", PLANE, *as_words(DIME | {"num_env_steps": 1_000_000}), *more)
     assert told.status == 2 and ("it began" in told.err) == begins
     assert begins or ("--yes" in told.err and os.listdir() == [])
     # 2 updates of 178 ms and an action for each of a million env steps, at half the rate.
@@ -429,15 +432,48 @@ def test_without_a_terminal_a_run_of_hours_is_only_announced(run, monkeypatch):
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3)
     monkeypatch.setattr(RunDirectory, "create", began)
     monkeypatch.setattr(RunDirectory, "create_default", began)
-    long_run = ["train", PLANE, *SMALL, "--num-env-steps", "1000000"]
+    long_run = ["train", PLANE, *as_words(DIME | {"num_env_steps": 1_000_000})]
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err
-    short = run("train", PLANE, *SMALL, "--run-dir", "short")
+    short = run("train", PLANE, *as_words(DIME), "--run-dir", "short")
     assert short.out == "" and "it began" in short.err
     in_a_terminal(monkeypatch, os.getpgrp() + 1)  # in its background: reading would stop the run
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err
     in_a_terminal(monkeypatch, os.getpgrp())
     with pytest.raises(dime.DimeError, match="it began"), shared_programs():
-        dime.train(PLANE, **OPTIONS | {"num_env_steps": 1_000_000}, run_dir="from-python")
+        dime.train(PLANE, **DIME | {"num_env_steps": 1_000_000}, run_dir="from-python")
+
+
+def test_costs_that_cannot_be_read_are_named(monkeypatch):
+    monkeypatch.setattr("dime.experiments.hours._SHIPPED", "nothing.json")
+    with pytest.raises(dime.DimeError, match=r"nothing.json is no file of"):
+        read_costs(None, "paper")
+
+
+def test_only_studies_are_listed(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    for name in ("one.toml", "one.toml.orig"):
+        (tmp_path / "studies" / name).write_text("description = 'what it shows'")
+    monkeypatch.setattr("dime.experiments.listing._PACKAGE", tmp_path)
+    assert listing("studies") == "one  what it shows"
+
+
+def test_only_a_command_redirects_what_nobody_reads(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    own = os.dup(1)
+    os.dup2(writer, 1)
+    try:
+        start(tmp_path / "run")
+        assert os.path.sameopenfile(1, writer)
+        before = len(os.listdir("/proc/self/fd"))
+        with dime.actions._muted_if_nobody_reads():
+            pass
+        assert os.path.samestat(os.fstat(1), os.stat(os.devnull))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
+        os.close(writer)
 
 
 def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch):

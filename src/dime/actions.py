@@ -144,9 +144,9 @@ def _announce_duration(config: Any, ask: bool) -> None:
     from dime.experiments.hours import hours, read_costs
 
     costs, note = read_costs(None, config.preset)
-    expected = hours(config, costs)
-    short = expected is None or expected < _LONG_H / 2  # also on a CPU half as fast: not measured
-    if short or jax.default_backend() != "cpu":
+    expected = hours(config, costs) or 0.0  # unknown for algorithms of others
+    # Short also on a CPU half as fast: this one is not measured.
+    if expected < _LONG_H / 2 or jax.default_backend() != "cpu":
         return
     from dime.timing import make_matmul
 

@@ -16,6 +16,7 @@ from dime.training.listeners import TensorBoard, WeightsAndBiases
 from dime.training.progress import PlainProgress, make_progress
 from dime.training.run import Audience
 from tests.training.runs import read_lines, resume, start
+from tests.training.toy import NAME
 
 METRICS = {
     "env_step": 500, "updates": 980, "seed": 7, "episode_return": None, "critic_loss": 2.5,
@@ -169,7 +170,7 @@ def test_a_logger_that_cannot_start_leaves_no_folder(function, place, tmp_path, 
         (tmp_path / "run").mkdir()  # by somebody who may be in it
     with pytest.raises(DimeError, match=r"UsageError: No API key .*wandb login.*WANDB_MODE"):
         start(None if place == "by default" else tmp_path / "run", wandb_project="walks")
-    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", "dime"}
+    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", NAME}
     assert left == ({"run"} if place == "empty" else set())
 
 

@@ -140,5 +140,7 @@ def test_an_evaluation_that_does_not_agree_with_the_run_says_why(tmp_path):
     assert disagreement(tmp_path, [{**own, "episode_seeds": [1], "returns": [5.0]}]) is None
     other = {**own, "returns": [3.0, 5.0]}
     assert "another machine, other versions" in disagreement(tmp_path, [other])
+    (tmp_path / "status.json").write_text('{"resume": "not tried"}')
+    assert "another machine, other versions" in disagreement(tmp_path, [other])
     (tmp_path / "status.json").write_text(json.dumps({"resume": f"approximate: {KEEPS_STATE}"}))
     assert KEEPS_STATE in disagreement(tmp_path, [other])

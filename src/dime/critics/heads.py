@@ -120,7 +120,7 @@ class CategoricalHead:
     ) -> Metrics:
         """The share of the mass outside of the support, and the range of the means before.
 
-        `target_clipped_mass_of_returns` is the share that is outside without the entropy's term, too.
+        `target_clipped_mass_of_returns` is the share outside of it without the entropy's term.
         """
         probs, moved = self._moved(next_output, backup)
         returns = backup.reward[:, None] + backup.discount[:, None] * self.atoms

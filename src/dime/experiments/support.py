@@ -21,7 +21,8 @@ def refuse_unknown_support(
     bound = round_up(largest + entropy)
     raise DimeError(
         f"No support of the critic's returns is established for {env.name}. By {_NUM_STEPS} random "
-        f"steps, discounted returns in the long run lie in [{returns.min():.4g}, {returns.max():.4g}]"
+        "steps, discounted returns in the long run lie in "
+        f"[{returns.min():.4g}, {returns.max():.4g}]"
         + _entropy_text(settings, largest, entropy)
         + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a "
         "trained policy may be larger: watch target_clipped_mass in the records."
