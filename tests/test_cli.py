@@ -18,6 +18,7 @@ import dime.actions
 import dime.cli
 import dime.training.host_learners
 from dime.cli import COMMANDS, main, parse
+from dime.experiments.configs import make_config
 from dime.experiments.hours import read_costs
 from dime.experiments.listing import listing
 from dime.training.run_directory import RunDirectory
@@ -32,6 +33,7 @@ from tests.training.runs import (
     start,
     status_of,
 )
+from tests.training.toy import NAME
 from tests.training.walk import ID, walks
 
 PLANE = "dime/MultiGoal-v0"
@@ -337,18 +339,20 @@ def test_options_may_come_before_the_environment(words):
     assert (command.settings.critic.v_min, command.settings.critic.v_max) == (-100.0, 100.0)
 
 
-def test_a_runs_config_can_be_run_again(tmp_path, plane):
-    command = parse(["train", "--config", str(plane / "config.json"), "--seeds", "5"])
-    recorded = json.loads((plane / "config.json").read_text())
+def test_a_runs_config_can_be_run_again(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(make_config(PLANE, **DIME).to_json()))
+    command = parse(["train", "--config", str(file), "--seeds", "5"])
+    recorded = json.loads(file.read_text())
     assert command.env == PLANE
     assert command.training.seeds == (5,)
     assert command.training.num_env_steps == recorded["training"]["num_env_steps"] == 48
     assert command.settings.critic.num_atoms == 11
     other = parse(["train", "--num-env-steps", "9", "Pendulum-v1", "--config"]
-                  + [str(plane / "config.json")])  # fmt: skip
+                  + [str(file)])  # fmt: skip
     assert (other.env, other.training.num_env_steps) == ("Pendulum-v1", 9)
     assert other.settings.critic.v_min is None  # the plane's support is not Pendulum's
-    words = ["train", "--config", str(plane / "config.json"), "dm_control/dog-run"]
+    words = ["train", "--config", str(file), "dm_control/dog-run"]
     assert parse(words).settings.critic.v_min == -200.0
     assert parse([*words, "--critic.v-min", "-3"]).settings.critic.v_min == -3.0
 
@@ -372,7 +376,7 @@ def test_what_a_training_leaves(run):
     answer = run("train", PLANE, *SMALL, "--seeds", "3")
     assert answer.status == 0, answer.err
     assert answer.err == ""
-    (folder,) = Path("runs", "dime", "MultiGoal-v0", "dime").iterdir()
+    (folder,) = Path("runs", "dime", "MultiGoal-v0", NAME).iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
     assert f"run directory: {folder}" in answer.out.splitlines()
     assert "compiling" in answer.out
@@ -488,11 +492,11 @@ def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch
 
 
 def test_a_failed_run(run):
-    words = ["--env-kwargs", "nan_at=30", "--evaluate-every", "1000"]
+    words = ["--env-kwargs", "nan_at=40", "--evaluate-every", "1000"]  # past the first evaluation
     answer = run("train", ID, *SMALL, *words, "--run-dir", "run", "--no-video")
     assert answer.status == 1
     assert "Traceback" not in answer.out + answer.err
-    for part in ("the run failed: seed 0", ID, "non-finite reward", "env step 29"):
+    for part in ("the run failed: seed 0", ID, "non-finite reward", "env step 39"):
         assert part in answer.err
     status = status_of(Path("run"))
     assert status["state"] == "failed" and "non-finite reward" in status["reason"]
