@@ -6,7 +6,9 @@ import numpy as np
 
 from dime.envs.environment import Environment
 
-KEEPS_STATE = "the same seed and actions did not give the same episode again"
+KEEPS_STATE = (
+    "the same seed and actions did not give the same episode again: it keeps state between episodes"
+)
 SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
 
 _NUM_STEPS = 5
