@@ -1,4 +1,4 @@
-"""What `dime/data` lists because asking for it is slow: `python -m tests.listed` writes it."""
+"""What `dime/data` lists because asking for it is slow: `python -m tests.listed` regenerates it."""
 
 import json
 from importlib import import_module

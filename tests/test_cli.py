@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import imageio
@@ -17,7 +18,12 @@ import dime.actions
 import dime.cli
 import dime.training.host_learners
 from dime.cli import COMMANDS, main, parse
+from dime.experiments.configs import make_config
+from dime.experiments.hours import read_costs
+from dime.experiments.listing import listing
+from dime.training.run_directory import RunDirectory
 from tests.training.runs import (
+    DIME,
     OPTIONS,
     Brake,
     as_words,
@@ -27,6 +33,7 @@ from tests.training.runs import (
     start,
     status_of,
 )
+from tests.training.toy import NAME
 from tests.training.walk import ID, walks
 
 PLANE = "dime/MultiGoal-v0"
@@ -332,18 +339,20 @@ def test_options_may_come_before_the_environment(words):
     assert (command.settings.critic.v_min, command.settings.critic.v_max) == (-100.0, 100.0)
 
 
-def test_a_runs_config_can_be_run_again(tmp_path, plane):
-    command = parse(["train", "--config", str(plane / "config.json"), "--seeds", "5"])
-    recorded = json.loads((plane / "config.json").read_text())
+def test_a_runs_config_can_be_run_again(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(make_config(PLANE, **DIME).to_json()))
+    command = parse(["train", "--config", str(file), "--seeds", "5"])
+    recorded = json.loads(file.read_text())
     assert command.env == PLANE
     assert command.training.seeds == (5,)
     assert command.training.num_env_steps == recorded["training"]["num_env_steps"] == 48
     assert command.settings.critic.num_atoms == 11
     other = parse(["train", "--num-env-steps", "9", "Pendulum-v1", "--config"]
-                  + [str(plane / "config.json")])  # fmt: skip
+                  + [str(file)])  # fmt: skip
     assert (other.env, other.training.num_env_steps) == ("Pendulum-v1", 9)
     assert other.settings.critic.v_min is None  # the plane's support is not Pendulum's
-    words = ["train", "--config", str(plane / "config.json"), "dm_control/dog-run"]
+    words = ["train", "--config", str(file), "dm_control/dog-run"]
     assert parse(words).settings.critic.v_min == -200.0
     assert parse([*words, "--critic.v-min", "-3"]).settings.critic.v_min == -3.0
 
@@ -367,7 +376,7 @@ def test_what_a_training_leaves(run):
     answer = run("train", PLANE, *SMALL, "--seeds", "3")
     assert answer.status == 0, answer.err
     assert answer.err == ""
-    (folder,) = Path("runs", "dime", "MultiGoal-v0", "dime").iterdir()
+    (folder,) = Path("runs", "dime", "MultiGoal-v0", NAME).iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
     assert f"run directory: {folder}" in answer.out.splitlines()
     assert "compiling" in answer.out
@@ -393,39 +402,82 @@ def began(*arguments):
     raise dime.DimeError("it began")
 
 
+def in_a_terminal(monkeypatch, foreground):
+    """One whose process group in the foreground is this."""
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True, fileno=lambda: 0))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: foreground)
+
+
 @pytest.mark.parametrize(
     "more, answer, begins",
     [([], "n", False), ([], EOFError, False), ([], "y", True), (["--yes"], None, True)]
 )  # fmt: skip
 def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, answer, begins):
     def replied(question):
-        assert answer is not None and question == "Begin? [y/N] "
+        assert answer is not None and question == "Start? [y/N] "
         if answer is EOFError:
             raise EOFError
         return answer
 
     monkeypatch.setattr("builtins.input", replied)
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    in_a_terminal(monkeypatch, os.getpgrp())
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3 / 2)
-    monkeypatch.setattr("dime.training.run._run", began)
-    told = run("train", PLANE, *SMALL, "--num-env-steps", "1000000", *more)
+    monkeypatch.setattr(RunDirectory, "create_default", began)
+    told = run("train", PLANE, *as_words(DIME | {"num_env_steps": 1_000_000}), *more)
     assert told.status == 2 and ("it began" in told.err) == begins
     assert begins or ("--yes" in told.err and os.listdir() == [])
     # 2 updates of 178 ms and an action for each of a million env steps, at half the rate.
-    assert "about 198 hours (1,000,000 env steps" in told.out
+    assert "at least about 198 hours for its updates and actions (1,000,000 env" in told.out
     assert "133 GFLOP/s here" in told.out and "--preset laptop" in told.out
 
 
-def test_without_a_terminal_a_run_of_hours_is_only_told_of(run, monkeypatch):
+def test_without_a_terminal_a_run_of_hours_is_only_announced(run, monkeypatch):
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3)
-    monkeypatch.setattr("dime.training.run._run", began)
-    long_run = ["train", PLANE, *SMALL, "--num-env-steps", "1000000"]
+    monkeypatch.setattr(RunDirectory, "create", began)
+    monkeypatch.setattr(RunDirectory, "create_default", began)
+    long_run = ["train", PLANE, *as_words(DIME | {"num_env_steps": 1_000_000})]
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err
-    short = run("train", PLANE, *SMALL, "--run-dir", "short")
+    short = run("train", PLANE, *as_words(DIME), "--run-dir", "short")
     assert short.out == "" and "it began" in short.err
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    in_a_terminal(monkeypatch, os.getpgrp() + 1)  # in its background: reading would stop the run
+    assert "hours" in (told := run(*long_run)).out and "it began" in told.err
+    in_a_terminal(monkeypatch, os.getpgrp())
     with pytest.raises(dime.DimeError, match="it began"), shared_programs():
-        dime.train(PLANE, **OPTIONS | {"num_env_steps": 1_000_000}, run_dir="from-python")
+        dime.train(PLANE, **DIME | {"num_env_steps": 1_000_000}, run_dir="from-python")
+
+
+def test_costs_that_cannot_be_read_are_named(monkeypatch):
+    monkeypatch.setattr("dime.experiments.hours._SHIPPED", "nothing.json")
+    with pytest.raises(dime.DimeError, match=r"nothing.json is no file of"):
+        read_costs(None, "paper")
+
+
+def test_only_studies_are_listed(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    for name in ("one.toml", "one.toml.orig"):
+        (tmp_path / "studies" / name).write_text("description = 'what it shows'")
+    monkeypatch.setattr("dime.experiments.listing._PACKAGE", tmp_path)
+    assert listing("studies") == "one  what it shows"
+
+
+def test_only_a_command_redirects_what_nobody_reads(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    own = os.dup(1)
+    os.dup2(writer, 1)
+    try:
+        start(tmp_path / "run")
+        assert os.path.sameopenfile(1, writer)
+        before = len(os.listdir("/proc/self/fd"))
+        with dime.actions._muted_if_nobody_reads():
+            pass
+        assert os.path.samestat(os.fstat(1), os.stat(os.devnull))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
+        os.close(writer)
 
 
 def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch):
@@ -440,11 +492,11 @@ def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch
 
 
 def test_a_failed_run(run):
-    words = ["--env-kwargs", "nan_at=30", "--evaluate-every", "1000"]
+    words = ["--env-kwargs", "nan_at=40", "--evaluate-every", "1000"]  # past the first evaluation
     answer = run("train", ID, *SMALL, *words, "--run-dir", "run", "--no-video")
     assert answer.status == 1
     assert "Traceback" not in answer.out + answer.err
-    for part in ("the run failed: seed 0", ID, "non-finite reward", "env step 29"):
+    for part in ("the run failed: seed 0", ID, "non-finite reward", "env step 39"):
         assert part in answer.err
     status = status_of(Path("run"))
     assert status["state"] == "failed" and "non-finite reward" in status["reason"]

@@ -28,7 +28,7 @@ PURE = set().union(*LAYERS[:5])
 REINFORCEMENT_LEARNING = set().union(*LAYERS[1:5])
 PURE_MAY_IMPORT = {
     "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
-    "difflib", "importlib", "math",
+    "difflib", "importlib", "math", "numpy",
 }  # fmt: skip
 STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}
 COMPUTED_BY_JAX = {"jax_env.py", "playground.py"}  # environments for the device

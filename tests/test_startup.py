@@ -57,7 +57,7 @@ def test_python_m_dime_is_the_command():
 
 def test_the_shipped_table_of_algorithms_is_that_of_the_algorithms():
     assert json.loads(listed.FILES["algorithms"].read_text()) == listed.algorithms(), (
-        "python -m tests.listed writes it anew"
+        "python -m tests.listed regenerates it"
     )
 
 

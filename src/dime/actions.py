@@ -4,8 +4,12 @@ What a command needs is imported when it is asked for, so that the others start 
 """
 
 import json
+import os
+import select
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,7 +32,7 @@ from dime.errors import DimeError
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
-_LONG_H = 1.0
+_LONG_H = 1.0  # a run that takes longer is announced
 
 
 def perform(command: Any) -> int:
@@ -45,7 +49,8 @@ def perform(command: Any) -> int:
                 command.env_process,
                 command.env_timeout_s,
             )
-            result = resume_run(command.run_dir, None, changes, Audience())
+            with _muted_if_nobody_reads():
+                result = resume_run(command.run_dir, None, changes, Audience())
             return _after_training(result, command.video)
         case Evaluate() | Export():
             _deploy(command)
@@ -122,13 +127,14 @@ def _train(command: Train[Any, Any]) -> int:
         training=command.training,
         settings=command.settings,
     )
-    ask = not command.yes and sys.stdin is not None and sys.stdin.isatty()
-    audience = Audience(before_start=partial(_tell_duration, ask=ask))
-    result = run_config(config, config.env, command.run_dir, audience)
+    ask = not command.yes and _somebody_answers()
+    audience = Audience(before_start=partial(_announce_duration, ask=ask))
+    with _muted_if_nobody_reads():
+        result = run_config(config, config.env, command.run_dir, audience)
     return _after_training(result, command.video)
 
 
-def _tell_duration(config: Any, ask: bool) -> None:
+def _announce_duration(config: Any, ask: bool) -> None:
     """Says how long a run of hours will take on this CPU; raises `DimeError` if not wanted.
 
     The shipped figures give it, and the rates of a matrix product there and here.
@@ -138,8 +144,9 @@ def _tell_duration(config: Any, ask: bool) -> None:
     from dime.experiments.hours import hours, read_costs
 
     costs, note = read_costs(None, config.preset)
-    expected = hours(config, costs)
-    if jax.default_backend() != "cpu" or expected is None or expected < _LONG_H / 2:
+    expected = hours(config, costs) or 0.0  # unknown for algorithms of others
+    # Short also on a CPU half as fast: this one is not measured.
+    if expected < _LONG_H / 2 or jax.default_backend() != "cpu":
         return
     from dime.timing import make_matmul
 
@@ -148,16 +155,39 @@ def _tell_duration(config: Any, ask: bool) -> None:
     expected *= costs[config.algorithm].matmul_gflops / here
     if expected < _LONG_H:
         return
-    advice = "--preset laptop learns with small networks in minutes."
+    advice = " --preset laptop learns with small networks in minutes."
     print(
-        f"Without an accelerator this run will take about {expected:.0f} hours "
-        f"({config.training.num_env_steps:,} env steps; {note}, scaled by the rate of a matrix "
-        f"product, {here:.0f} GFLOP/s here).",
-        "" if config.preset == "laptop" else advice,
+        f"Without an accelerator this run takes at least about {expected:.0f} hours for its "
+        f"updates and actions ({config.training.num_env_steps:,} env steps; {note}, scaled by the "
+        f"rate of a matrix product, {here:.0f} GFLOP/s here)."
+        + ("" if config.preset == "laptop" else advice),
         flush=True,
     )
-    if ask and not _agrees("Begin? [y/N] "):
-        raise DimeError("The run was not begun. --yes begins it without asking.")
+    if ask and not _agrees("Start? [y/N] "):
+        raise DimeError("Not started. Use --yes to start without being asked.")
+
+
+@contextmanager
+def _muted_if_nobody_reads() -> Iterator[None]:
+    """After what is inside, lets prints go nowhere if the terminal or pipe has lost its reader."""
+    try:
+        yield
+    finally:
+        for descriptor in (1, 2):
+            output = select.poll()
+            output.register(descriptor, 0)  # POLLHUP and POLLERR are told in any case
+            if output.poll(0):
+                with open(os.devnull, "wb") as sink:
+                    os.dup2(sink.fileno(), descriptor)
+
+
+def _somebody_answers() -> bool:
+    """Whether this process has a terminal, and may read from it: one in the background stops."""
+    try:
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        return terminal and os.getpgrp() == os.tcgetpgrp(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # no such stream, or a closed one
+        return False
 
 
 def _agrees(question: str) -> bool:
@@ -246,7 +276,10 @@ def _sweep(command: Sweep) -> int:
     if command.trial is not None:
         from dime.training.signals import exit_code
 
-        result = sweep_plan.run_one(command.study, command.storage, command.variant, command.trial)
+        with _muted_if_nobody_reads():
+            result = sweep_plan.run_one(
+                command.study, command.storage, command.variant, command.trial
+            )
         if result is None:
             print("This trial has finished before.")
         elif result.signal is not None:

@@ -33,7 +33,7 @@ class Train(Generic[Training, Settings]):
     video: bool = True
     """Film an episode of the trained policy at the end."""
     yes: bool = False
-    """Begin a run that will take hours without asking."""
+    """Start even if the run will take hours, without asking."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ CONFIG = DimeConfig(
 )
 METRICS = {
     "critic_loss", "critic_gradient_norm", "q_mean", "critic_entropy", "target_end_mass",
-    "target_low", "target_high", "target_clipped_mass", "target_clipped_returns",
+    "target_low", "target_high", "target_clipped_mass", "target_clipped_mass_of_returns",
     "policy_loss", "policy_gradient_norm", "running_cost", "entropy_bound_per_dim",
     "temperature", "step_sizes", "diffusion_scale",
 }  # fmt: skip

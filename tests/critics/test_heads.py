@@ -101,11 +101,13 @@ def test_what_falls_outside_of_the_support_is_measured():
     assert float(metrics["target_high"]) == pytest.approx(4.0, rel=1e-5)
     inside = HEAD.target_metrics(output[:, :1], backup([0.0], [0.99], [0.0]))
     assert float(inside["target_clipped_mass"]) == 0.0
-    assert float(metrics["target_clipped_returns"]) == pytest.approx((2 / 11 + 1) / 2, rel=1e-5)
+    assert float(metrics["target_clipped_mass_of_returns"]) == pytest.approx(
+        (2 / 11 + 1) / 2, rel=1e-5
+    )
     # Moved by -15 by the entropy alone: all but the atoms 6, 8 and 10.
     entropy = HEAD.target_metrics(output[:, :1], backup([0.0], [1.0], [15.0]))
     assert float(entropy["target_clipped_mass"]) == pytest.approx(8 / 11, rel=1e-5)
-    assert float(entropy["target_clipped_returns"]) == 0.0
+    assert float(entropy["target_clipped_mass_of_returns"]) == 0.0
     assert SCALAR.target_metrics(jnp.ones((2, 2, 1)), moved) == {}
 
 

@@ -10,7 +10,8 @@ from tests.envs.stub import Stub
 class World:
     """Counts what was ever done in it."""
 
-    bodies = 0
+    def __init__(self, gravity=(0, -10)):
+        self.gravity, self.bodies = gravity, 0
 
 
 class Walker(Stub):
@@ -34,6 +35,14 @@ class Walker(Stub):
 
 
 Walker.__module__ = "gymnasium.envs.box2d.bipedal_walker"
+
+
+def test_a_new_world_has_the_same_gravity():
+    environment = make(Walker)
+    walker = environment.env.unwrapped
+    walker.world = World(gravity=(0, -4))
+    environment.reset(seed=5)
+    assert walker.world.gravity == (0, -4) and walker.world.bodies == 1
 
 
 def test_a_walker_has_a_new_world_in_each_episode():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dime.envs import Environment, list_environments, make, make_env, messages, suite_of
+from dime.envs.running_statistics import refuse_running_statistics
 from dime.errors import DimeError
 from tests import listed
 from tests.envs.stub import Stub
@@ -142,7 +143,7 @@ def test_the_lists_are_what_can_be_made():
         environment.step(np.zeros(environment.action_dim))
         environment.close()
     for suite in (listed.dm_control, listed.myosuite):
-        assert lists[suite.__name__] == suite(), "python -m tests.listed writes it anew"
+        assert lists[suite.__name__] == suite(), "python -m tests.listed regenerates it"
     assert {id for id in PAPER if id.startswith("dm_control")} <= set(lists["dm_control"])
     assert {id for id in PAPER if id.startswith("myo")} <= set(lists["myosuite"])
     assert not [id for id in lists["dm_control"] if "lqr" in id]
@@ -176,6 +177,9 @@ gymnasium.register("FromModule-v0", Stub)
 """
 
 
+LEAVING = ("leaving_envs", "register = print('imported')\nraise SystemExit(3)")
+
+
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
     (tmp_path / "user_envs.py").write_text(MODULE)
@@ -192,9 +196,9 @@ def test_a_users_module_is_imported(user_module):
         make(f"{user_module}:FromMdule-v0")
 
 
-def test_an_id_of_a_package_that_is_not_imported_names_the_package(user_module, tmp_path):
+def test_an_id_of_a_package_that_is_not_imported_names_it(user_module, tmp_path, capsys):
     (tmp_path / "user_envs.py").rename(tmp_path / "__init__.py")
-    for package, code in (("user_envs", MODULE), ("broken_envs", "register = 1 / 0")):
+    for package, code in (("user_envs", MODULE), ("broken_envs", "register = 1 / 0"), LEAVING):
         folder, about = tmp_path / package, tmp_path / f"{package}-1.0.dist-info"
         folder.mkdir(), about.mkdir()
         (folder / "__init__.py").write_text(code)
@@ -203,8 +207,15 @@ def test_an_id_of_a_package_that_is_not_imported_names_the_package(user_module, 
         (about / "RECORD").write_text(f"{package}/__init__.py,,\n")
     with pytest.raises(DimeError, match="imported: name it user_envs:FromModule-v0"):
         make("FromModule-v0")
+    assert "imported" not in capsys.readouterr().out
     with pytest.raises(DimeError, match="no environment 'FromModule-v9'. Nearest: FromModule-v0"):
         make("FromModule-v9")
+
+
+def test_a_misspelt_id_imports_nobodys_package(monkeypatch):
+    monkeypatch.setattr("dime.envs.registry.package_of", None)
+    with pytest.raises(DimeError, match="Nearest: HalfCheetah-v4"):
+        make("HalfCheeta-v4")
 
 
 # Running statistics ------------------------------------------------------------------------------
@@ -214,6 +225,29 @@ class OwnStatistics(Stub):
     def __init__(self):
         super().__init__()
         self.by_key = {"speed": gymnasium.wrappers.utils.RunningMeanStd()}
+
+
+class Table:
+    """As those of pandas: methods with the names of statistics."""
+
+    def mean(self):
+        return 0.0
+
+    var = count = update = mean
+
+
+class Moody:
+    """Its properties raise until it is ready."""
+
+    @property
+    def mean(self):
+        raise RuntimeError("not now")
+
+
+class OrdinaryObjects(Stub):
+    def __init__(self):
+        super().__init__()
+        self.table, self.moody = Table(), Moody()
 
 
 def normalised(update=True):
@@ -246,6 +280,18 @@ def test_running_statistics_are_refused_with_what_to_do(factory, words, monkeypa
 def test_running_statistics_are_refused_in_a_process_too():
     with pytest.raises(DimeError, match="NormalizeObservation keeps running statistics"):
         make(normalised, process_timeout_s=60.0)
+
+
+def test_objects_with_methods_of_these_names_pass():
+    assert make(OrdinaryObjects).obs_dim == 2
+
+
+class Slotted:
+    __slots__ = ()
+
+
+def test_a_layer_without_a_dict_passes():
+    assert refuse_running_statistics(Slotted(), "slotted")
 
 
 def test_statistics_that_no_longer_run_pass():

@@ -141,7 +141,9 @@ def test_folders_that_cannot_be_drawn_are_refused(tmp_path):
     with pytest.raises(DimeError, match="no evaluations yet.*try again"):
         read_runs(run)
     (run / "status.json").write_text('{"state": "failed", "reason": "seed 0: no floor"}')
-    with pytest.raises(DimeError, match="no evaluations, and its state is failed: seed 0: no floo"):
+    with pytest.raises(
+        DimeError, match="state is failed: seed 0: no floor. Leave this run out, or"
+    ):
         read_runs(run)
     evaluations.write_text('{"env_step": 0\n')
     with pytest.raises(DimeError, match="damaged"):

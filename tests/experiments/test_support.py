@@ -61,6 +61,12 @@ def test_returns_are_those_of_a_long_sum():
     np.testing.assert_allclose(returns, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("discount", [1.0, 1.0 - 1e-13])
+def test_without_a_discount_the_sum_is_that_of_the_steps(discount):
+    returns = discounted_returns([-1.0] * 50, [False] * 50, discount)
+    np.testing.assert_allclose(returns, np.arange(-50.0, 0.0))
+
+
 def test_one_rare_reward_does_not_stand_for_all():
     said = suggested(Rewards(1.0, last=-100.0))
     assert "--critic.v-min -200 --critic.v-max 200" in said  # the last reward, and the entropy

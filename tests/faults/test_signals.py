@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from dime.envs.environment import Environment
+from dime.training.repeats import why_not_repeatable
 from tests.training.processes import ENTRY, ROOT, resume, train
 from tests.training.runs import (
     DIME,
@@ -20,6 +22,7 @@ from tests.training.runs import (
     read_lines,
     status_of,
 )
+from tests.training.walk import Walk
 
 IN_A_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0){ENTRY}"
 
@@ -45,7 +48,11 @@ def last_line(printed):
 def steps_before(run_dir, env_step):
     """How many steps the first evaluating environment takes before this evaluation."""
     records = read_lines(run_dir / "evaluations.jsonl")
-    return sum(record["lengths"][0] for record in records if record["env_step"] < env_step)
+    tried = Walk()
+    why_not_repeatable(Environment(tried))
+    return tried.total_steps + sum(
+        record["lengths"][0] for record in records if record["env_step"] < env_step
+    )
 
 
 @pytest.mark.promise("R5", "R10")

@@ -16,6 +16,7 @@ from dime.training.listeners import TensorBoard, WeightsAndBiases
 from dime.training.progress import PlainProgress, make_progress
 from dime.training.run import Audience
 from tests.training.runs import read_lines, resume, start
+from tests.training.toy import NAME
 
 METRICS = {
     "env_step": 500, "updates": 980, "seed": 7, "episode_return": None, "critic_loss": 2.5,
@@ -169,7 +170,7 @@ def test_a_logger_that_cannot_start_leaves_no_folder(function, place, tmp_path, 
         (tmp_path / "run").mkdir()  # by somebody who may be in it
     with pytest.raises(DimeError, match=r"UsageError: No API key .*wandb login.*WANDB_MODE"):
         start(None if place == "by default" else tmp_path / "run", wandb_project="walks")
-    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", "dime"}
+    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", NAME}
     assert left == ({"run"} if place == "empty" else set())
 
 
@@ -181,6 +182,22 @@ def test_a_logger_that_cannot_start_leaves_a_stopped_run_as_it_is(tmp_path, wand
     with pytest.raises(DimeError, match=r"Weights & Biases cannot be used \(TypeError"):
         resume(tmp_path / "run")
     assert before == {p: p.stat().st_size for p in (tmp_path / "run" / "checkpoints").rglob("*")}
+
+
+def test_a_logger_that_cannot_start_leaves_no_file_open(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(wandb, "init", None)
+    monkeypatch.setattr("dime.training.run.TensorBoard", None)  # would be called after it
+    with pytest.raises(DimeError, match="Weights & Biases cannot be used"):
+        start(tmp_path / "run", wandb_project="walks", tensorboard=True)
+
+
+def test_a_broken_package_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # `import wandb` raises ImportError
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: wandb.__spec__)
+    with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
+        WeightsAndBiases.require_ready()
+    with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
+        WeightsAndBiases("walks", tmp_path, {})
 
 
 def test_a_callback_that_cannot_be_called_is_refused():

@@ -1,6 +1,7 @@
 """R2: an environment that does not repeat its episodes is found, and the run says so."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ from dime.envs import make
 from dime.envs.environment import Environment
 from dime.training.config import RunConfig, TrainingConfig
 from dime.training.repeats import (
-    HAS_A_PAST,
+    KEEPS_STATE,
     SHARES_RANDOMNESS,
     repeat_warning,
     why_not_repeatable,
 )
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.runs import SCHEDULE, position_of, status_of
-from tests.training.toy import TOY, ToyConfig
+from tests.training.toy import NAME, TOY, ToyConfig
 from tests.training.walk import Walk
 
 pytestmark = pytest.mark.promise("R2")
@@ -61,9 +62,9 @@ class Rewarding(Walk):
     ("kind", "reason"),
     [
         (Walk, None),
-        (Worn, HAS_A_PAST),
-        (Rewarding, HAS_A_PAST),
-        (Unseeded, HAS_A_PAST),
+        (Worn, KEEPS_STATE),
+        (Rewarding, KEEPS_STATE),
+        (Unseeded, KEEPS_STATE),
         (GlobalDraws, SHARES_RANDOMNESS),
     ],
 )
@@ -83,7 +84,7 @@ def test_shared_randomness_names_the_option_that_helps():
     said = repeat_warning("Here-v0", SHARES_RANDOMNESS)
     for part in ("Here-v0", SHARES_RANDOMNESS, "approximate", "--env-process"):
         assert part in said
-    assert "--env-process" not in repeat_warning("Here-v0", HAS_A_PAST)
+    assert "--env-process" not in repeat_warning("Here-v0", KEEPS_STATE)
 
 
 def test_a_run_says_once_that_its_resume_is_approximate(tmp_path, monkeypatch, capsys):
@@ -96,10 +97,34 @@ def test_a_run_says_once_that_its_resume_is_approximate(tmp_path, monkeypatch, c
     assert start_run(config, Worn, tmp_path / "run", stop).state == "interrupted"
     stopped = status_of(tmp_path / "run")["resume"]
     assert resume_run(tmp_path / "run", Worn, Changes(), Audience()).state == "finished"
-    assert stopped == status_of(tmp_path / "run")["resume"] == f"approximate: {HAS_A_PAST}"
-    assert capsys.readouterr().out.count(HAS_A_PAST) == 1
+    assert stopped == status_of(tmp_path / "run")["resume"] == f"approximate: {KEEPS_STATE}"
+    assert capsys.readouterr().out.count(KEEPS_STATE) == 1
     # Its evaluations were made in new environments, as this one is.
     assert disagreement(tmp_path / "run", evaluate(tmp_path / "run", env=Worn)) is None
+
+
+def toy_run(folder, make, stop_at, **options):
+    training = TrainingConfig(**(SCHEDULE | {"batch_size": 8, "num_evaluation_episodes": 2}))
+    config = RunConfig(
+        env="Walk",
+        env_is_object=True,
+        algorithm=NAME,
+        training=replace(training, **options),
+        settings=ToyConfig(),
+    )
+    start_run(config, make, folder, Audience(lambda record: record["env_step"] == stop_at))
+    return status_of(folder)["resume"]
+
+
+def test_a_run_without_evaluations_has_tried_nothing(tmp_path):
+    assert toy_run(tmp_path / "run", Worn, 20, evaluation_modes=()) == "not tried"
+
+
+def test_a_clean_trial_later_does_not_make_a_run_exact(tmp_path):
+    before = toy_run(tmp_path / "run", Worn, 20)
+    assert before == f"approximate: {KEEPS_STATE}"
+    resume_run(tmp_path / "run", Walk, Changes(), Audience(progress=False))
+    assert status_of(tmp_path / "run")["resume"] == before
 
 
 def test_a_run_that_repeats_itself_is_exact(straight):
@@ -115,5 +140,7 @@ def test_an_evaluation_that_does_not_agree_with_the_run_says_why(tmp_path):
     assert disagreement(tmp_path, [{**own, "episode_seeds": [1], "returns": [5.0]}]) is None
     other = {**own, "returns": [3.0, 5.0]}
     assert "another machine, other versions" in disagreement(tmp_path, [other])
-    (tmp_path / "status.json").write_text(json.dumps({"resume": f"approximate: {HAS_A_PAST}"}))
-    assert HAS_A_PAST in disagreement(tmp_path, [other])
+    (tmp_path / "status.json").write_text('{"resume": "not tried"}')
+    assert "another machine, other versions" in disagreement(tmp_path, [other])
+    (tmp_path / "status.json").write_text(json.dumps({"resume": f"approximate: {KEEPS_STATE}"}))
+    assert KEEPS_STATE in disagreement(tmp_path, [other])

@@ -3,7 +3,7 @@
 import pytest
 
 from dime.training.support import SupportWatch
-from tests.training.runs import start
+from tests.training.runs import DIME, start
 
 pytestmark = pytest.mark.promise("R8")
 
@@ -12,7 +12,7 @@ def metrics(share, of_returns=1.0):
     targets = {"target_low": -3.0, "target_high": 7.25}
     return {
         "target_clipped_mass": share,
-        "target_clipped_returns": of_returns * share,
+        "target_clipped_mass_of_returns": of_returns * share,
         **targets,
     }
 
@@ -40,9 +40,20 @@ def test_the_warning_says_whether_the_entropy_or_the_returns_are_cut_off():
     assert "The returns do not fit" in said[1] and "--temperature" not in said[1]
 
 
+def test_where_both_are_cut_off_a_wider_support_comes_first():
+    watch = SupportWatch()
+    both = metrics(0.9, of_returns=0.4 / 0.9)
+    watch.warning(0, both)
+    said = watch.warning(0, both)
+    assert "90.0%" in said and "40.0% without the entropy's term" in said
+    assert "The returns do not fit" in said and "--temperature" not in said
+
+
 def test_metrics_of_an_older_checkpoint_say_less():
     watch = SupportWatch()
-    older = {name: v for name, v in metrics(0.5).items() if name != "target_clipped_returns"}
+    older = {
+        name: v for name, v in metrics(0.5).items() if name != "target_clipped_mass_of_returns"
+    }
     watch.warning(0, older)
     assert "wider support" in watch.warning(0, older)
 
@@ -54,11 +65,6 @@ def test_critics_without_a_support_are_none_of_it():
 
 @pytest.mark.parametrize("bound, warned", [(0.2, True), (200.0, False)])
 def test_a_run_with_a_narrow_support_says_so(bound, warned, tmp_path, capsys):
-    critic = {"hidden_dim": 8, "num_hidden_layers": 1, "num_atoms": 101}
-    start(
-        tmp_path / "run",
-        critic=critic | {"v_min": -bound, "v_max": bound},
-        progress=True,
-        discount=0.5,
-    )
+    critic = DIME["critic"] | {"num_atoms": 101, "v_min": -bound, "v_max": bound}
+    start(tmp_path / "run", progress=True, **DIME | {"critic": critic, "discount": 0.5})
     assert ("lies outside of its support" in capsys.readouterr().out) == warned

@@ -120,10 +120,10 @@ class CategoricalHead:
     ) -> Metrics:
         """The share of the mass outside of the support, and the range of the means before.
 
-        `target_clipped_returns` is the share that is outside without the entropy's term, too.
+        `target_clipped_mass_of_returns` is the share outside of it without the entropy's term.
         """
         probs, moved = self._moved(next_output, backup)
-        returns = moved + (backup.discount * backup.entropy_cost)[:, None]
+        returns = backup.reward[:, None] + backup.discount[:, None] * self.atoms
 
         def share_outside(positions: Float[Array, "batch atoms"]) -> Float[Array, ""]:
             outside = (positions < self.v_min) | (positions > self.v_max)
@@ -132,7 +132,7 @@ class CategoricalHead:
         means = (probs * moved).sum(axis=-1)
         return {
             "target_clipped_mass": share_outside(moved),
-            "target_clipped_returns": share_outside(returns),
+            "target_clipped_mass_of_returns": share_outside(returns),
             "target_low": means.min(),
             "target_high": means.max(),
         }

@@ -102,10 +102,10 @@ def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
     for record in records:
         recorded = own.get(str([record[name] for name in names]))
         if recorded is not None and recorded != record["returns"]:
-            resume = RunDirectory(run_dir).status().get("resume", "exact")
+            resume = RunDirectory(run_dir).status().get("resume", "")
             why = (
                 "another machine, other versions or another program round otherwise."
-                if resume == "exact"
+                if not resume.startswith("approximate: ")
                 else f"{resume.removeprefix('approximate: ')}."
             )
             return f"note: the run itself recorded other returns for these episodes: {why}"

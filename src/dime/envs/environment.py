@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import logging
+import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -246,16 +247,23 @@ class Environment:
         return flat
 
     def _one(self, kind: Callable[[Any], Any], contract: str, value: Any) -> Any:
+        """A `float`, or a `bool` from true, false, 0 or 1; also from an array that holds one."""
+        if type(value) is kind:
+            return value
+        sequence = isinstance(value, list | tuple)
         try:
-            return kind(value.item() if isinstance(value, np.ndarray) else value)
+            number = None if sequence else np.asarray(value).item()
         except (TypeError, ValueError, RuntimeError):  # the last is PyTorch's
-            shape = (len(value),) if isinstance(value, list | tuple) else np.shape(value)
-            got = f"shape {shape}" if shape else f"{type(value).__name__} {value!r:.50}"
-            raise DimeError(f"{self.name}: {contract}, got {got}.") from None
+            number = None
+        if isinstance(number, numbers.Real) and (kind is float or number in (0, 1)):
+            return kind(number)
+        shape = (len(value),) if sequence else np.shape(value)
+        got = f"shape {shape}" if shape else f"{type(value).__name__} {value!r:.50}"
+        raise DimeError(f"{self.name}: {contract}, got {got}.")
 
     def _success(self, info: Any) -> bool | None:
         for key in SUCCESS_KEYS if isinstance(info, dict) else ():
-            if key in info:
+            if info.get(key) is not None:
                 return self._one(bool, f"info[{key!r}] must be true or false", info[key])
         return None
 

@@ -3,14 +3,17 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from dime.envs.environment import no_exit
 from dime.envs.messages import UnknownIdError, tidy_warnings
 from dime.envs.myosuite import with_myosuite_seeding
 from dime.envs.rendering import choose_renderer
@@ -61,14 +64,14 @@ class NewWorld(gymnasium.Wrapper):
         """Starts an episode; the same seed gives the same one, bit for bit."""
         walker: Any = self.unwrapped
         walker._destroy()
-        walker.world = type(walker.world)()
+        walker.world = type(walker.world)(gravity=walker.world.gravity)
         return self.env.reset(seed=seed, options=options)
 
 
 def with_new_worlds(env: gymnasium.Env) -> gymnasium.Env:
     """The same environment, without a past if it is one of Box2D's walkers."""
-    kinds = {kind.__module__ for kind in type(env.unwrapped).__mro__}
-    return NewWorld(env) if "gymnasium.envs.box2d.bipedal_walker" in kinds else env
+    modules = {kind.__module__ for kind in type(env.unwrapped).__mro__}
+    return NewWorld(env) if "gymnasium.envs.box2d.bipedal_walker" in modules else env
 
 
 def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
@@ -117,7 +120,8 @@ def package_of(id: str) -> str | None:
     """The installed package that registers `id` with Gymnasium when it is imported, if one does."""
     for package in _packages_that_register():
         try:
-            importlib.import_module(package)
+            with no_exit(), redirect_stdout(io.StringIO()):
+                importlib.import_module(package)
         except Exception:  # whatever somebody else's package raises
             continue
         if id in gymnasium.registry:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase as fnmatch
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -117,7 +117,9 @@ def make_myosuite(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         env = build()
     if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and goes on
         raise TypeError("unused kwargs")
-    remake = partial(_quietly, build) if any(fnmatch(id, past) for past in _KEEP_A_PAST) else None
+    remake = (
+        partial(_quietly, build) if any(fnmatchcase(id, past) for past in _KEEP_A_PAST) else None
+    )
     return MyoSuiteEnv(env, remake=remake, **adapter)
 
 

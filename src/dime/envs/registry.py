@@ -78,11 +78,14 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     try:
         return _MAKERS[suite_of(id)](id, kwargs)
     except UnknownIdError:
-        if suite_of(id) == "gymnasium" and (package := package_of(id)):
+        misspelt = _nearest(id, cutoff=0.9)  # known without imports of other people's packages
+        if suite_of(id) == "gymnasium" and not misspelt and (package := package_of(id)):
             raise DimeError(
                 f"{id} exists once {package} is imported: name it {package}:{id}."
             ) from None
-        raise DimeError(f"There is no environment {id!r}. {_nearest(id)}") from None
+        nearest = ", ".join(_nearest(id))
+        hint = f"Nearest: {nearest}." if nearest else "See docs/environments.md for names."
+        raise DimeError(f"There is no environment {id!r}. {hint}") from None
     except (TypeError, ValueError, KeyError, OSError) as error:
         of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
         if not (kwargs or _missing(error)) or of_the_system:
@@ -163,7 +166,9 @@ def suite_of(id: str) -> str:
 
 def list_environments() -> dict[str, list[str]]:
     """The ids of every installed suite; all of them have continuous actions."""
-    listed = json.loads(resources.files("dime").joinpath("data", "environments.json").read_text())
+    listed = json.loads(
+        resources.files("dime").joinpath("data", "environments.json").read_text("utf-8")
+    )
     ids = {
         suite: listed[suite] for suite, module in _SLOW_SUITES.items() if find_spec(module)
     }  # where one is missing, make_env says so to those who ask for it
@@ -229,13 +234,13 @@ def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeErro
     return DimeError(f"{id} could not be made with {kwargs}: {error}")
 
 
-def _nearest(id: str, count: int = 5) -> str:
+def _nearest(id: str, count: int = 5, cutoff: float = 0.6) -> list[str]:
+    """The known ids that are most like this one."""
     known = [name for ids in list_environments().values() for name in ids] + registered_elsewhere()
     names: dict[str, str] = {}
     for name in known:
         names.setdefault(name.lower(), name)
         names.setdefault(name.rpartition("/")[2].lower(), name)
     wanted = id.rpartition(":")[2].lower()
-    hits = difflib.get_close_matches(wanted, names, n=2 * count, cutoff=0.6)
-    nearest = list(dict.fromkeys(names[hit] for hit in hits))[:count]
-    return f"Nearest: {', '.join(nearest)}." if nearest else "See docs/environments.md for names."
+    hits = difflib.get_close_matches(wanted, names, n=2 * count, cutoff=cutoff)
+    return list(dict.fromkeys(names[hit] for hit in hits))[:count]

@@ -31,7 +31,7 @@ def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
 
 def _running_statistics(layer: gymnasium.Env) -> str:
     """The attribute of this layer that looks like a RunningMeanStd; "" if none does."""
-    for name, value in vars(layer).items():
+    for name, value in getattr(layer, "__dict__", {}).items():
         parts = value.values() if isinstance(value, dict) else (value,)
         if any(map(_looks_like_statistics, parts)):
             return name
@@ -39,5 +39,13 @@ def _running_statistics(layer: gymnasium.Env) -> str:
 
 
 def _looks_like_statistics(value: Any) -> bool:
-    """Whether it has what Gymnasium's RunningMeanStd has, and all others that we know of."""
-    return all(hasattr(value, part) for part in ("mean", "var", "count", "update"))
+    """Whether it has what Gymnasium's RunningMeanStd has, and all others that we know of.
+
+    Tables and series of pandas have methods of these names.
+    """
+    try:
+        parts = [getattr(value, part, None) for part in ("mean", "var", "count")]
+        updates = callable(getattr(value, "update", None))
+    except Exception:  # whatever a property of somebody else's object raises
+        return False
+    return updates and not any(part is None or callable(part) for part in parts)

@@ -138,7 +138,7 @@ class Spaces:
         start = 0
         with np.errstate(over="ignore"):
             for leaf, value in zip(self.observation, leaves, strict=True):
-                self._check_shape(value, batch, leaf)
+                self._check(value, batch, leaf)
                 stop = start + leaf.size
                 flat[..., start:stop] = value.reshape(*batch, leaf.size)
                 start = stop
@@ -199,7 +199,7 @@ class Spaces:
             problem = f"has no array{_at(leaf)} ({type(error).__name__}: {error})"
             raise DimeError(f"An observation of {self.name} {problem}.") from error
 
-    def _check_shape(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
+    def _check(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
         if value.dtype.kind not in "biuf":
             raise DimeError(
                 f"An observation of {self.name}{_at(leaf)} must be of real numbers, got dtype "

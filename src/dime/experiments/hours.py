@@ -38,13 +38,13 @@ def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]
             )
             for row in content["algorithms"]
         }
-        machine, preset = dict(content["machine"]), content["preset"]
+        machine, measured_preset = dict(content["machine"]), content["preset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DimeError(
-            f"{figures} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
+            f"{figures or name} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
         ) from error
-    where = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return by_name, f"from updates at the sizes of the preset '{preset}' on {where}"
+    where = ", ".join(f"{part} {value}" for part, value in machine.items())
+    return by_name, f"from updates at the sizes of the preset '{measured_preset}' on {where}"
 
 
 def hours(config: RunConfig, costs: dict[str, Cost]) -> float | None:

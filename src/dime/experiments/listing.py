@@ -1,7 +1,7 @@
 """What `dime list` shows.
 
 What is slow to ask for (JAX, the simulators) is listed in `dime/data`; `python -m tests.listed`
-writes it anew, and a test compares it with what there really is.
+regenerates it, and a test compares it with what there really is.
 """
 
 import json
@@ -20,13 +20,18 @@ _PACKAGE = resources.files("dime")
 def listing(what: str) -> str:
     """Algorithms, environments, presets or studies, a line each."""
     if what == "algorithms":
-        rows = _aligned(json.loads(_PACKAGE.joinpath("data", "algorithms.json").read_text()))
+        rows = _aligned(json.loads(_PACKAGE.joinpath("data", "algorithms.json").read_text("utf-8")))
     elif what == "presets":
         rows = [f"{name:8}  {text}" for name, text in PRESETS.items()]
     elif what == "studies":
-        files = [file for file in _PACKAGE.joinpath("studies").iterdir() if ".toml" in file.name]
-        told = {file.name: tomllib.loads(file.read_text())["description"] for file in files}
-        rows = _aligned([(name.removesuffix(".toml"), told[name]) for name in sorted(told)])
+        files = [
+            file for file in _PACKAGE.joinpath("studies").iterdir() if file.name.endswith(".toml")
+        ]
+        descriptions = {
+            file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8"))["description"]
+            for file in files
+        }
+        rows = _aligned(sorted(descriptions.items()))
     else:
         from dime.envs.registry import list_environments
 

@@ -201,7 +201,10 @@ def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
         state, reason = status.get("state", "running"), status.get("reason")
         if state != "running":
             told = f": {reason}" if reason else ""
-            raise DimeError(f"{path} has no evaluations, and its state is {state}{told}")
+            raise DimeError(
+                f"{path} has no evaluations, and its state is {state}{told}. Leave this run out, "
+                "or resume it with evaluations."
+            )
         raise DimeError(
             f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
             "the run has started: try again then, or leave this run out."

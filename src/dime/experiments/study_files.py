@@ -78,7 +78,7 @@ def source_of(path: Path) -> str:
             raise DimeError(f"The study {path} cannot be read ({error.strerror}).") from error
         except UnicodeDecodeError as error:
             raise DimeError(
-                f"The study {path} is not text in UTF-8 ({error}): save it so."
+                f"The study {path} is not text in UTF-8 ({error}): save it as UTF-8."
             ) from error
     choose("shipped study", str(path), shipped_studies())
     return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text("utf-8")

@@ -9,6 +9,7 @@ from dime.errors import DimeError
 from dime.updates.temperature import TemperatureConfig
 
 _NUM_STEPS = 1000
+_ROUNDING = 1e-9
 
 
 def refuse_unknown_support(
@@ -19,8 +20,9 @@ def refuse_unknown_support(
     largest, entropy = float(np.abs(returns).max()), entropy_share(settings, env.action_dim)
     bound = round_up(largest + entropy)
     raise DimeError(
-        f"No support of the critic's returns is established for {env.name}. In {_NUM_STEPS} random "
-        f"steps discounted returns lay in [{returns.min():.4g}, {returns.max():.4g}]"
+        f"No support of the critic's returns is established for {env.name}. By {_NUM_STEPS} random "
+        "steps, discounted returns in the long run lie in "
+        f"[{returns.min():.4g}, {returns.max():.4g}]"
         + _entropy_text(settings, largest, entropy)
         + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a "
         "trained policy may be larger: watch target_clipped_mass in the records."
@@ -89,7 +91,10 @@ def discounted_returns(rewards: list[float], ends: list[bool], discount: float) 
             sums.append(behind)
         return np.array(sums[::-1])
 
-    return backwards(float(backwards(0.0)[0] / (1.0 - np.prod(factors))))
+    sums, lost = backwards(0.0), 1.0 - float(np.prod(factors))
+    if lost < _ROUNDING:  # without a discount or an end, the sum in the long run has no bound
+        return sums
+    return backwards(float(sums[0]) / lost)
 
 
 def round_up(value: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.episodes import EVALUATION, episode_seed
-from dime.training.repeats import HAS_A_PAST, why_not_repeatable
+from dime.training.repeats import KEEPS_STATE, why_not_repeatable
 
 MAX_EPISODE_STEPS = 10_000
 """Where an episode is cut that its environment does not end."""
@@ -22,8 +22,8 @@ def time_limit_warning(env: Environment) -> str | None:
     if env.max_episode_steps is not None:
         return None
     return (
-        f"warning: {env.name} declares no time limit. An episode that does not end by itself goes "
-        f"on for ever in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Give one: "
+        f"warning: {env.name} declares no time limit. An episode that does not end by itself "
+        f"never ends in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Give one: "
         "--env-kwargs max_episode_steps=1000 (ids of Gymnasium's registry), or wrap it in "
         "gymnasium.wrappers.TimeLimit."
     )
@@ -99,13 +99,13 @@ class EnvironmentPool:
     def take(self, num_agents: int, count: int) -> list[Environment]:
         """`count` for each agent, none of which is one that trains.
 
-        Those that have a past are new each time, as those of `dime evaluate` are.
+        Those that keep state between episodes are new each time, as those of `dime evaluate` are.
 
         Raises:
             EpisodeError: one cannot be made, or fails when it is first tried.
             DimeError: what makes environments returns one a second time, or one of other spaces.
         """
-        if self.unrepeatable == HAS_A_PAST:
+        if self.unrepeatable == KEEPS_STATE:
             self.close()
         self._make_up_to(num_agents * count, count)
         if not self._tried:

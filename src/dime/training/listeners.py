@@ -129,18 +129,18 @@ class WeightsAndBiases(Listener):
             raise DimeError(
                 "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
             )
-        import wandb
-
         with _explained():
+            import wandb
+
             wandb.login()  # in a terminal it asks for the key
 
     def __init__(self, project: str, run_dir: Path, config: dict[str, Any]):
-        import wandb
-
         id_file = run_dir / "wandb_id.txt"
         if not id_file.exists():
             write_bytes(id_file, uuid.uuid4().hex.encode())
         with _explained():
+            import wandb
+
             self._run = wandb.init(
                 project=project,
                 name=run_dir.name,

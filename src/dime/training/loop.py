@@ -196,9 +196,9 @@ class Loop:
 
     def _note_unrepeatable(self) -> None:
         reason = self.learners.unrepeatable
-        if reason is not None and reason != self.recorder.unrepeatable:
+        if reason is not None and self.recorder.unrepeatable is None:
             self.recorder.message(repeat_warning(self.learners.env_name, reason))
-        self.recorder.unrepeatable = reason
+            self.recorder.unrepeatable = reason
 
     def _evaluate(self, mode: str) -> list[Record]:
         """The record of every seed; a seed whose environment fails is taken out."""

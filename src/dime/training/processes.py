@@ -15,19 +15,33 @@ It is replaced every `log_every` env steps and after every evaluation.
 def this_process() -> dict[str, Any]:
     """What status.json says of the process that writes it."""
     pid = os.getpid()
-    return {"pid": pid, "started": _look_up(pid)[1], "host": socket.gethostname()}
+    return {
+        "pid": pid,
+        "started": _look_up(pid)[1],
+        "host": socket.gethostname(),
+        "namespace": _namespace(),
+    }
+
+
+def _namespace() -> int | None:
+    """Where process ids mean what they mean to this process: containers of a host differ."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
 
 
 def is_gone(process: Any, silent_s: float) -> bool:
     """Whether a process, as `this_process` describes it, has ended.
 
-    Of another host, and of runs of releases that did not note their process, only the seconds of
-    silence can tell.
+    Of another host or container, and of runs of releases that did not note their process, only the
+    seconds of silence can tell.
     """
     match process:
-        case {"host": host, "pid": int(pid), "started": started} if (
-            host == socket.gethostname() and 0 < pid < 2**31
-        ):
+        case {"host": host, "namespace": namespace, "pid": int(pid), "started": started} if (
+            host,
+            namespace,
+        ) == (socket.gethostname(), _namespace()) and 0 < pid < 2**31:
             return _is_gone_here(pid, started)
     return silent_s > SILENT_S
 
@@ -40,7 +54,7 @@ def _is_gone_here(pid: int, started: int | None) -> bool:
     except OSError:  # there is, of another user
         pass
     state, found = _look_up(pid)
-    return state in ("Z", "X") or None not in (started, found) and started != found
+    return state in ("Z", "X") or (None not in (started, found) and started != found)
 
 
 def _look_up(pid: int) -> tuple[str, int | None]:

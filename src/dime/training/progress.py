@@ -1,7 +1,5 @@
 """What a run shows while it goes: a bar in a terminal, timed lines elsewhere."""
 
-import os
-import select
 import time
 from statistics import fmean
 
@@ -155,12 +153,3 @@ def make_progress(env_step: int, num_env_steps: int, num_seeds: int) -> Listener
     if console.is_terminal:
         return TerminalProgress(env_step, num_env_steps, num_seeds, console)
     return PlainProgress(env_step, num_env_steps, num_seeds)
-
-
-def mute_if_nobody_reads() -> None:
-    """Where the terminal or a pipe's reader has gone, lets what is printed go nowhere."""
-    for descriptor in (1, 2):
-        output = select.poll()
-        output.register(descriptor, 0)  # POLLHUP and POLLERR are told in any case
-        if output.poll(0):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -190,10 +190,16 @@ class Recorder:
             "last_evaluation": self.last_evaluation,
             "failed_seeds": self.failed_seeds,
             "env_restarts": self.env_restarts,
-            "resume": f"approximate: {self.unrepeatable}" if self.unrepeatable else "exact",
+            "resume": self._kind_of_resume(),
             "process": self._process,
         }
         self._attempt(partial(write_json, self._directory.status_file, content))
+
+    def _kind_of_resume(self) -> str:
+        """Episodes are repeated as a trial when a run first evaluates, and not before."""
+        if self.unrepeatable is not None:
+            return f"approximate: {self.unrepeatable}"
+        return "exact" if self.last_evaluation else "not tried"
 
     def leave(self, text: str) -> None:
         """Says a last thing before the process ends at once."""

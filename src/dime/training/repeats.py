@@ -6,27 +6,29 @@ import numpy as np
 
 from dime.envs.environment import Environment
 
-HAS_A_PAST = "the same seed and actions did not give the same episode again"
+KEEPS_STATE = (
+    "the same seed and actions did not give the same episode again: it keeps state between episodes"
+)
 SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
 
 _NUM_STEPS = 5
 _SEED, _ANOTHER_SEED = 20_011, 20_021
 _REMEDIES = {
-    HAS_A_PAST: "Let reset(seed=...) build anew what an episode changes, and draw everything from "
-    "self.np_random. Evaluations are made in new environments.",
+    KEEPS_STATE: "Make reset(seed=...) rebuild whatever an episode changes, and draw everything "
+    "from self.np_random. Evaluations are made in new environments.",
     SHARES_RANDOMNESS: "--env-process gives each environment its own; better, draw everything from "
     "self.np_random.",
 }
 
 
 def why_not_repeatable(env: Environment) -> str | None:
-    """`HAS_A_PAST` or `SHARES_RANDOMNESS`; None where a few steps say nothing against it."""
+    """`KEEPS_STATE` or `SHARES_RANDOMNESS`; None where a few steps say nothing against it."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         first = _rollout(env, _SEED)
         _rollout(env, _ANOTHER_SEED)
         if _rollout(env, _SEED) != first:
-            return HAS_A_PAST
+            return KEEPS_STATE
         return None if _rollout(env, _SEED, others_draw=True) == first else SHARES_RANDOMNESS
     finally:
         random.setstate(python)

@@ -26,7 +26,7 @@ from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.memory import refuse_if_too_large
-from dime.training.progress import make_progress, mute_if_nobody_reads
+from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
 from dime.training.resumable import refuse_if_other
@@ -78,15 +78,14 @@ def start_run(
         _require_agent(config, environments[0], len(config.training.seeds))
         if audience.before_start is not None:
             audience.before_start(config)
-        stood = run_dir is not None and run_dir.exists()
+        existed = run_dir is not None and run_dir.exists()
         if run_dir:
             directory = RunDirectory.create(run_dir, config.to_json())
         else:
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
-            with directory.removed_on_failure(keep_empty=stood):
-                making = _loop(config, directory, env, environments, 0, audience)
-                loop = stack.enter_context(making)
+            with directory.removed_on_failure(keep_empty=existed):
+                loop = stack.enter_context(_loop(config, directory, env, environments, 0, audience))
             return loop.run(None)
 
 
@@ -273,15 +272,12 @@ def _loop(
 
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
-    try:
-        with closing(recorder):
-            if warning := time_limit_warning(environments[0]):
-                recorder.message(warning)
-            loop = Loop(config.training, directory, make_learners, recorder)
-            with loop.interruption:
-                yield loop
-    finally:
-        mute_if_nobody_reads()
+    with closing(recorder):
+        if warning := time_limit_warning(environments[0]):
+            recorder.message(warning)
+        loop = Loop(config.training, directory, make_learners, recorder)
+        with loop.interruption:
+            yield loop
 
 
 def _listeners(
@@ -289,12 +285,12 @@ def _listeners(
 ) -> list[Listener]:
     training = config.training
     listeners: list[Listener] = []
+    if training.wandb_project is not None:  # first: it may fail, and the others hold open files
+        listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
     if training.tensorboard:
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
-    if training.wandb_project is not None:
-        listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
-    if audience.progress:  # last: it takes the terminal, and the others may fail
+    if audience.progress:  # last: it takes the terminal
         num_seeds = len(training.seeds)
         listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     return listeners

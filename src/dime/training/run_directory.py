@@ -25,7 +25,7 @@ from dime.training.processes import is_gone
 from dime.training.records import read_json, signed, write_json
 
 _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
-_DEAD = "its process is gone: killed, or its machine went down; dime resume continues the run"
+_DEAD = "its process is gone: killed, or the machine crashed; dime resume continues the run"
 
 
 def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
@@ -38,7 +38,7 @@ def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
 
 
 class TakenError(DimeError):
-    """Something stands already where a run is to go."""
+    """The run directory already exists and is not empty."""
 
 
 class RunDirectory:

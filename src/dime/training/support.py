@@ -11,7 +11,7 @@ _RETURNS_CLIP = (
 _ENTROPY_CLIPS = (
     "The entropy's term does not fit, rather than the returns: train with a smaller "
     "--temperature.initial, or with rewards that are larger beside it. A support wide enough for "
-    "the entropy would tell few returns apart."
+    "the entropy would resolve few returns."
 )
 
 
@@ -33,9 +33,12 @@ class SupportWatch:
         if self._in_a_row[seed] < _RECORDS_IN_A_ROW:
             return None
         low, high = metrics["target_low"], metrics["target_high"]
-        of_returns = metrics.get("target_clipped_returns", share)  # older checkpoints lack it
+        of_returns = metrics.get(
+            "target_clipped_mass_of_returns", share
+        )  # older checkpoints lack it
         return (
             f"warning: seed {seed}: {share:.1%} of the critic's target mass lies outside of its "
-            f"support and is cut off. Mean targets of the newest minibatch lie in [{low:.4g}, "
-            f"{high:.4g}]. " + (_RETURNS_CLIP if of_returns > 0.5 * share else _ENTROPY_CLIPS)
+            f"support and is cut off ({of_returns:.1%} without the entropy's term). Mean targets "
+            f"of the newest minibatch lie in [{low:.4g}, {high:.4g}]. "
+            + (_RETURNS_CLIP if of_returns > _LARGEST_SHARE else _ENTROPY_CLIPS)
         )
