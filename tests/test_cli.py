@@ -424,11 +424,11 @@ def test_a_run_of_hours_is_asked_about_on_a_terminal(run, monkeypatch, more, ans
     in_a_terminal(monkeypatch, os.getpgrp())
     monkeypatch.setattr("dime.timing.make_matmul", lambda: lambda: 266.3 / 2)
     monkeypatch.setattr(RunDirectory, "create_default", began)
-    told = run("train", PLANE, *as_words(DIME | {"num_env_steps": 1_000_000}), *more)
+    told = run("train", PLANE, *more)
     assert told.status == 2 and ("it began" in told.err) == begins
     assert begins or ("--yes" in told.err and os.listdir() == [])
     # 2 updates of 178 ms and an action for each of a million env steps, at half the rate.
-    assert "at least about 198 hours for its updates and actions (1,000,000 env" in told.out
+    assert "at least about 197 hours for its updates and actions (1,000,000 env" in told.out
     assert "133 GFLOP/s here" in told.out and "--preset laptop" in told.out
 
 
@@ -443,6 +443,7 @@ def test_without_a_terminal_a_run_of_hours_is_only_announced(run, monkeypatch):
     in_a_terminal(monkeypatch, os.getpgrp() + 1)  # in its background: reading would stop the run
     assert "hours" in (told := run(*long_run)).out and "it began" in told.err
     in_a_terminal(monkeypatch, os.getpgrp())
+    assert "hours" in (told := run(*long_run)).out and "it began" in told.err  # sizes of its own
     with pytest.raises(dime.DimeError, match="it began"), shared_programs():
         dime.train(PLANE, **DIME | {"num_env_steps": 1_000_000}, run_dir="from-python")
 

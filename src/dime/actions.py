@@ -115,6 +115,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
 
 
 def _train(command: Train[Any, Any]) -> int:
+    from dime.experiments.presets import preset_settings
     from dime.experiments.starting import run_config
     from dime.training.config import RunConfig
     from dime.training.run import Audience
@@ -127,7 +128,8 @@ def _train(command: Train[Any, Any]) -> int:
         training=command.training,
         settings=command.settings,
     )
-    ask = not command.yes and _somebody_answers()
+    known = preset_settings(config.preset, config.algorithm, config.env) == config.settings
+    ask = not command.yes and known and _somebody_answers()  # of other sizes little is known
     audience = Audience(before_start=partial(_announce_duration, ask=ask))
     with _muted_if_nobody_reads():
         result = run_config(config, config.env, command.run_dir, audience)

@@ -68,7 +68,7 @@ def describe(error: BaseException) -> str:
     'ValueError: no'
     """
     try:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # an error's own __str__ may fail
         return f"{type(error).__name__} (its text cannot be made)"
 

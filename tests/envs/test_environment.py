@@ -194,6 +194,12 @@ def test_the_api_of_old_gym_is_refused_by_name(kind, method):
         run_to(Environment(kind()), 1)
 
 
+def test_a_wrapper_that_meets_the_api_of_old_gym_is_no_reason_for_another_try():
+    environment = Environment(gymnasium.wrappers.TimeLimit(OldApi(), 10), "Old-v0")
+    with pytest.raises(DimeError, match="Old-v0: .*info.; a wrapper found"):
+        run_to(environment, 1)
+
+
 class Raising(Stub):
     def step(self, action):
         raise ZeroDivisionError("inside the environment")

@@ -7,7 +7,9 @@ from gymnasium.wrappers import TimeLimit
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
 from dime.errors import DimeError
+from dime.experiments.configs import make_config
 from dime.experiments.presets import preset_settings
+from dime.experiments.starting import require_support
 from dime.experiments.support import (
     discounted_returns,
     entropy_share,
@@ -15,6 +17,7 @@ from dime.experiments.support import (
     round_up,
 )
 from tests.envs.stub import Stub
+from tests.training.walk import at, walks
 
 
 class Rewards(Stub):
@@ -47,6 +50,15 @@ def test_a_time_limit_is_bootstrapped_across():
     assert f"[{-100 * cut:.4g}, -1]" in suggested(Rewards(-1.0), bootstrap=False)
 
 
+def test_an_environment_that_raises_is_named_in_one_line():
+    def broken():
+        raise OSError("unplugged")
+
+    config = make_config("walk", preset="laptop")
+    with pytest.raises(DimeError, match="raised OSError: unplugged in the random steps"):
+        require_support(config, walks(at(0, 3, broken)))
+
+
 def test_returns_are_those_of_a_long_sum():
     generator = np.random.default_rng(0)
     rewards, ends = generator.normal(size=30), generator.random(30) < 0.2
@@ -74,7 +86,13 @@ def test_one_rare_reward_does_not_stand_for_all():
 
 def test_the_entropy_dominates_tiny_rewards():
     said = suggested(Rewards(-1e-6))
-    for part in ("[-0.0001, -0.0001]", "most of it", "--temperature.initial 6e-07", "v-min -20 "):
+    for part in (
+        "[-0.0001, -0.0001]",
+        "Most of it",
+        "--temperature.initial 6e-07",
+        "v-min -20 ",
+        "v-min -0.0002 ",
+    ):
         assert part in said
 
 

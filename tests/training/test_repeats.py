@@ -13,6 +13,7 @@ from dime.envs.environment import Environment
 from dime.training.config import RunConfig, TrainingConfig
 from dime.training.repeats import (
     KEEPS_STATE,
+    NOT_TRIED,
     SHARES_RANDOMNESS,
     repeat_warning,
     why_not_repeatable,
@@ -114,6 +115,28 @@ def toy_run(folder, make, stop_at, **options):
     )
     start_run(config, make, folder, Audience(lambda record: record["env_step"] == stop_at))
     return status_of(folder)["resume"]
+
+
+class NoEarlyResets(Walk):
+    """As monitors that insist on whole episodes."""
+
+    steps, over = 0, True
+
+    def reset(self, *, seed=None, options=None):
+        assert self.over, "reset before the episode's end"
+        self.over = False
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        *answer, terminated, truncated, info = super().step(action)
+        self.over = terminated or truncated
+        return *answer, terminated, truncated, info
+
+
+def test_an_environment_that_refuses_the_trial_is_trained_on(tmp_path):
+    resume = toy_run(tmp_path / "run", NoEarlyResets, None, max_env_restarts=0)
+    assert resume == f"approximate: {NOT_TRIED}"
+    assert status_of(tmp_path / "run")["state"] == "finished"
 
 
 def test_a_run_without_evaluations_has_tried_nothing(tmp_path):

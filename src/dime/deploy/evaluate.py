@@ -104,7 +104,8 @@ def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
         if recorded is not None and recorded != record["returns"]:
             resume = RunDirectory(run_dir).status().get("resume", "")
             why = (
-                "another machine, other versions or another program round otherwise."
+                "another machine, other versions or another program round differently, or the "
+                "environment keeps state that a few steps did not show."
                 if not resume.startswith("approximate: ")
                 else f"{resume.removeprefix('approximate: ')}."
             )

@@ -127,6 +127,7 @@ class Environment:
                 raise DimeError(
                     f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({error})."
                 ) from error
+            self._refuse_other_counts(error)
             raise
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise self._wrong_answer("reset", "(obs, info)", answer)
@@ -154,8 +155,12 @@ class Environment:
             raise DimeError(f"{self.name}: step() before reset(), or after the episode's end.")
         step, self._steps = self._steps + 1, None  # so that any error below leaves a reset due
         env_action = self._env_action(action, step)
-        with no_exit():
-            answer: Any = self.env.step(env_action)
+        try:
+            with no_exit():
+                answer: Any = self.env.step(env_action)
+        except Exception as error:
+            self._refuse_other_counts(error)
+            raise
         try:
             obs, reward, terminated, truncated, info = answer
         except (TypeError, ValueError):
@@ -266,6 +271,15 @@ class Environment:
             if info.get(key) is not None:
                 return self._one(bool, f"info[{key!r}] must be true or false", info[key])
         return None
+
+    def _refuse_other_counts(self, error: Exception) -> None:
+        """A wrapper met an answer of too many or too few values: a new environment would too."""
+        text = str(error)
+        if isinstance(error, ValueError) and "values to unpack (expected" in text:
+            raise DimeError(
+                f"{self.name}: reset() must return (obs, info), and step() (obs, reward, "
+                f"terminated, truncated, info); a wrapper found {text}."
+            ) from error
 
     def _wrong_answer(self, method: str, expected: str, answer: Any) -> DimeError:
         got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 from dime.training.config import RunConfig
 
 _SHIPPED = "algorithms-cpu-2-cores.json"
@@ -41,7 +41,8 @@ def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]
         machine, measured_preset = dict(content["machine"]), content["preset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DimeError(
-            f"{figures or name} is no file of `dime benchmark --all-algorithms --json` ({error!r})."
+            f"{figures or name} is no file of `dime benchmark --all-algorithms --json` "
+            f"({describe(error)})."
         ) from error
     where = ", ".join(f"{part} {value}" for part, value in machine.items())
     return by_name, f"from updates at the sizes of the preset '{measured_preset}' on {where}"

@@ -3,12 +3,12 @@
 from contextlib import closing
 from pathlib import Path
 
-from dime.envs.registry import make
+from dime.errors import DimeError, describe
 from dime.experiments.presets import lacks_support
 from dime.experiments.support import refuse_unknown_support
 from dime.training.config import EnvLike, RunConfig
 from dime.training.loop import RunResult
-from dime.training.run import Audience, start_run
+from dime.training.run import Audience, environment_maker, start_run
 
 
 def run_config(
@@ -22,6 +22,15 @@ def run_config(
 def require_support(config: RunConfig, env: EnvLike) -> None:
     """Raises `DimeError`, with a proposal, where the critic's support is still to be given."""
     if lacks_support(config.settings):
-        with closing(make(env, config.env_kwargs)) as made:
+        with closing(environment_maker(config, env)()) as made:
             bootstrap = config.training.bootstrap_at_time_limits
-            refuse_unknown_support(made, config.settings, bootstrap)
+            try:
+                refuse_unknown_support(made, config.settings, bootstrap)
+            except DimeError:
+                raise
+            except Exception as error:  # whatever a user's environment raises
+                raise DimeError(
+                    f"{made.name} raised {describe(error)} in the random steps that were to "
+                    "suggest a support of the critic's returns. Fix the environment, or give "
+                    "--critic.v-min and --critic.v-max."
+                ) from error

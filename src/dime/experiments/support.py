@@ -23,23 +23,22 @@ def refuse_unknown_support(
         f"No support of the critic's returns is established for {env.name}. By {_NUM_STEPS} random "
         "steps, discounted returns in the long run lie in "
         f"[{returns.min():.4g}, {returns.max():.4g}]"
-        + _entropy_text(settings, largest, entropy)
-        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}. Returns of a "
-        "trained policy may be larger: watch target_clipped_mass in the records."
+        + (f"; the entropy adds up to {entropy:.4g} at the first temperature." if entropy else ".")
+        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}."
+        + _less_entropy(settings, largest, entropy)
+        + " Returns of a trained policy may be larger: watch target_clipped_mass in the records."
     )
 
 
-def _entropy_text(settings: Any, largest: float, entropy: float) -> str:
-    if entropy == 0.0:
-        return "."
-    initial = settings.temperature.initial
-    text = f"; the entropy adds up to {entropy:.4g} at the first temperature, {initial:g}."
-    if entropy > largest > 0.0:
-        text += (
-            f" That is most of it: --temperature.initial {initial * largest / entropy:.1g} (or "
-            "larger rewards) would leave more of the support to the returns."
-        )
-    return text
+def _less_entropy(settings: Any, largest: float, entropy: float) -> str:
+    """What else would do where most of the support would be the entropy's."""
+    if not entropy > largest > 0.0:
+        return ""
+    initial, bound = settings.temperature.initial * largest / entropy, round_up(2.0 * largest)
+    return (
+        f" Most of it is the entropy's. With --temperature.initial {initial:.1g}, or larger "
+        f"rewards, --critic.v-min {-bound:g} --critic.v-max {bound:g} would resolve returns better."
+    )
 
 
 def entropy_share(settings: Any, action_dim: int) -> float:

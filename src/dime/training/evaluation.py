@@ -8,7 +8,7 @@ import numpy as np
 from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.episodes import EVALUATION, episode_seed
-from dime.training.repeats import KEEPS_STATE, why_not_repeatable
+from dime.training.repeats import KEEPS_STATE, NOT_TRIED, why_not_repeatable
 
 MAX_EPISODE_STEPS = 10_000
 """Where an episode is cut that its environment does not end."""
@@ -102,15 +102,17 @@ class EnvironmentPool:
         Those that keep state between episodes are new each time, as those of `dime evaluate` are.
 
         Raises:
-            EpisodeError: one cannot be made, or fails when it is first tried.
+            EpisodeError: one cannot be made.
             DimeError: what makes environments returns one a second time, or one of other spaces.
         """
         if self.unrepeatable == KEEPS_STATE:
             self.close()
         self._make_up_to(num_agents * count, count)
         if not self._tried:
-            self.unrepeatable = _guarded(0, why_not_repeatable, self._made[0])
+            self.unrepeatable = why_not_repeatable(self._made[0])
             self._tried = True
+            if self.unrepeatable == NOT_TRIED:
+                self.close()
             return self.take(num_agents, count)
         return self._made[: num_agents * count]
 

@@ -26,10 +26,10 @@ def duration(seconds: float) -> str:
 def return_text(value: float) -> str:
     """A return with the digits that matter.
 
-    >>> [return_text(value) for value in (-1234.56, 9.876, 0.0, -3.2456e-06)]
-    ['-1234.6', '9.88', '0.0', '-3.25e-06']
+    >>> [return_text(value) for value in (-1234.56, 9.876, 0.0, -3.2456e-06, 5e10)]
+    ['-1234.6', '9.88', '0.0', '-3.25e-06', '5e+10']
     """
-    return f"{value:.1f}" if abs(value) >= 10.0 or value == 0.0 else f"{value:.3g}"
+    return f"{value:.1f}" if value == 0.0 or 10.0 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 class _Watch(Listener):

@@ -32,7 +32,7 @@ class Restarts:
             return False
         self.count += 1
         text = (
-            f"warning: {env_name} raised {describe(error)}. It is made anew for seed "
+            f"warning: {env_name} raised {describe(error).rstrip('.')}. It is made anew for seed "
             f"{self.seed} ({self.count} of {self.limit} times), and {cost}.\n"
         )
         self._tell(self.seed, self.count, text + "".join(traceback.format_exception(error)))
