@@ -17,7 +17,10 @@ SMALL = {
     "checkpoint_every": 10_000,
     "log_every": 50,
     "evaluation_modes": (),
+    "batch_size": 128,
+    "critic": {"hidden_dim": 64},
 }
+NETWORK = {"hidden_dim": 64}
 
 
 TEMPERATURE = 3.0
@@ -42,7 +45,7 @@ def test_bandit_policy_becomes_the_density_of_maximum_entropy(tmp_path):
         num_env_steps=3_000,
         num_random_steps=300,
         temperature={"initial": TEMPERATURE, "learn": False},
-        policy={"num_denoising_steps": 16, "prior_std": 1.0, "initial_step_scale": 0.3},
+        policy=NETWORK | {"num_denoising_steps": 16, "prior_std": 1.0, "initial_step_scale": 0.3},
         **SMALL,
     )
     actions = dime.load_policy(tmp_path / "run")(np.zeros((4_000, 1), np.float32))[:, 0]
@@ -53,7 +56,7 @@ def test_bandit_policy_becomes_the_density_of_maximum_entropy(tmp_path):
         for mean in np.linspace(-1.0, 1.0, 21)
         for std in np.linspace(0.1, 2.0, 20)
     )
-    # Seen: variation 0.18 (0.12 after 5000 steps), left mode 0.44 where 0.43 is exact.
+    # Seen: variation 0.21, left mode 0.42 where 0.43 is exact.
     assert _variation(learnt, exact) < 0.25 < best_gaussian
     assert abs((actions < 0.0).mean() - exact[:10].sum()) < 0.08
 
@@ -64,8 +67,10 @@ def test_point_mass_finds_a_goal(tmp_path):
         "dime/MultiGoal-v0",
         run_dir=tmp_path / "run",
         num_env_steps=2_500,
+        updates_per_env_step=1,
         discount=0.99,
         temperature={"initial": 0.1, "learn": True},
+        policy=NETWORK,
         **options,
     )
     before, after = read_records(tmp_path / "run" / "evaluations.jsonl")
@@ -106,8 +111,8 @@ def test_time_limits_bootstrap_and_terminations_do_not(tmp_path, ends, value):
         num_random_steps=100,
         discount=0.9,
         temperature={"initial": 1e-6, "learn": False},
-        critic={"v_min": 0.0, "v_max": 20.0, "hidden_dim": 32},
-        **SMALL,
+        policy={"num_denoising_steps": 2, "hidden_dim": 16},
+        **(SMALL | {"critic": {"v_min": 0.0, "v_max": 20.0, "hidden_dim": 32}}),
     )
     records = list(read_records(tmp_path / "run" / "metrics.jsonl"))[-8:]
     learnt = np.mean([record["q_mean"] for record in records])
