@@ -177,7 +177,8 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(
     # Its reward is no number at the 20th step of an environment: each attempt saves before it, and
     # the run of 48 steps gets through at the third.
     bad = {"algorithm": NAME, "env_kwargs.nan_at": 20}
-    changes = {"seeds": [0], "arms": [bad], "retries": 1}
+    settings = SETTINGS | {"evaluation_modes": []}
+    changes = {"seeds": [0], "arms": [bad], "retries": 1, "settings": settings}
     (tmp_path / "walks.py").write_text(f"STUDY = {study(**changes)!r}")
     words = ["sweep", str(tmp_path / "walks.py"), "--storage", str(tmp_path)]
     words += ["--address", two_nodes.address]
@@ -191,7 +192,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(
     )
     folder = tmp_path / "walks" / failed
     starts = json.loads((folder / "provenance.json").read_text())["starts"]
-    assert [start["env_step"] for start in starts] == [0, 16]
+    assert [start["env_step"] for start in starts] == [0, 19]
     assert status_of(folder)["state"] == "failed"
     assert main(words) == 0
     assert status_of(folder)["state"] == "finished"
