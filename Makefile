@@ -20,7 +20,7 @@ setup:  ## install everything: all extras and the development tools
 	@scripts/setup all
 
 test: setup  ## run every behaviour's tests once, in minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .
@@ -40,7 +40,7 @@ bench-peers:  ## CrossQ here and of SBX in turn, in .venv-peers (installs PyTorc
 	.venv-peers/bin/python benchmarks/peers.py
 
 soak: setup  ## try every promise (docs/promises.md), the long tests too (30 to 50 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "promise or soak" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "promise or soak" -q
 
 fuzz: setup  ## fuzz what reads a run's files (make fuzz SECONDS=20: for each of the targets)
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz.fuzz_readers --seconds $(SECONDS)

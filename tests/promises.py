@@ -6,11 +6,14 @@ Tests carry `@pytest.mark.promise("R1", ...)`; one that makes many tries says ho
 
 import pytest
 
+# Files that take longest come first: at the end one process would wait for the other.
+SLOW = ("tests/test_docs.py", "tests/faults/test_sweep.py", "tests/learning", "tests/test_gpu")
 PROMISES = [f"R{number}" for number in range(1, 17)]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
     for item in items:
         if marker := item.get_closest_marker("promise"):
             assert set(marker.args) <= set(PROMISES), item

@@ -12,6 +12,7 @@ import pytest
 import dime
 from dime.experiments.configs import make_config
 from tests.training.runs import (
+    DIME,
     OPTIONS,
     Brake,
     assert_same_run,
@@ -20,6 +21,7 @@ from tests.training.runs import (
     status_of,
     without_times,
 )
+from tests.training.toy import NAME
 from tests.training.walk import Walk, at, walks
 
 
@@ -175,7 +177,7 @@ def test_the_default_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(None, "dime/MultiGoal-v0", callback=lambda record: True)
     place = result.run_dir.relative_to("runs").as_posix()
-    assert re.fullmatch(r"dime/MultiGoal-v0/dime/[-_\d]+", place)
+    assert re.fullmatch(rf"dime/MultiGoal-v0/{NAME}/[-_\d]+", place)
     assert (tmp_path / result.run_dir / "config.json").exists()
 
 
@@ -185,8 +187,11 @@ def test_the_default_place(tmp_path, monkeypatch):
         ({"bach_size": 3}, "no option 'bach_size'; nearest: batch_size"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 3.5}, r"batch_size is 3\.5; it must be of type int"),
-        ({"critic": {"num_atom": 3}}, "no option 'num_atom'; nearest: num_atoms|critic.num_atom"),
-        ({"critic": 3}, "critic is 3; it must be a table"),
+        (
+            {"algorithm": "dime", "critic": {"num_atom": 3}},
+            "no option 'critic.num_atom'",
+        ),
+        ({"algorithm": "dime", "critic": 3}, "critic is 3; it must be a table"),
         ({"algorithm": "dine"}, "no algorithm 'dine'; nearest: dime"),
         ({"preset": "labtop"}, "no preset 'labtop'; nearest: laptop"),
         ({"env_kwargs": {"speed": 2}}, r"\{'speed': 2\}"),
@@ -207,9 +212,9 @@ def test_what_is_no_environment(tmp_path):
 
 
 def test_an_unknown_support_is_asked_for(tmp_path):
-    critic = OPTIONS["critic"] | {"v_min": None, "v_max": None}
+    critic = DIME["critic"] | {"v_min": None, "v_max": None}
     with pytest.raises(dime.DimeError, match="No support .* 1000 random steps .*--critic.v-min"):
-        train(tmp_path / "run", critic=critic)
+        train(tmp_path / "run", **(DIME | {"critic": critic}))
     assert not (tmp_path / "run").exists()
 
 

@@ -191,21 +191,21 @@ def test_weights_alone_are_those_that_the_mode_needs(dime_run, tmp_path):
     assert not any("optimizer" in name for name in names["best_of_n"])
 
 
-def test_what_is_said_of_it(straight, tmp_path):
-    folder = dime.export_policy(straight, tmp_path / "policy", mode="deterministic", batch=2)
+def test_what_is_said_of_it(dime_run, tmp_path):
+    folder = dime.export_policy(dime_run, tmp_path / "policy", mode="deterministic", batch=2)
     about = json.loads((folder / "policy.json").read_text())
     assert (about["mode"], about["batch"]) == ("deterministic", 2)
     assert about["observation"] == [{"path": [], "shape": [2], "dtype": "float32"}]
     assert about["action"] == {
         "shape": [2], "dtype": "float32", "low": [-1.0, -1.0], "high": [1.0, 1.0],
     }  # fmt: skip
-    newest, provenance = checkpoints(straight)[-1], about["provenance"]
+    newest, provenance = checkpoints(dime_run)[-1], about["provenance"]
     assert (provenance["checkpoint"], provenance["env_step"]) == (newest.name, 48)
     digest = hashlib.sha256((newest / "state.safetensors").read_bytes()).hexdigest()
     assert provenance["state_sha256"] == digest
     files = {path.name for path in folder.iterdir()} - {"policy.json"}
     assert files == set(about["files"]) == {"run_policy.py", *about["programs"].values()}
-    policy = dime.load_policy(straight, "deterministic")
+    policy = dime.load_policy(dime_run, "deterministic")
     np.testing.assert_array_equal(run_policy.Policy(folder)(OBS[0, :2, :2]), policy(OBS[0, :2, :2]))
 
 

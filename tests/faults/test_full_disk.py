@@ -41,8 +41,9 @@ def make_room():
 def before_step(walk):
     return at(0, 19, fill)(walk) or at(0, 33, make_room)(walk)
 
-result = runs.start(disk / "run", walks(before_step), progress=True, checkpoint_every=15,
-                    policy={"num_denoising_steps": 2, "hidden_dim": 64, "num_hidden_layers": 1})
+policy = {"num_denoising_steps": 2, "hidden_dim": 64, "num_hidden_layers": 1}
+options = runs.DIME | {"policy": policy}
+result = runs.start(disk / "run", walks(before_step), progress=True, **options)
 print("ended", result.state, [path.name for path in runs.checkpoints(disk / "run")])
 """
 

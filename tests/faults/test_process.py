@@ -286,7 +286,7 @@ def test_a_run_with_processes_is_the_run_without(tmp_path, straight):
 @pytest.mark.parametrize("how", ["raises", "exits", "hangs"])
 def test_a_run_goes_on_with_another_process(how, tmp_path):
     (tmp_path / "marks").mkdir()
-    kwargs = {"folder": str(tmp_path / "marks"), "step": 14, "how": how}
+    kwargs = {"folder": str(tmp_path / "marks"), "step": 22, "how": how}
     timeout_s = 10.0 if how == "hangs" else 60.0
     options = {"env_process": True, "env_timeout_s": timeout_s, "max_env_restarts": 1}
     result = start(tmp_path / "run", FailsOnce, env_kwargs=kwargs, **options)

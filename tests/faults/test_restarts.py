@@ -24,7 +24,7 @@ from tests.training.runs import (
     status_of,
     without_times,
 )
-from tests.training.walk import Walk, at, walks
+from tests.training.walk import Walk, at, steps_of_the_trial, walks
 
 pytestmark = pytest.mark.promise("R7")
 
@@ -175,7 +175,8 @@ def test_stopped_after_a_restart_and_resumed_is_as_undisturbed(tmp_path, brake):
 
 
 def test_a_failed_evaluation_is_repeated(tmp_path, straight):
-    result = start(tmp_path / "run", walks(at(1, 9, slip)), max_env_restarts=1)
+    slipping = walks(at(1, steps_of_the_trial() + 9, slip))
+    result = start(tmp_path / "run", slipping, max_env_restarts=1)
     assert result.state == "finished"
     assert status_of(tmp_path / "run")["env_restarts"] == {"0": 1}
     mine, others = (

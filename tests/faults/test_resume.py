@@ -31,7 +31,7 @@ from tests.training.runs import (
     without_times,
 )
 from tests.training.toy import TOY, ToyConfig
-from tests.training.walk import Walk, at, walks
+from tests.training.walk import Walk, at, steps_of_the_trial, walks
 
 pytestmark = [pytest.mark.promise("R2"), pytest.mark.usefixtures("optimised")]
 
@@ -63,7 +63,7 @@ def step_within(run_dir, env_step, mode):
     """The step of the first evaluating walk that is the second one of this evaluation."""
     records = read_lines(run_dir / "evaluations.jsonl")
     place = [(r["env_step"], r["mode"]) for r in records].index((env_step, mode))
-    return 2 + sum(record["lengths"][0] for record in records[:place])
+    return 2 + steps_of_the_trial() + sum(record["lengths"][0] for record in records[:place])
 
 
 @pytest.mark.parametrize(

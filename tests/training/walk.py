@@ -14,6 +14,9 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from dime.envs.environment import Environment
+from dime.training.repeats import why_not_repeatable
+
 ID = "tests.training.walk:Walk-v0"
 EPISODE_STEPS = 7
 
@@ -87,6 +90,13 @@ def walks(before_step=None):
 
     make_walk.made = []
     return make_walk
+
+
+def steps_of_the_trial():
+    """How many steps an evaluating walk has taken before its first evaluation."""
+    tried = Walk()
+    assert why_not_repeatable(Environment(tried)) is None
+    return tried.total_steps
 
 
 def at(number, step, do):

@@ -20,9 +20,9 @@ def refuse_unknown_support(
     largest, entropy = float(np.abs(returns).max()), entropy_share(settings, env.action_dim)
     bound = round_up(largest + entropy)
     raise DimeError(
-        f"No support of the critic's returns is established for {env.name}. By {_NUM_STEPS} random "
-        "steps, discounted returns in the long run lie in "
-        f"[{returns.min():.4g}, {returns.max():.4g}]"
+        f"No support of the critic's returns is established for {env.name}. In {_NUM_STEPS} random "
+        f"steps its discounted returns lay in [{returns.min():.4g}, {returns.max():.4g}], "
+        "continued across time limits"
         + (f"; the entropy adds up to {entropy:.4g} at the first temperature." if entropy else ".")
         + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}."
         + _less_entropy(settings, largest, entropy)

@@ -13,6 +13,7 @@ import pytest
 
 from dime.errors import DimeError
 from dime.experiments.report.server import make_server
+from dime.training.processes import this_process
 from tests.experiments.make_run import make_run
 from tests.experiments.report.made import (
     Read,
@@ -264,8 +265,7 @@ def test_half_written_and_damaged_runs_are_listed_and_break_nothing(folder):
 def test_a_run_whose_process_dies_is_dead_although_no_file_changes(folder):
     run = folder / "Ant-v5" / "crossq" / "today"
     with subprocess.Popen(["sleep", "100"]) as process, serving(folder) as server:
-        host = socket.gethostname()
-        set_status(run, "running", process={"pid": process.pid, "started": None, "host": host})
+        set_status(run, "running", process=this_process() | {"pid": process.pid, "started": None})
         page = page_of(server)
         assert "running" in page.text("runs") and "still running" in page.text("trouble")
         have = page.data["version"]
