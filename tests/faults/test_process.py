@@ -287,7 +287,7 @@ def test_a_run_with_processes_is_the_run_without(tmp_path, straight):
 def test_a_run_goes_on_with_another_process(how, tmp_path):
     (tmp_path / "marks").mkdir()
     kwargs = {"folder": str(tmp_path / "marks"), "step": 22, "how": how}
-    timeout_s = 10.0 if how == "hangs" else 60.0
+    timeout_s = 4.0 if how == "hangs" else 60.0
     options = {"env_process": True, "env_timeout_s": timeout_s, "max_env_restarts": 1}
     result = start(tmp_path / "run", FailsOnce, env_kwargs=kwargs, **options)
     assert (result.state, result.env_step) == ("finished", 48)
@@ -297,9 +297,9 @@ def test_a_run_goes_on_with_another_process(how, tmp_path):
 
 
 def test_past_the_limit_it_saves_and_fails(tmp_path):
-    options = {"env_process": True, "env_timeout_s": 10.0, "max_env_restarts": 1}
+    options = {"env_process": True, "env_timeout_s": 4.0, "max_env_restarts": 1}
     result = start(tmp_path / "run", AlwaysHangs, **options)
-    assert result.state == "failed" and "longer than 10 s" in result.reason
+    assert result.state == "failed" and "longer than 4 s" in result.reason
     assert status_of(tmp_path / "run")["state"] == "failed"
 
 

@@ -56,16 +56,6 @@ def workers_find_the_environment():
         yield
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a sweep that nothing happened to, on Ray that it started itself."""
-    storage = tmp_path_factory.mktemp("undisturbed")
-    result = dime.sweep(study(), storage=storage, progress=False)
-    assert result.finished == tuple(names())
-    assert not result.failed
-    return result.folder
-
-
 class TwoNodes:
     """A cluster on this machine. `hold` makes the trials that start from then on wait."""
 
@@ -90,6 +80,16 @@ def two_nodes(tmp_path_factory):
             yield TwoNodes(folder, cluster)
         finally:
             cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a sweep that nothing happened to, on Ray that it started itself."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    result = dime.sweep(study(), storage=storage, progress=False)
+    assert result.finished == tuple(names())
+    assert not result.failed
+    return result.folder
 
 
 def assert_same_results(folder, undisturbed):
@@ -156,7 +156,8 @@ def start_sweep(tmp_path, hold_at, number):
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)]
 )
-def test_a_stopped_sweep_is_finished_by_the_same_command(how, undisturbed, tmp_path):
+def test_a_stopped_sweep_is_finished_by_the_same_command(how, undisturbed, two_nodes, tmp_path):
+    """Beside a cluster of others, which it does not join."""
     (tmp_path / "walks.py").write_text(f"STUDY = {study(cpus=1)!r}")
     process, hold = start_sweep(tmp_path, HELD_AT, 0)
     wait_for((hold / "reached").exists, "a trial at the step where it waits")

@@ -201,6 +201,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         options: dict[str, Any] = {"address": address}
     else:
         options = {
+            "address": "local",  # a cluster that runs here for others is not joined unasked
             "_node_ip_address": "127.0.0.1",
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
