@@ -19,12 +19,12 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import make
-from dime.experiments.presets import preset_settings
-from dime.training.checkpoint import CheckpointFolder, to_arrays
-from dime.training.programs import initialise, seed_keys
+from dime.training.checkpoint.checkpoint import CheckpointFolder, to_arrays
+from dime.training.checkpoint.replay_files import ReplaySaver, load_replay
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.presets import preset_settings
 from dime.training.records import write_json
 from dime.training.replay import Replay, Rings
-from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38)

@@ -8,9 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-from dime.experiments.curves import panels_of
-from dime.experiments.paper_figures import official
-from dime.experiments.runs import read_runs
+from dime.figures.curves import panels_of
+from dime.figures.paper import official
+from dime.figures.runs import read_runs
 
 
 def rows_of(study: Path) -> list[dict]:

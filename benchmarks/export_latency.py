@@ -23,10 +23,10 @@ from dime.deploy.export import write_export
 from dime.deploy.policy import Policy, Restored
 from dime.deploy.run_policy import Policy as Exported
 from dime.envs.spaces import Leaf, Spaces
-from dime.experiments.presets import preset_settings, preset_training
-from dime.training.checkpoint import Checkpoint
+from dime.training.checkpoint.checkpoint import Checkpoint
 from dime.training.config import RunConfig
-from dime.training.programs import counters
+from dime.training.host.programs import counters
+from dime.training.presets import preset_settings, preset_training
 from dime.types import EnvSpec
 
 SIZES = {"laptop": ("dm_control/cartpole-swingup", 5, 1), "paper": ("dm_control/dog-run", 223, 38)}

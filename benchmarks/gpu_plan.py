@@ -99,7 +99,7 @@ def repeat(tiny: bool, limit_s: float, file: Path) -> None:
     if tiny:
         from tests.training.toy import TOY
 
-        from dime.timing import UpdateTimer
+        from dime.benchmark.timing import UpdateTimer
         from dime.training.config import TrainingConfig
 
         spec = gpu.SPECS["humanoid-run"]

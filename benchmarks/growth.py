@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.timing import UpdateTimer, seconds
+from dime.benchmark.timing import UpdateTimer, seconds
 from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
 from dime.types import EnvSpec

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.benchmark_algorithms import ENV, SPEC
-from dime.experiments.presets import preset_settings, preset_training
+from dime.benchmark.algorithms import ENV, SPEC
+from dime.training.presets import preset_settings, preset_training
 from dime.types import Batch, Counters, Transition
 
 NUM_UPDATES = 6  # a multiple of every policy delay

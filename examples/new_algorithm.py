@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import dime
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, init_critics
+from dime.critics.target import TargetCriticConfig, init_critics
 from dime.types import Agent
 from dime.updates.candidates import best_of
 from dime.updates.target_critics import bellman_step, value_of

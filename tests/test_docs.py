@@ -46,7 +46,7 @@ for script in sys.argv[1:]:
 # Reads commands (lists of words) and answers with what the command line says to each.
 ASK_CLI = """
 import contextlib, io, json, sys
-from dime import cli
+from dime.cli.main import main as cli
 from dime.errors import DimeError
 
 def answer(words):
@@ -168,7 +168,7 @@ def headings(document):
 
 @each_document
 def test_named_files_exist(document):
-    """`src/dime/cli.py`, or the end of a path as `cli.py`; your own begin with `my_`."""
+    """`src/dime/cli/main.py`, or the end of a path as `cli.py`; your own begin with `my_`."""
     known = files_in_git()
     folders = {f"{part}/" for name in known for part in map(str, Path(name).parents)}
     ours = r"(?:src|tests|docs|scripts|examples|requirements|benchmarks|\.ci)/[\w.*/-]*"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dime.deploy.policy import load_policy
     from dime.envs.registry import list_environments, make_env
     from dime.errors import DimeError
-    from dime.experiments.study import Study
-    from dime.experiments.sweep import SweepResult, sweep
+    from dime.sweeps.study import Study
+    from dime.sweeps.sweep import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -38,9 +38,9 @@ _PUBLIC = {
     "make_env": "dime.envs.registry",
     "list_environments": "dime.envs.registry",
     "DimeError": "dime.errors",
-    "Study": "dime.experiments.study",
-    "SweepResult": "dime.experiments.sweep",
-    "sweep": "dime.experiments.sweep",
+    "Study": "dime.sweeps.study",
+    "SweepResult": "dime.sweeps.sweep",
+    "sweep": "dime.sweeps.sweep",
 }
 _PUBLIC_MODULES = {"statistics"}
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dime.critics.target_network import TargetCritics
+from dime.critics.target import TargetCritics
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.drawn import normal, uniform
 

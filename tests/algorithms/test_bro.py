@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro import BroConfig, BroCriticConfig, BroFastConfig, bro
+from dime.algorithms.bro.bro import BroConfig, BroCriticConfig, BroFastConfig, bro
+from dime.algorithms.bro.optimistic import BroNetConfig, BroPolicy, OptimismConfig
 from dime.critics.heads import QuantileHead
-from dime.critics.target_network import critic_outputs
-from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig
+from dime.critics.target import critic_outputs
 from dime.updates.temperature import EntropyTemperatureConfig
 from tests.algorithms.pieces import SPEC, assert_trees_close, batch, counters, same, split
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from dime.algorithms.dime import DimeConfig, dime
-from dime.critics.ensemble import CriticConfig
 from dime.critics.heads import ScalarHead
+from dime.critics.joint import CriticConfig
 from dime.errors import DimeError
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import EnvSpec

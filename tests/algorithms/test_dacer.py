@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from dime.algorithms.dacer import DacerConfig, NoiseConfig, dacer
-from dime.critics.gaussian import GaussianReturn, gaussian_loss, gaussian_target
-from dime.critics.target_network import TargetCriticConfig
+from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig, dacer
+from dime.algorithms.dacer.gaussian import GaussianReturn, gaussian_loss, gaussian_target
+from dime.critics.target import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from tests.algorithms.pieces import (
     SPEC,

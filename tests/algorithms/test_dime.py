@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dime.algorithms.dime import DimeConfig, dime
-from dime.critics.ensemble import CriticConfig, JointCritics
 from dime.critics.heads import SoftBackup
+from dime.critics.joint import CriticConfig, JointCritics
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.policy_losses import combined_value, joint_critic_loss, max_entropy_policy_loss
 from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
 
 SPEC, ROWS = EnvSpec(obs_dim=3, action_dim=2), 8

@@ -16,7 +16,7 @@ from dime.algorithms.dipo import (
     improved_actions,
     init_dipo_networks,
 )
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.target import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import EnvSpec
 from dime.updates.halves import halves

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.listing import PRESETS
-from dime.experiments.presets import preset_settings
+from dime.cli.listing import PRESETS
 from dime.training.config import replace_nested
+from dime.training.presets import preset_settings
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small
 

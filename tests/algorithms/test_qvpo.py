@@ -9,7 +9,7 @@ import pytest
 
 from dime.algorithms.dipo import SlowDdpmPolicyConfig
 from dime.algorithms.qvpo import QvpoConfig, UniformActionsConfig, advantage_of_best, qvpo
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.target import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from dime.updates.halves import halves
 from tests.algorithms.pieces import (

@@ -6,8 +6,8 @@ import pytest
 
 from dime.algorithms.crossq import CrossQConfig, CrossQPolicyConfig, crossq
 from dime.algorithms.sac import SacConfig, SacPolicyConfig, sac
-from dime.critics.ensemble import CrossQCriticConfig
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.joint import CrossQCriticConfig
+from dime.critics.target import TargetCriticConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
 from dime.updates.temperature import EntropyTemperatureConfig
 

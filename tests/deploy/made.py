@@ -11,9 +11,9 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.deploy.action import Action
 from dime.deploy.policy import Restored
 from dime.envs.spaces import Leaf, Spaces
-from dime.training.checkpoint import Checkpoint
+from dime.training.checkpoint.checkpoint import Checkpoint
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.programs import counters
+from dime.training.host.programs import counters
 from dime.types import EnvSpec
 from tests.algorithms.small import small
 

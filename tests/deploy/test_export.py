@@ -12,7 +12,7 @@ import pytest
 
 import dime
 from dime.algorithms.registry import ALGORITHMS
-from dime.cli import main
+from dime.cli.main import main
 from dime.deploy import run_policy
 from dime.deploy.action import Action
 from dime.deploy.export import TOLERANCE, write_export

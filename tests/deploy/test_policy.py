@@ -9,7 +9,7 @@ import pytest
 import dime
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
-from dime.updates.max_entropy import combined_value
+from dime.updates.policy_losses import combined_value
 from tests.training.runs import checkpoints, start
 from tests.training.walk import Walk, at, walks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dime
-from dime.cli import main
+from dime.cli.main import main
 from dime.errors import DimeError
 from dime.training.run import Audience, Changes, resume_run
 from tests.training.runs import (
@@ -133,7 +133,7 @@ def test_a_named_checkpoint_that_is_not_there(run):
 
 
 def test_a_newer_checkpoint_is_refused(run, monkeypatch):
-    monkeypatch.setattr("dime.training.checkpoint.FORMAT_VERSION", 0)
+    monkeypatch.setattr("dime.training.checkpoint.checkpoint.FORMAT_VERSION", 0)
     for use in (lambda: resume(run), lambda: dime.load_policy(run)):
         with pytest.raises(DimeError, match=r"format version 1; .* up to 0.*pip install"):
             use()

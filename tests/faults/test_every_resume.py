@@ -3,7 +3,7 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.configs import make_config
+from dime.training.make_config import make_config
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.algorithms.small import small_options
 from tests.training.runs import SCHEDULE, assert_same_run, read_lines, shared_programs, status_of

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import dime
-import dime.training.host_learners
+import dime.training.host.learners
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.errors import DimeError

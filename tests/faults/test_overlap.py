@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dime.envs.environment import Environment
-from dime.experiments.configs import make_config
-from dime.training.host_learners import HostLearners
+from dime.training.host.learners import HostLearners
+from dime.training.make_config import make_config
 from tests.training.runs import (
     OPTIONS,
     agent_maker,

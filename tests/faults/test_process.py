@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dime.training.evaluation
+import dime.training.host.evaluation
 from dime.envs.process import EnvironmentProcessError, ProcessEnv, RemoteError
 from dime.envs.registry import make
 from dime.errors import DimeError
@@ -314,7 +314,9 @@ def test_stopped_and_resumed_in_processes(tmp_path, straight):
 
 def test_the_environments_of_several_seeds_and_episodes_step_side_by_side(tmp_path, monkeypatch):
     """Each waits for the other: one after the other they would run into their time limit."""
-    monkeypatch.setattr(dime.training.evaluation, "why_not_repeatable", lambda env: None)  # alone
+    monkeypatch.setattr(
+        dime.training.host.evaluation, "why_not_repeatable", lambda env: None
+    )  # alone
     result = start(
         tmp_path / "run",
         Meets,

@@ -14,8 +14,8 @@ import pytest
 import safetensors.numpy
 
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder, DamagedError
-from dime.training.checkpoint_files import digest, encode
+from dime.training.checkpoint.checkpoint import CheckpointFolder, DamagedError
+from dime.training.checkpoint.files import digest, encode
 from tests.training.checkpoints import (
     episodes_at,
     plant,

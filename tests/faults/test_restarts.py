@@ -7,8 +7,8 @@ import pytest
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError
-from dime.training.episodes import EpisodeStream
-from dime.training.evaluation import evaluation_seeds
+from dime.training.host.episodes import EpisodeStream
+from dime.training.host.evaluation import evaluation_seeds
 from dime.training.restarts import Restarts
 from tests.training.flaky import Chance, Flaky, Slipped
 from tests.training.runs import (

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.replay_files import read_rows
+from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.checkpoint.replay_files import read_rows
 from tests.training.checkpoints import episodes_at, rows_of, run_at, state_at
 
 STEPS = range(4, 13, 4)

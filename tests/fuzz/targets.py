@@ -11,8 +11,8 @@ from pathlib import Path
 from dime.algorithms import registry
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.checkpoint_files import read_rows
+from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.checkpoint.files import read_rows
 from dime.training.config import RunConfig
 from dime.training.records import cut_records, read_records
 from dime.training.run_directory import RunDirectory

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.ensemble import evaluate_critics, joint_outputs
+from dime.critics.joint import evaluate_critics, joint_outputs
 from dime.diffusion.controlled_sde import denoising_mean, gaussian_log_prob, noising_mean
 from dime.networks.batch_renorm import BatchRenorm, RunningStats
 from dime.policies.squash import tanh_log_det
 from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import joint_critic_loss
+from dime.updates.policy_losses import joint_critic_loss
 from dime.updates.temperature import temperature_loss
 from tests.golden.arrays import (
     FILES,

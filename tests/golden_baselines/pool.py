@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dime.critics.heads import ScalarHead
-from dime.critics.target_network import TargetCritics, critic_outputs
+from dime.critics.target import TargetCritics, critic_outputs
 from dime.diffusion.ddpm import Noise, posterior_step
 from dime.types import Agent, EnvSpec
 

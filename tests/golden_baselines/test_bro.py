@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro import BroConfig, BroCriticConfig
+from dime.algorithms.bro.bro import BroConfig, BroCriticConfig
+from dime.algorithms.bro.optimistic import BroNetConfig, OptimismConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target_network import critic_outputs
-from dime.policies.optimistic import BroNetConfig, OptimismConfig
+from dime.critics.target import critic_outputs
 from dime.types import Counters
 from dime.updates.temperature import EntropyTemperatureConfig
 

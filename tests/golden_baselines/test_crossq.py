@@ -8,7 +8,7 @@ import pytest
 
 from dime.algorithms.crossq import CrossQConfig, CrossQPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.ensemble import CrossQCriticConfig, evaluate_critics
+from dime.critics.joint import CrossQCriticConfig, evaluate_critics
 from dime.networks.batch_renorm import RunningStats
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Counters

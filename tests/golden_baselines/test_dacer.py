@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms import dacer
-from dime.algorithms.dacer import DacerConfig, NoiseConfig
+from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig, dacer
+from dime.algorithms.dacer.gaussian import GaussianReturn
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.gaussian import GaussianReturn
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
+from dime.critics.target import TargetCriticConfig, critic_outputs
 from dime.diffusion.ddpm import Noise
 from dime.diffusion.schedules import variance_preserving_betas
 from dime.policies.ddpm import DdpmPolicyConfig

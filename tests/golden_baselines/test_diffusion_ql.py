@@ -8,7 +8,7 @@ import pytest
 
 from dime.algorithms import diffusion_ql
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target_network import HeadedTargetCriticConfig
+from dime.critics.target import HeadedTargetCriticConfig
 from dime.updates.candidates import softmax_of
 
 from . import pool

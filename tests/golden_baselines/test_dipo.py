@@ -11,7 +11,7 @@ import pytest
 from dime.algorithms import dipo
 from dime.algorithms.registry import ALGORITHMS
 from dime.critics.heads import ScalarHead, smallest
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.target import TargetCriticConfig
 from dime.updates.action_memory import ActionMemory
 from dime.updates.target_critics import value_of
 

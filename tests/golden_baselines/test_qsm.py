@@ -8,7 +8,7 @@ import pytest
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
 from dime.critics.heads import ScalarHead
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
+from dime.critics.target import TargetCriticConfig, critic_outputs
 from dime.diffusion.ddpm import Noise
 from dime.diffusion.schedules import variance_preserving_betas
 from dime.types import Counters

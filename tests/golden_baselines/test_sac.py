@@ -6,7 +6,7 @@ import pytest
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.algorithms.sac import SacConfig, SacPolicyConfig
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
+from dime.critics.target import TargetCriticConfig, critic_outputs
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Counters
 from dime.updates.temperature import log_temperature_loss

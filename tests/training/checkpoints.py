@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from dime.training.checkpoint_files import digest, encode
+from dime.training.checkpoint.files import digest, encode
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = {

@@ -3,7 +3,7 @@
 import equinox as eqx
 import pytest
 
-import dime.training.host_learners
+import dime.training.host.learners
 from tests.training.runs import DIME, Brake, start
 
 
@@ -34,7 +34,7 @@ def poison(monkeypatch):
     """`poison(env_step, seed)`: one weight of the seed becomes NaN before that step."""
 
     def arm(env_step, seed):
-        step = dime.training.host_learners.HostLearners.step
+        step = dime.training.host.learners.HostLearners.step
 
         def poisoned(learners, at_most=1):
             if learners.env_step == env_step - 1 and seed in learners.seeds:
@@ -46,6 +46,6 @@ def poison(monkeypatch):
                 )
             return step(learners, at_most)
 
-        monkeypatch.setattr(dime.training.host_learners.HostLearners, "step", poisoned)
+        monkeypatch.setattr(dime.training.host.learners.HostLearners, "step", poisoned)
 
     return arm

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import dime.training.device_learners
-import dime.training.host_learners
+import dime.training.device.learners
+import dime.training.host.learners
 import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS, find_algorithm
-from dime.experiments.configs import make_config
-from dime.training.device_programs import DevicePrograms
-from dime.training.programs import Programs
+from dime.training.device.programs import DevicePrograms
+from dime.training.host.programs import Programs
+from dime.training.make_config import make_config
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.toy import NAME
 from tests.training.walk import walks
@@ -126,9 +126,9 @@ def _shared_partial(function, agent):
 def shared_programs():
     """Inside, runs of the same sizes in this process share compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dime.training.host_learners, "Programs", _shared)
-        patch.setattr(dime.training.host_learners, "partial", _shared_partial)
-        patch.setattr(dime.training.device_learners, "DevicePrograms", _shared_on_device)
+        patch.setattr(dime.training.host.learners, "Programs", _shared)
+        patch.setattr(dime.training.host.learners, "partial", _shared_partial)
+        patch.setattr(dime.training.device.learners, "DevicePrograms", _shared_on_device)
         for name, algorithm in ALGORITHMS.items():
             algorithm = dataclasses.replace(algorithm, make=_cached(algorithm.make))
             patch.setitem(ALGORITHMS, name, algorithm)

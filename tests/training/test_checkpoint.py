@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.checkpoint as module
+import dime.training.checkpoint.checkpoint as module
 from dime.errors import DimeError
-from dime.training.checkpoint import (
+from dime.training.checkpoint.checkpoint import (
     CheckpointFolder,
     DamagedError,
     from_arrays,

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.device_evaluation
-import dime.training.device_learners
-import dime.training.episodes
+import dime.training.device.evaluation
+import dime.training.device.learners
+import dime.training.host.episodes
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv, step_task
 from dime.errors import DimeError
-from dime.experiments.configs import make_config
 from dime.training.config import TrainingConfig
-from dime.training.device_learners import DeviceLearners, Pace
-from dime.training.device_programs import episode_key
-from dime.training.episodes import TRAINING, episode_seed
-from dime.training.evaluation import evaluation_seeds, run_episodes
-from dime.training.host_learners import HostLearners
+from dime.training.device.learners import DeviceLearners, Pace
+from dime.training.device.programs import episode_key
+from dime.training.host.episodes import TRAINING, episode_seed
+from dime.training.host.evaluation import evaluation_seeds, run_episodes
+from dime.training.host.learners import HostLearners
+from dime.training.make_config import make_config
 from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (
@@ -96,7 +96,7 @@ def device_seeds(monkeypatch):
             return episode_seed(seed, stream, *numbers)
         return int(episode_key(jax.random.key(seed), jnp.int32(0), jnp.int32(numbers[0]))[1])
 
-    monkeypatch.setattr(dime.training.episodes, "episode_seed", seed_of)
+    monkeypatch.setattr(dime.training.host.episodes, "episode_seed", seed_of)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_products_of_the_task_are_float32_whatever_the_learners_are():
 
 def test_a_call_lasts_about_a_quarter_of_a_second(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(dime.training.device_learners.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(dime.training.device.learners.time, "perf_counter", lambda: now)
     pace, made = Pace(), []
 
     def steps_of(seconds):
@@ -342,7 +342,7 @@ def test_quick_random_steps_do_not_make_the_first_call_that_learns_long(monkeypa
 
 
 def test_training_episodes_are_as_long_as_their_environment_says(monkeypatch):
-    monkeypatch.setattr(dime.training.device_evaluation, "MAX_EPISODE_STEPS", 3)
+    monkeypatch.setattr(dime.training.device.evaluation, "MAX_EPISODE_STEPS", 3)
     far = JaxWalk()
     far.step = lambda state, action: TASK.step(state, 0.0 * action)._replace(done=jnp.zeros(()))
     learners = on_device(config_of(), JaxEnv(far, 5))

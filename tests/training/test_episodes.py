@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dime.envs.environment import Environment
-from dime.training.episodes import EVALUATION, TRAINING, EpisodeStream, episode_seed
-from dime.training.evaluation import evaluation_seeds
+from dime.training.host.episodes import EVALUATION, TRAINING, EpisodeStream, episode_seed
+from dime.training.host.evaluation import evaluation_seeds
 from dime.training.restarts import Restarts
 from tests.envs.stub import Stub
 from tests.training.walk import EPISODE_STEPS, Walk, walks

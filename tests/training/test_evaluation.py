@@ -5,7 +5,7 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 
 from dime.envs.environment import Environment
-from dime.training.evaluation import EpisodeError, run_episodes, summary, time_limit_warning
+from dime.training.host.evaluation import EpisodeError, run_episodes, summary, time_limit_warning
 from tests.envs.stub import Stub
 
 
@@ -75,7 +75,7 @@ def test_an_environment_that_fails_is_told_with_its_agent():
 
 
 def test_an_endless_episode_is_cut(monkeypatch):
-    monkeypatch.setattr("dime.training.evaluation.MAX_EPISODE_STEPS", 12)
+    monkeypatch.setattr("dime.training.host.evaluation.MAX_EPISODE_STEPS", 12)
     ((result,),) = run_episodes([Environment(Stub())], [[0]], nothing)
     assert result.length == 12
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder
+from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.checkpoint.replay_files import read_rows
 from dime.training.records import (
     LARGEST_JSON,
     RecordFile,
@@ -25,7 +26,6 @@ from dime.training.records import (
     signed,
     write_json,
 )
-from dime.training.replay_files import read_rows
 from dime.training.run_directory import RunDirectory
 from tests.training.checkpoints import episodes_at, rows_of, run_at
 

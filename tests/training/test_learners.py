@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-import dime.training.host_learners
+import dime.training.host.learners
 from dime.envs.environment import Environment
-from dime.experiments.configs import make_config
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.host_learners import HostLearners
+from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.host.learners import HostLearners
+from dime.training.make_config import make_config
 from tests.training.runs import OPTIONS, agent_maker, shared_programs, start
 from tests.training.walk import Walk, at, walks
 
@@ -148,13 +148,13 @@ def test_programs_are_compiled_within_what_the_loop_knows_of(monkeypatch):
         yield
         inside.append("end")
 
-    programs = dime.training.host_learners.Programs
+    programs = dime.training.host.learners.Programs
 
     def watched(*arguments):
         inside.append("compile")
         return programs(*arguments)
 
-    monkeypatch.setattr(dime.training.host_learners, "Programs", watched)
+    monkeypatch.setattr(dime.training.host.learners, "Programs", watched)
     learners = learners_of([Walk(), Walk()], [0, 7])
     learners._compiling = compiling
     learners.begin()

@@ -9,7 +9,7 @@ import dime.training.memory as memory
 import dime.training.run
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.host_learners import HostLearners
+from dime.training.host.learners import HostLearners
 from dime.training.memory import available_bytes, refuse_if_too_large
 from dime.types import EnvSpec
 from tests.training.runs import resume, start

@@ -9,11 +9,11 @@ import pytest
 
 import dime.training.config
 from dime.errors import DimeError
+from dime.training.checkpoint.replay_files import ReplaySaver, load_replay
 from dime.training.config import TrainingConfig
-from dime.training.episode_ends import EpisodeEnds
-from dime.training.programs import initialise_replay, store_all
+from dime.training.host.episode_ends import EpisodeEnds
+from dime.training.host.programs import initialise_replay, store_all
 from dime.training.replay import Storage, sample_batch, transitions, with_room_for_ends
-from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 from tests.training.jax_walk import jax_walk

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.programs
+import dime.training.host.programs
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.programs import (
+from dime.training.host.programs import (
     Programs,
     Turn,
     advance,
@@ -208,7 +208,7 @@ def test_initial_states_differ_by_seed_and_do_not_depend_on_the_company():
 
 def test_what_programs_depend_on():
     """Other tests share programs between runs whose configs differ in nothing of this."""
-    tree = ast.parse(Path(dime.training.programs.__file__).read_text())
+    tree = ast.parse(Path(dime.training.host.programs.__file__).read_text())
     read = {
         node.attr
         for node in ast.walk(tree)

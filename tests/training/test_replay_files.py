@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.programs import initialise_replay, store_all
+from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.checkpoint.replay_files import ReplaySaver, load_replay
+from dime.training.host.programs import initialise_replay, store_all
 from dime.training.replay import Storage, transitions
-from dime.training.replay_files import ReplaySaver, load_replay
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dime.critics.heads import QuantileHead, ScalarHead, SoftBackup
-from dime.critics.target_network import TargetCritics, critic_outputs, stacked
+from dime.critics.target import TargetCritics, critic_outputs, stacked
 from dime.networks.mlp import Mlp
 from dime.types import Transition
 from dime.updates.target_critics import bellman_step, value_of

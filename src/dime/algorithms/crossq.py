@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import optax
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.ensemble import CrossQCriticConfig, JointCritics
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
+from dime.critics.joint import CrossQCriticConfig, JointCritics
 from dime.errors import require_at_least, require_positive, require_unit_interval
 from dime.networks.batch_renorm import WARMUP_CALLS
 from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Agent, EnvSpec, Metrics
 from dime.updates.gradient_step import descend
-from dime.updates.max_entropy import combined_value, joint_critic_step, max_entropy_policy_loss
 from dime.updates.modes import best_of_n
+from dime.updates.policy_losses import combined_value, joint_critic_step, max_entropy_policy_loss
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
 
 

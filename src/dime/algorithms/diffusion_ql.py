@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import SoftBackup, smallest
-from dime.critics.target_network import (
+from dime.critics.target import (
     HeadedTargetCriticConfig,
     TargetCritics,
     critic_outputs,

@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dime.algorithms.algorithm import Algorithm, Preset
-from dime.critics.ensemble import CriticConfig, JointCritics
 from dime.critics.heads import SoftBackup
+from dime.critics.joint import CriticConfig, JointCritics
 from dime.errors import require, require_at_least, require_unit_interval
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicy, DiffusionPolicyConfig
 from dime.policies.tanh_gaussian import GaussianPolicy, GaussianPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
 from dime.updates.gradient_step import descend
-from dime.updates.max_entropy import (
+from dime.updates.modes import best_of_n
+from dime.updates.policy_losses import (
     combined_value,
     joint_critic_step,
     log_variance_policy_loss,
     max_entropy_policy_loss,
 )
-from dime.updates.modes import best_of_n
 from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
 
 Objective: TypeAlias = Literal["reverse-kl", "log-variance"]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow, init_critics
+from dime.critics.target import TargetCriticConfig, TargetCritics, follow, init_critics
 from dime.diffusion.schedules import cosine_betas
 from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
 from dime.networks.activations import mish

@@ -13,7 +13,7 @@ import optax
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import (
+from dime.critics.target import (
     TargetCriticConfig,
     TargetCritics,
     critic_outputs,

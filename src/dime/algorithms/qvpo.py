@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow
+from dime.critics.target import TargetCriticConfig, TargetCritics, follow
 from dime.errors import require, require_at_least, require_unit_interval
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import Agent, EnvSpec, Metrics

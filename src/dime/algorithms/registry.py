@@ -3,10 +3,10 @@
 from importlib import import_module
 
 from dime.algorithms.algorithm import Algorithm
-from dime.algorithms.bro import BRO, BRO_FAST
+from dime.algorithms.bro.bro import BRO, BRO_FAST
 from dime.algorithms.consistency_ac import CONSISTENCY_AC
 from dime.algorithms.crossq import CROSSQ
-from dime.algorithms.dacer import DACER
+from dime.algorithms.dacer.dacer import DACER
 from dime.algorithms.diffusion_ql import DIFFUSION_QL
 from dime.algorithms.dime import DIME, DIME_GAUSSIAN, DIME_GB
 from dime.algorithms.dipo import DIPO

@@ -10,15 +10,15 @@ import jax
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, init_critics
+from dime.critics.target import TargetCriticConfig, TargetCritics, init_critics
 from dime.errors import require_at_least, require_unit_interval
 from dime.networks.mlp import Mlp
 from dime.optimizers import AdamConfig
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Agent, EnvSpec, Metrics
 from dime.updates.gradient_step import descend
-from dime.updates.max_entropy import max_entropy_policy_loss
 from dime.updates.modes import best_of_n
+from dime.updates.policy_losses import max_entropy_policy_loss
 from dime.updates.target_critics import bellman_step, value_of
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, log_temperature_loss
 

@@ -14,7 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from dime.deploy.noise import drawn_noise
 from dime.deploy.policy import Restored, numbered_action, restore_agents
 from dime.envs.spaces import Spaces
-from dime.training.programs import counters
+from dime.training.host.programs import counters
 from dime.types import AlgorithmState, Counters
 
 SCALAR = jax.ShapeDtypeStruct((), np.uint32)

@@ -14,14 +14,14 @@ from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.config import EnvLike
-from dime.training.evaluation import (
+from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeResult,
     evaluation_seeds,
     run_episodes,
     summary,
 )
-from dime.training.programs import (
+from dime.training.host.programs import (
     counters,
     evaluation_actions,
     evaluation_turn,

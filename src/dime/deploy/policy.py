@@ -12,9 +12,14 @@ import numpy as np
 from dime.algorithms.registry import find_algorithm
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError, choose
-from dime.training.checkpoint import Checkpoint, CheckpointFolder, DamagedError, from_arrays
+from dime.training.checkpoint.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    DamagedError,
+    from_arrays,
+)
 from dime.training.config import RunConfig
-from dime.training.programs import counters, initialise, matmul_precision, seed_keys
+from dime.training.host.programs import counters, initialise, matmul_precision, seed_keys
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, AlgorithmState, EnvSpec
 

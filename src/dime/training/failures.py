@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.numpy
 
 from dime.errors import DimeError, describe
-from dime.training.checkpoint_files import Arrays
+from dime.training.checkpoint.files import Arrays
 from dime.training.records import write_bytes, write_json
 
 

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.checkpoint import Checkpoint, to_arrays
-from dime.training.checkpoint_files import Arrays
+from dime.training.checkpoint.checkpoint import Checkpoint, to_arrays
+from dime.training.checkpoint.files import Arrays
 from dime.training.config import TrainingConfig
-from dime.training.evaluation import EpisodeError, EpisodeResult
 from dime.training.failures import SeedFailure
+from dime.training.host.evaluation import EpisodeError, EpisodeResult
 from dime.training.replay import Replay
 from dime.types import Agent, EnvSpec
 

@@ -10,16 +10,16 @@ import jax
 import numpy as np
 
 from dime.training.allocator import freed_memory_kept
-from dime.training.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
+from dime.training.checkpoint.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
+from dime.training.checkpoint.replay_files import ReplaySaver
 from dime.training.config import TrainingConfig
-from dime.training.evaluation import EpisodeError, evaluation_seeds, summary
 from dime.training.failures import SeedFailure, save_failure
 from dime.training.garbage import collector_paused
+from dime.training.host.evaluation import EpisodeError, evaluation_seeds, summary
 from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Record
 from dime.training.recorder import Recorder
 from dime.training.repeats import repeat_warning
-from dime.training.replay_files import ReplaySaver
 from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.training.signals import Interruption

@@ -10,7 +10,7 @@ import jax
 
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.programs import initialise, initialise_replay, seed_keys
+from dime.training.host.programs import initialise, initialise_replay, seed_keys
 from dime.training.replay import Storage
 from dime.types import Agent, EnvSpec
 

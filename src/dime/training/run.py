@@ -17,11 +17,12 @@ from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
+from dime.training.checkpoint.resumable import refuse_if_other
 from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import EnvLike, RunConfig, replace_nested
-from dime.training.device_learners import DeviceLearners
-from dime.training.evaluation import time_limit_warning
-from dime.training.host_learners import HostLearners
+from dime.training.device.learners import DeviceLearners
+from dime.training.host.evaluation import time_limit_warning
+from dime.training.host.learners import HostLearners
 from dime.training.learners import Compiling, Learners
 from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
@@ -29,7 +30,6 @@ from dime.training.memory import refuse_if_too_large
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
-from dime.training.resumable import refuse_if_other
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 

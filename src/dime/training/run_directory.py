@@ -19,7 +19,7 @@ import jax
 
 import dime
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder
+from dime.training.checkpoint.checkpoint import CheckpointFolder
 from dime.training.config import FORMAT_VERSION
 from dime.training.processes import is_gone
 from dime.training.records import read_json, signed, write_json

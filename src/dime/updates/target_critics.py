@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dime.critics.heads import Head, SoftBackup
-from dime.critics.target_network import TargetCritics, critic_outputs
+from dime.critics.target import TargetCritics, critic_outputs
 from dime.types import Metrics, Transition
 from dime.updates.gradient_step import descend
 

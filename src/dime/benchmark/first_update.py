@@ -1,0 +1,28 @@
+"""Makes the first update of a run and ends: `python -m dime.benchmark.first_update ENV`."""
+
+import contextlib
+import sys
+from functools import partial
+
+from dime.algorithms.dime import dime
+from dime.envs.registry import make
+from dime.training.compilation_cache import keep_compiled_programs
+from dime.training.config import TrainingConfig
+from dime.training.host.learners import HostLearners
+from dime.training.presets import preset_settings
+
+
+def main(env: str) -> None:
+    """Begins a run with the paper's sizes and takes env steps up to the first update."""
+    keep_compiled_programs()
+    config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
+    make_agent = partial(dime, preset_settings("paper", "dime", env))
+    made = partial(make, env)
+    learners = HostLearners(config, make_agent, [made()], contextlib.nullcontext, made)
+    learners.begin()
+    while learners.update == 0:
+        learners.step()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

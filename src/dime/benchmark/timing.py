@@ -1,0 +1,78 @@
+"""Timing an algorithm's compiled programs, beside the machine's matrix products."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.training.config import TrainingConfig
+from dime.training.host.programs import (
+    Programs,
+    Turn,
+    counters,
+    initialise,
+    initialise_replay,
+    seed_keys,
+)
+from dime.types import Agent, EnvSpec, Transition
+
+MATMUL_SIZE = 2048
+REPLAY_ROWS = 10_000
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def make_matmul() -> Callable[[], float]:
+    """A float32 matrix product of `MATMUL_SIZE`; each call returns its rate in GFLOP/s."""
+    matrix = jax.random.normal(jax.random.key(0), (MATMUL_SIZE, MATMUL_SIZE))
+    product = jax.jit(lambda m: m @ m)
+    product(matrix).block_until_ready()
+    return lambda: 2 * MATMUL_SIZE**3 / seconds(lambda: product(matrix).block_until_ready()) / 1e9
+
+
+class UpdateTimer:
+    """A run's update and acting programs, on random data."""
+
+    def __init__(self, agent: Agent, training: TrainingConfig, spec: EnvSpec, num_seeds: int = 1):
+        self.config = replace(training, num_env_steps=REPLAY_ROWS, evaluation_modes=())
+        self.programs = Programs(agent, self.config, spec, num_seeds)
+        self.keys = seed_keys(tuple(range(num_seeds)))
+        self.state = initialise(agent, self.keys)
+        self.replay = _random_like(initialise_replay(self.config.storage(), spec, num_seeds))
+        newest = Transition(*(ring[:, 0] for ring in self.replay.rows))
+        self.transition = jax.tree.map(np.asarray, newest)
+        self.obs = self.transition.obs
+        self.env_step = REPLAY_ROWS
+
+    def advance(self) -> np.ndarray:
+        """One env step's updates of every seed, and their next actions."""
+        self.env_step += 1
+        update = self.config.updates_per_env_step * self.env_step
+        turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
+        advanced = self.programs.advance(self.state, self.replay, turn)
+        self.state, self.replay = advanced.learned.state, advanced.replay
+        return np.asarray(advanced.action)
+
+    def act(self) -> np.ndarray:
+        """One action of every seed."""
+        at = counters(self.env_step, 0)
+        return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
+
+
+def _random_like(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    def fill(leaf, key):
+        return jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
+
+    return jax.tree.unflatten(structure, list(map(fill, leaves, keys)))

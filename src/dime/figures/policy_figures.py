@@ -1,0 +1,283 @@
+"""Drawing what `view_policy` measured: chains beside exp(Q / temperature), bounds, scales."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from dime.figures.canvas import Draw, make_figure
+from dime.figures.chains import (
+    bin_centres,
+    bin_edges,
+    levels_enclosing,
+    prior_masses,
+    total_variation,
+)
+from dime.figures.policy_views import NUM_BOUND_CHAINS, NUM_CHAINS, PolicyView, StateView
+
+# From white to a blue that lines still stand out from; lightness falls evenly.
+SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
+TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
+ENCLOSED = 0.5, 0.9
+"""Shares of exp(Q / temperature) that contours enclose."""
+NUM_PATHS = 15
+"""Chains drawn one by one over a heat map."""
+
+_SIDE = 0.32  # width of a side panel, as a share of the chain's length
+_LINE_PANEL, _PLANE_PANEL = (4.4, 3.4), (2.5, 2.4)  # inches
+_MAX_BARS_NAMED = 8
+_DARKEST_ON_LINE = 0.97  # share of a line's bins that are lighter than the darkest shade
+_DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
+
+CONTOURS_NOTE = f"Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of exp(Q / temperature)."
+LINE_NOTE = (
+    "Middle: share of chains per bin and denoising step, dark is many; "
+    f"{NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
+    "of the last actions and the density that they should have."
+)
+PLANE_NOTE = (
+    "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
+    "column is exp(Q / temperature). " + CONTOURS_NOTE
+)
+
+
+class LineChain(NamedTuple):
+    """A chain of one dimension.
+
+    Attributes:
+        mass: (steps + 1, bins), the share of chains per bin.
+        points: (steps + 1, chains), some chains.
+        prior: (bins,), the prior's probabilities.
+        density: (bins,), what the last actions should have.
+        density_name: as in the legend.
+    """
+
+    mass: np.ndarray
+    points: np.ndarray
+    prior: np.ndarray
+    density: np.ndarray
+    density_name: str
+
+
+def chains_figure(view: PolicyView) -> Figure:
+    """The chains' marginals by denoising step beside exp(Q / temperature).
+
+    On a line one panel per state has it all; on a plane a row per state has some of the steps.
+    """
+    if len(view.plane) == 1:
+        draws: list[Draw] = [
+            partial(_draw_line_state, view=view, state=state) for state in view.states
+        ]
+        return make_figure(draws, [*_about_chains(view), LINE_NOTE], panel_size=_LINE_PANEL)
+    shown = shown_steps(len(view.step_sizes))
+    caption = [*_about_chains(view), PLANE_NOTE]
+    return make_figure(_plane_rows(view), caption, columns=len(shown) + 1, panel_size=_PLANE_PANEL)
+
+
+def _about_chains(view: PolicyView) -> list[str]:
+    dims = " and ".join(map(str, view.plane))
+    plural = "" if len(view.plane) == 1 else "s"
+    text = (
+        f"{about(view)}; {NUM_CHAINS} chains of each state. Action dimension{plural} {dims} of "
+        f"{view.action_dim}; temperature {view.temperature:.3g}."
+    )
+    if view.action_dim == len(view.plane):
+        return [text]
+    return [
+        text,
+        "exp(Q / temperature) is a slice: the other dimensions are at the mean of the last "
+        "actions. The chains' shares are marginals over these dimensions, so the two need not "
+        "agree.",
+    ]
+
+
+def about(view: PolicyView) -> str:
+    """Whose policy it is, and in which episode it was looked at."""
+    length = len(view.episode.obs)
+    return (
+        f"{view.source}. One episode with stochastic actions ({length} env "
+        f"step{'' if length == 1 else 's'}, return {view.episode.episode_return:.4g})"
+    )
+
+
+def shown_steps(num_steps: int) -> list[int]:
+    """The denoising steps that have a panel of their own: the prior, some, the action.
+
+    >>> shown_steps(16), shown_steps(1)
+    ([0, 8, 12, 16], [0, 1])
+    """
+    return sorted({0, num_steps // 2, num_steps - num_steps // 4, num_steps})
+
+
+def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
+    name = "exp(Q / temperature)"
+    chain = LineChain(
+        state.mass, state.points[..., 0], prior_masses(view.prior_std), state.density, name
+    )
+    draw_line_chain(axes, chain)
+    axes.set_ylabel(f"action {view.plane[0]}")
+    title = f"env step {state.env_step}"
+    if view.action_dim == 1:
+        title += f": total variation {total_variation(state.mass[-1], state.density):.2f}"
+    axes.set_title(title, fontsize=10)
+
+
+def draw_line_chain(axes: Axes, chain: LineChain) -> None:
+    """Draws a chain from its prior on the left to its actions on the right."""
+    steps = len(chain.mass) - 1
+    side, gap = _SIDE * steps, 0.03 * steps
+    columns = np.arange(steps + 2) - 0.5
+    darkest = max(float(np.quantile(chain.mass, _DARKEST_ON_LINE)), 2.5 * chain.mass[0].mean())
+    norm = PowerNorm(0.7, 0.0, darkest)
+    axes.pcolormesh(columns, bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    axes.plot(chain.points[:, :NUM_PATHS], color=PATH, linewidth=0.6, alpha=0.6)
+    left, right = -0.5 - gap, steps + 0.5 + gap
+    prior = np.sqrt(chain.prior / chain.prior.max())
+    _draw_sideways(axes, left, -side * prior, GREY, "prior")
+    expected = chain.density / chain.density.sum()
+    scale = side / max(expected.max(), chain.mass[-1].max())
+    _draw_sideways(axes, right, scale * chain.mass[-1], FILL, "last actions")
+    axes.plot(
+        right + scale * expected,
+        bin_centres(1),
+        color=TARGET,
+        linewidth=1.4,
+        label=chain.density_name,
+    )
+    axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
+    axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
+    axes.set_yticks((-1.0, -0.5, 0.0, 0.5, 1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, label: str) -> None:
+    """A filled histogram that stands on the vertical line at `base`."""
+    axes.stairs(
+        base + height,
+        bin_edges(1),
+        baseline=base,
+        orientation="horizontal",
+        fill=True,
+        color=colour,
+        label=label,
+    )
+
+
+def _plane_rows(view: PolicyView) -> list[Draw]:
+    """Row by row, the panels of each state: some denoising steps, then exp(Q / temperature)."""
+    num_steps = len(view.step_sizes)
+    shown = shown_steps(num_steps)
+    names = {0: ": prior", num_steps: ": actions"}
+    titles = [f"denoising step {n}{names.get(n, '')}" for n in shown] + ["exp(Q / temperature)"]
+    x_label, y_label = (f"action {dim}" for dim in view.plane)
+    draws: list[Draw] = []
+    for state in view.states:
+        masses = [*state.mass[shown], state.density / state.density.sum()]
+        first, last = state is view.states[0], state is view.states[-1]
+        for column, (mass, title) in enumerate(zip(masses, titles, strict=True)):
+            labels = {
+                "title": title if first else "",
+                "xlabel": x_label if last else "",
+                "ylabel": "" if column else f"env step {state.env_step}\n{y_label}",
+            }
+            draws.append(partial(_draw_plane, mass=mass, density=state.density, labels=labels))
+    return draws
+
+
+def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
+    """A share per bin in blue, contours of exp(Q / temperature)."""
+    edges = bin_edges(2)
+    darkest = np.quantile(mass, _DARKEST) or mass.max()  # where all is in few bins, the fullest
+    norm = PowerNorm(0.5, 0, darkest)
+    axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    draw_contours(axes, density)
+    axes.set(**labels)
+    axes.title.set_fontsize(9)
+    set_box(axes)
+
+
+def draw_contours(axes: Axes, density: np.ndarray) -> None:
+    """Contours of a density on the plane; where bins are too coarse for any, its highest bin."""
+    centres = bin_centres(2)
+    levels = levels_enclosing(density, ENCLOSED)
+    if levels:
+        axes.contour(centres, centres, density.T, levels, colors=TARGET, linewidths=1.1)
+    else:
+        x, y = np.unravel_index(density.argmax(), density.shape)
+        axes.plot(centres[x], centres[y], "x", color=TARGET)
+
+
+def set_box(axes: Axes) -> None:
+    """The whole box of actions, in its true proportions."""
+    axes.set(xlim=(-1.0, 1.0), ylim=(-1.0, 1.0), aspect="equal")
+    axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+
+
+def bounds_figure(view: PolicyView) -> Figure:
+    """The entropy bound along the episode, the learnt diffusion scales, the step sizes."""
+    uniform = view.action_dim * np.log(2.0)
+    caption = [
+        f"{about(view)}.",
+        "Entropy bound: -log_prob of the chain (denoising against noising kernels, with the prior "
+        "and the tanh), nats for the whole action; its expectation is at most the policy's "
+        f"entropy. Line: mean over {NUM_BOUND_CHAINS} chains of each of {len(view.bounds.mean)} "
+        f"states; band: two standard errors. Uniform actions have {uniform:.3g}. Vertical lines: "
+        "the states whose chains are drawn.",
+        "Diffusion scale: what the cosine profile is multiplied by to give the step sizes "
+        "(integrated diffusion, latent units squared), learnt per action dimension; dark: the "
+        "dimensions whose chains are drawn.",
+    ]
+    draws: list[Draw] = [
+        partial(draw, view=view) for draw in (_draw_bounds, _draw_scales, _draw_step_sizes)
+    ]
+    return make_figure(draws, caption)
+
+
+def _draw_bounds(axes: Axes, view: PolicyView) -> None:
+    at, mean, error = view.bounds
+    if len(at) == 1:
+        axes.errorbar(at, mean, 2.0 * error, color=DARK, fmt="o", capsize=4)
+    axes.fill_between(at, mean - 2.0 * error, mean + 2.0 * error, color=FILL, linewidth=0)
+    axes.plot(at, mean, color=DARK, linewidth=1.4)
+    for state in view.states:
+        axes.axvline(state.env_step, color=GREY, linewidth=0.8, zorder=0)
+    if view.target_bound is not None:
+        style = {"color": TARGET, "linewidth": 1.2, "linestyle": (0, (4, 2))}
+        label = "the temperature's target, for the mean over states"
+        axes.axhline(view.target_bound, label=label, **style)
+    if len(at) == 1:
+        axes.set(xticks=(0,), xlim=(-1, 1))
+    axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_scales(axes: Axes, view: PolicyView) -> None:
+    count = len(view.diffusion_scale)
+    colours = [DARK if dim in view.plane else FILL for dim in range(count)]
+    axes.bar(range(count), view.diffusion_scale, color=colours)
+    style = {"color": "#444444", "linewidth": 1.2, "linestyle": (0, (1, 1.5))}
+    axes.axhline(view.initial_scale, label="diffusion scale before training", **style)
+    if count <= _MAX_BARS_NAMED:
+        axes.set_xticks(range(count))
+    margin = max(0.8, 3.0 - 0.5 * count)  # so that a few bars are no walls
+    axes.set(
+        xlabel="action dimension", ylabel="diffusion scale", xlim=(-margin, count - 1 + margin)
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
+    for dim, sizes in enumerate(view.step_sizes.T):
+        shown = dim in view.plane
+        style = {"color": DARK if shown else FILL, "zorder": 3 if shown else 2}
+        axes.plot(sizes, linewidth=1.4 if shown else 0.7, marker=".", markersize=3, **style)
+    axes.set(yscale="log", xlabel="denoising step", ylabel="step size")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,251 @@
+"""Looking into a diffusion policy: its chains beside exp(Q / temperature), its entropy bound."""
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dime.algorithms.dime import DimeConfig, DimeState
+from dime.algorithms.registry import ALGORITHMS
+from dime.critics.heads import Head
+from dime.deploy.evaluate import actions_of, environment_of
+from dime.deploy.policy import Restored, restore_agents
+from dime.envs.environment import Environment
+from dime.envs.registry import make
+from dime.errors import DimeError, require
+from dime.figures.chains import bin_centres, boltzmann, draw_chains, masses
+from dime.training.config import EnvLike
+from dime.training.host.evaluation import evaluation_seeds, run_episodes
+from dime.updates.policy_losses import combined_value
+
+NUM_CHAINS = 16_384
+"""Chains of each state that is drawn."""
+NUM_POINTS = 1000
+"""Of these, chains that are kept one by one."""
+NUM_BOUND_CHAINS = 64
+"""Chains of each state for the mean of the entropy bound."""
+MAX_BOUND_STATES = 200
+"""States along the episode for which it is measured, at most."""
+
+
+class Episode(NamedTuple):
+    """An episode in stochastic mode: the observations that were acted on, and its return."""
+
+    obs: np.ndarray
+    episode_return: float
+
+
+class StateView(NamedTuple):
+    """What is drawn of one state.
+
+    Attributes:
+        env_step: of the episode.
+        mass: (steps + 1, *bins), the share of chains in each bin of the plane, by denoising step.
+        points: (steps + 1, NUM_POINTS, dims), some of the chains.
+        density: (*bins), exp(Q / temperature) with the other dimensions at their mean, normalised.
+    """
+
+    env_step: int
+    mass: np.ndarray
+    points: np.ndarray
+    density: np.ndarray
+
+
+class Bounds(NamedTuple):
+    """The entropy bound along the episode, (states,): mean over chains and its standard error."""
+
+    env_step: np.ndarray
+    mean: np.ndarray
+    error: np.ndarray
+
+
+class PolicyView(NamedTuple):
+    """Everything that the pictures of one policy show.
+
+    Attributes:
+        source: whose policy it is, in words.
+        plane: the action dimensions that are drawn, one or two.
+        action_dim: how many there are.
+        temperature: return per nat.
+        states: what is drawn of some states of the episode.
+        bounds: the entropy bound along the episode.
+        target_bound: what the temperature drives the bound to; None where it is fixed.
+        step_sizes: (steps, act), integrated diffusion in latent units squared.
+        diffusion_scale: (act,), their learnt scale; `initial_scale` before training.
+        episode: the episode.
+        prior_std: in latent units.
+    """
+
+    source: str
+    plane: tuple[int, ...]
+    action_dim: int
+    temperature: float
+    states: list[StateView]
+    bounds: Bounds
+    target_bound: float | None
+    step_sizes: np.ndarray
+    diffusion_scale: np.ndarray
+    initial_scale: float
+    episode: Episode
+    prior_std: float
+
+
+class Trained(NamedTuple):
+    """One seed's agent of a run of DIME, and what its critics' outputs mean."""
+
+    config: DimeConfig
+    state: Any
+    head: Head
+    prior_std: float
+
+    @classmethod
+    def of(cls, restored: Restored, index: int, run_dir: Path) -> "Trained":
+        """The agent at place `index`.
+
+        Raises `DimeError` for a run of an algorithm without a chain with an entropy bound.
+        """
+        config = restored.config.settings
+        if not (isinstance(config, DimeConfig) and isinstance(restored.state, DimeState)):
+            works = [a.name for a in ALGORITHMS.values() if issubclass(a.config, DimeConfig)]
+            raise DimeError(
+                f"{run_dir} is a run of {restored.config.algorithm}, whose policy has no denoising "
+                "chain with a bound on its entropy, or no temperature. Pictures of a policy are "
+                f"drawn of runs of: {', '.join(works)}."
+            )
+        state = jax.tree.map(lambda leaf: leaf[index], restored.state)
+        return cls(config, state, config.critic.make_head(), config.policy.prior_std)
+
+    @property
+    def temperature(self) -> float:
+        """Return per nat."""
+        return float(self.state.temperature.value)
+
+    def density(self, obs: np.ndarray, mean: np.ndarray, plane: tuple[int, ...]) -> np.ndarray:
+        """exp(Q / temperature) on the bins of the plane, other dimensions at `mean`, normalised."""
+        axes = np.meshgrid(*[bin_centres(len(plane))] * len(plane), indexing="ij")
+        action = np.broadcast_to(mean, (*axes[0].shape, len(mean))).astype(np.float32)
+        for dimension, values in zip(plane, axes, strict=True):
+            action[..., dimension] = values
+        critics = self.state.critics
+        everywhere = jnp.broadcast_to(jnp.asarray(obs), (*axes[0].shape, len(obs)))
+        value = combined_value(
+            critics.online, critics.stats, everywhere, jnp.asarray(action), self.head
+        )
+        return boltzmann(np.asarray(value, np.float64), self.temperature)
+
+
+def view_policy(  # noqa: PLR0913  everything past the first is keyword-only
+    run_dir: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    num_states: int = 3,
+    plane: Iterable[int] | None = None,
+    seed: int | None = None,
+    env: EnvLike | None = None,
+) -> PolicyView:
+    """Plays an episode of a run's policy and measures what `inspect_policy` draws.
+
+    Arguments and errors are those of `inspect_policy`.
+    """
+    folder = Path(run_dir)
+    require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
+    restored = restore_agents(folder, Path(checkpoint) if checkpoint else None)
+    index = restored.place_of(seed, folder)
+    agent = Trained.of(restored, index, folder)
+    dims = _checked_plane(plane, restored.spaces.action_dim)
+    source = environment_of(restored, env, folder)
+    with closing(make(source, restored.config.env_kwargs)) as environment:
+        environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+        episode = _play(restored, index, environment)
+    policy = agent.state.policy
+    return PolicyView(
+        source=f"{folder.resolve().name}: {restored.config.algorithm} on {restored.config.env}, "
+        f"seed {restored.seeds[index]}, after {restored.checkpoint.env_step} env steps",
+        plane=dims,
+        action_dim=restored.spaces.action_dim,
+        temperature=agent.temperature,
+        states=[_view(agent, episode.obs, at, dims) for at in _spread(episode, num_states)],
+        bounds=_bounds(agent, episode),
+        target_bound=_target_bound(agent.config, restored.spaces.action_dim),
+        step_sizes=np.asarray(policy.step_sizes(), np.float64),
+        diffusion_scale=np.asarray(policy.diffusion_scale(), np.float64),
+        initial_scale=agent.config.policy.initial_step_scale,
+        episode=episode,
+        prior_std=agent.prior_std,
+    )
+
+
+def _checked_plane(plane: Iterable[int] | None, action_dim: int) -> tuple[int, ...]:
+    """The action dimensions to draw; by default the first two, or the only one."""
+    if plane is None:
+        return tuple(range(min(2, action_dim)))
+    dims = tuple(plane)
+    require(
+        len(dims) in (1, 2),
+        f"plane is {dims}; it must name one action dimension or two.",
+    )
+    require(
+        len(dims) <= action_dim,
+        f"plane is {dims}, but the actions have one dimension, a line: leave it out, or give 0.",
+    )
+    require(
+        all(0 <= dim < action_dim for dim in dims),
+        f"plane is {dims}; the action's dimensions are 0 to {action_dim - 1}.",
+    )
+    require(len(set(dims)) == len(dims), f"plane is {dims}; it needs two different dimensions.")
+    return dims
+
+
+def _play(restored: Restored, index: int, environment: Environment) -> Episode:
+    """The first episode of the seed's evaluation at this checkpoint, in stochastic mode."""
+    act = actions_of(restored, "stochastic")
+    visited: list[np.ndarray] = []
+
+    def choose_action(obs: np.ndarray, step: int) -> np.ndarray:
+        visited.append(obs[0, 0])
+        everyone = np.broadcast_to(obs, (len(restored.seeds), *obs.shape[1:]))
+        return act(0, everyone, step)[index : index + 1]
+
+    episode_seeds = evaluation_seeds(restored.seeds[index], restored.checkpoint.env_step, 1)
+    played = run_episodes([environment], [episode_seeds], choose_action)
+    assert played is not None  # nothing stops this episode
+    return Episode(np.stack(visited), played[0][0].episode_return)
+
+
+def _spread(episode: Episode, num: int) -> list[int]:
+    """Up to `num` env steps spread evenly over the episode, the first and the last among them."""
+    last = len(episode.obs) - 1
+    return sorted(set(np.linspace(0, last, num).round().astype(int).tolist()))
+
+
+def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
+    key = jax.random.fold_in(jax.random.key(0), env_step)
+    actions = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key).actions
+    shown = actions[..., list(plane)]
+    return StateView(
+        env_step=env_step,
+        mass=masses(shown),
+        points=shown[:, :NUM_POINTS],
+        density=agent.density(obs[env_step], actions[-1].mean(axis=0), plane),
+    )
+
+
+def _bounds(agent: Trained, episode: Episode) -> Bounds:
+    """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
+    at = np.array(_spread(episode, MAX_BOUND_STATES))
+    drawn = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, jax.random.key(1))
+    error = drawn.log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
+    return Bounds(at, -drawn.log_prob.mean(axis=0), error)
+
+
+def _target_bound(config: DimeConfig, action_dim: int) -> float | None:
+    """The entropy bound at which the running cost is on its target."""
+    if not config.temperature.learn:
+        return None
+    prior_entropy = 0.5 * np.log(2.0 * np.pi * np.e * config.policy.prior_std**2)
+    per_dim = prior_entropy - config.temperature.target_running_cost_per_dim
+    return float(action_dim * per_dim)
