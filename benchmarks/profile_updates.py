@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.benchmark.algorithms import ENV, SPEC
+from dime.benchmark.benchmark import ENV, SPEC
 from dime.training.presets import preset_settings, preset_training
 from dime.types import Batch, Counters, Transition
 

@@ -11,9 +11,8 @@ from dime.training.config import EnvLike
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.make_config import make_config
-from dime.training.run import Audience, Changes, resume_run
+from dime.training.run import Audience, Changes, resume_run, start_run
 from dime.training.signals import EXIT_SAVED
-from dime.training.starting import run_config
 
 Callback = Callable[[Record], Any]
 
@@ -70,7 +69,8 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     ('finished', 60)
     """
     config = make_config(env, algorithm, preset, env_kwargs, **options)
-    return checked(run_config(config, env, run_dir, Audience(callback, progress)))
+    place = Path(run_dir) if run_dir else None
+    return checked(start_run(config, env, place, Audience(callback, progress)))
 
 
 def resume(

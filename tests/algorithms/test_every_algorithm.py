@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.cli.listing import PRESETS
 from dime.training.config import replace_nested
+from dime.training.make_config import PRESETS
 from dime.training.presets import preset_settings
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-import dime.benchmark.algorithms
 import dime.benchmark.benchmark
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
@@ -14,11 +13,11 @@ from tests.algorithms.small import small
 
 def test_a_record_for_every_algorithm(tmp_path, monkeypatch, capsys):
     few = {name: ALGORITHMS[name] for name in ("sac", "qvpo")}
-    preset_settings = dime.benchmark.algorithms.preset_settings
-    monkeypatch.setattr(dime.benchmark.algorithms, "ALGORITHMS", few)
-    monkeypatch.setattr(dime.benchmark.algorithms, "SPEC", EnvSpec(3, 2, 100))
+    preset_settings = dime.benchmark.benchmark.preset_settings
+    monkeypatch.setattr(dime.benchmark.benchmark, "ALGORITHMS", few)
+    monkeypatch.setattr(dime.benchmark.benchmark, "SPEC", EnvSpec(3, 2, 100))
     monkeypatch.setattr(
-        dime.benchmark.algorithms, "preset_settings", lambda *args: small(preset_settings(*args))
+        dime.benchmark.benchmark, "preset_settings", lambda *args: small(preset_settings(*args))
     )
     file = tmp_path / "figures.json"
     dime.benchmark.benchmark.benchmark_all("laptop", file)

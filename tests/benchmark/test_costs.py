@@ -1,12 +1,11 @@
-"""Counts of what a program is made of, against counts by hand."""
+"""What the records of the algorithms say of the evaluations of their policies' networks."""
 
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.benchmark.costs import network_evaluations
 from dime.training.config import replace_nested
 
-# Chains of 16, 20, 15, 100, 20, 5: for the target, and for the policy's objective.
+# By hand. Chains of 16, 20, 15, 100, 20, 5: for the target, and for the policy's objective.
 EVALUATIONS = {
     "dime": (16, 32),
     "dime-gaussian": (1, 2),
@@ -31,10 +30,11 @@ def test_every_algorithm_is_among_them():
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_network_evaluations(name):
     algorithm = ALGORITHMS[name]
-    assert network_evaluations(algorithm, algorithm.config()) == EVALUATIONS[name]
+    assert algorithm.network_evaluations(algorithm.config()) == EVALUATIONS[name]
 
 
-def test_network_evaluations_follow_the_settings():
-    algorithm = ALGORITHMS["dime"]
+@pytest.mark.parametrize("name, expected", [("dime", (3, 6)), ("dacer", (3, 606)), ("qsm", (4, 4))])
+def test_network_evaluations_follow_the_settings(name, expected):
+    algorithm = ALGORITHMS[name]
     settings = replace_nested(algorithm.config(), {"policy": {"num_denoising_steps": 3}})
-    assert network_evaluations(algorithm, settings) == (3, 6)
+    assert algorithm.network_evaluations(settings) == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 ABSENT = """
 import sys
 for name in "gymnasium mujoco dm_control tyro rich matplotlib safetensors scipy filelock".split():

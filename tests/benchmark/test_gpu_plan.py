@@ -12,7 +12,7 @@ import pytest
 
 import dime
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "gpu_plan.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "gpu_plan.py"
 
 
 @pytest.fixture

@@ -455,9 +455,9 @@ def test_costs_that_cannot_be_read_are_named(monkeypatch):
 
 
 def test_only_studies_are_listed(tmp_path, monkeypatch):
-    (tmp_path / "studies").mkdir()
+    (tmp_path / "sweeps" / "studies").mkdir(parents=True)
     for name in ("one.toml", "one.toml.orig"):
-        (tmp_path / "studies" / name).write_text("description = 'what it shows'")
+        (tmp_path / "sweeps" / "studies" / name).write_text("description = 'what it shows'")
     monkeypatch.setattr("dime.cli.listing._PACKAGE", tmp_path)
     assert listing("studies") == "one  what it shows"
 

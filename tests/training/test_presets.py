@@ -3,7 +3,7 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.training.preset_names import PRESETS
+from dime.training.make_config import PRESETS
 from dime.training.presets import preset_settings, preset_training
 
 

@@ -6,6 +6,7 @@ from gymnasium.wrappers import TimeLimit
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
+from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.make_config import make_config
 from dime.training.presets import preset_settings
@@ -13,9 +14,9 @@ from dime.training.return_support import (
     discounted_returns,
     entropy_share,
     refuse_unknown_support,
+    require_support,
     round_up,
 )
-from dime.training.starting import require_support
 from tests.envs.stub import Stub
 from tests.training.walk import at, walks
 
@@ -56,7 +57,7 @@ def test_an_environment_that_raises_is_named_in_one_line():
 
     config = make_config("walk", preset="laptop")
     with pytest.raises(DimeError, match="raised OSError: unplugged in the random steps"):
-        require_support(config, walks(at(0, 3, broken)))
+        require_support(config, make(walks(at(0, 3, broken))))
 
 
 def test_returns_are_those_of_a_long_sum():

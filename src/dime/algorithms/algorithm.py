@@ -41,6 +41,9 @@ class Algorithm:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     check: Callable[[Any, Any], None] = lambda settings, training: None
     """Raises `DimeError` where settings do not go with those of the loop."""
+    network_evaluations: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
+    """How often an update evaluates the policy's networks for each row of its minibatch, in forward
+    passes: in every update, and in one in which everything is due. (0, 0) means not known."""
 
     def __post_init__(self):
         modes = self.modes

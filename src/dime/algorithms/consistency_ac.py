@@ -14,6 +14,7 @@ from dime.algorithms.diffusion_ql import (
     AveragedPolicyConfig,
     DiffusionQlConfig,
     diffusion_ql,
+    network_evaluations,
 )
 from dime.errors import require_at_least
 from dime.policies.consistency import ConsistencyPolicy
@@ -55,6 +56,7 @@ CONSISTENCY_AC = Algorithm(
     critic="scalar x2, target networks",
     make=diffusion_ql,
     config=ConsistencyAcConfig,
+    network_evaluations=network_evaluations,
     modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
     presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
 )

@@ -191,6 +191,7 @@ CROSSQ = Algorithm(
     critic="scalar x2, joint pass, batch renormalisation",
     make=crossq,
     config=CrossQConfig,
+    network_evaluations=lambda settings: (1, 2),
     presets={
         # DIME, appendix E: table 3 on DMC and MyoSuite, the original settings on Gym.
         "paper": Preset(by_env={"mujoco": _GYM, "Swimmer-*": Preset({"discount": 0.9999})}),

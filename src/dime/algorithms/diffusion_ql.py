@@ -248,6 +248,13 @@ RELEASED = Preset(
     },
 )
 
+
+def network_evaluations(settings: DiffusionQlConfig) -> tuple[int, int]:
+    """Of an update, see `Algorithm`."""
+    per_update = 2 * settings.policy.num_denoising_steps
+    return per_update, per_update
+
+
 DIFFUSION_QL = Algorithm(
     name="diffusion-ql",
     paper="Wang et al., ICLR 2023",
@@ -256,6 +263,7 @@ DIFFUSION_QL = Algorithm(
     critic="scalar x2, target networks",
     make=diffusion_ql,
     config=DiffusionQlConfig,
+    network_evaluations=network_evaluations,
     modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
     presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
 )

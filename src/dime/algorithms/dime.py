@@ -224,6 +224,17 @@ _MULTI_GOAL = Preset({"temperature": {"initial": 2.0, "learn": False}, "discount
 _CRITIC = "categorical x2, joint pass, batch renormalisation"
 _MODES = ("stochastic", "deterministic", "best_of_n")
 
+
+def _of_one_chain(settings: DimeConfig) -> tuple[int, int]:
+    steps = settings.policy.num_denoising_steps
+    return steps, 2 * steps  # the next action's chain, and the policy's
+
+
+def _of_two_chains(settings: DimeGbConfig) -> tuple[int, int]:
+    steps = settings.policy.num_denoising_steps
+    return 2 * steps, 4 * steps
+
+
 DIME = Algorithm(
     name="dime",
     paper="Celik et al., ICML 2025",
@@ -232,6 +243,10 @@ DIME = Algorithm(
     critic=_CRITIC,
     make=dime,
     config=DimeConfig,
+    network_evaluations=lambda settings: (
+        settings.policy.num_denoising_steps,
+        2 * settings.policy.num_denoising_steps,
+    ),
     modes=_MODES,
     presets={"laptop": Preset(_LAPTOP, by_env={"dime/MultiGoal-v0": _MULTI_GOAL})},
 )
@@ -243,6 +258,7 @@ DIME_GAUSSIAN = Algorithm(
     critic=_CRITIC,
     make=dime,
     config=DimeGaussianConfig,
+    network_evaluations=lambda settings: (1, 2),
     modes=_MODES,
     presets={"laptop": Preset(_LAPTOP_GAUSSIAN)},
 )
@@ -254,6 +270,10 @@ DIME_GB = Algorithm(
     critic=_CRITIC,
     make=dime,
     config=DimeGbConfig,
+    network_evaluations=lambda settings: (
+        2 * settings.policy.num_denoising_steps,
+        4 * settings.policy.num_denoising_steps,
+    ),
     modes=_MODES,
     presets={"laptop": Preset(_LAPTOP)},
 )

@@ -212,6 +212,13 @@ def _improvement(max_norm: float, rho: float, num_steps: int = 20) -> dict[str, 
     return {"policy": norm, "critic": norm, "improvement": climb}
 
 
+def _network_evaluations(settings: DipoConfig) -> tuple[int, int]:
+    per_update = (
+        settings.policy.num_denoising_steps + 1
+    )  # the next action's chain; the noise's regression
+    return per_update, per_update
+
+
 DIPO = Algorithm(
     name="dipo",
     paper="Yang et al., 2023",
@@ -220,6 +227,7 @@ DIPO = Algorithm(
     critic="scalar x2, target networks",
     make=dipo,
     config=DipoConfig,
+    network_evaluations=_network_evaluations,
     modes=("noise_free", "stochastic", "deterministic", "best_of_n"),
     presets={
         "paper": Preset(

@@ -153,6 +153,13 @@ def initial_policy(config: QsmPolicyConfig, spec: EnvSpec, key) -> DdpmPolicy:
     return DdpmPolicy(denoiser, steps, variance_preserving_betas, ancestral_step)
 
 
+def _network_evaluations(settings: QsmConfig) -> tuple[int, int]:
+    per_update = (
+        settings.policy.num_denoising_steps + 1
+    )  # the next action's chain; the score's regression
+    return per_update, per_update
+
+
 QSM = Algorithm(
     name="qsm",
     paper="Psenka et al., ICML 2024",
@@ -161,6 +168,7 @@ QSM = Algorithm(
     critic="scalar x2, target networks",
     make=qsm,
     config=QsmConfig,
+    network_evaluations=_network_evaluations,
     modes=("stochastic", "deterministic", "best_of_n"),
     presets={
         "paper": Preset(

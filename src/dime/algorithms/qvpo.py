@@ -182,6 +182,13 @@ def best_action(policy: DdpmPolicy, value: Any, obs, num: int, key):
     return best_of(actions, value(obs, actions))
 
 
+def _network_evaluations(settings: QvpoConfig) -> tuple[int, int]:
+    chains = settings.num_exploration_candidates + settings.num_training_candidates
+    regressed = 1 + settings.uniform_actions.num  # the best action and the uniform ones
+    per_update = chains * settings.policy.num_denoising_steps + regressed
+    return per_update, per_update
+
+
 QVPO = Algorithm(
     name="qvpo",
     paper="Ding et al., NeurIPS 2024",
@@ -190,6 +197,7 @@ QVPO = Algorithm(
     critic="scalar x2, target networks",
     make=qvpo,
     config=QvpoConfig,
+    network_evaluations=_network_evaluations,
     modes=("best_of_n", "stochastic", "deterministic"),
     presets={
         "paper": Preset(training={"updates_per_env_step": 1, "num_random_steps": 10_000}),

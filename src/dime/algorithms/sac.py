@@ -151,5 +151,6 @@ SAC = Algorithm(
     critic="scalar x2, target networks",
     make=sac,
     config=SacConfig,
+    network_evaluations=lambda settings: (2, 2),
     presets={"paper": Preset(training={"updates_per_env_step": 1})},
 )

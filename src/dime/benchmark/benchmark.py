@@ -1,16 +1,18 @@
 """`dime benchmark`: how much of this machine's arithmetic an update uses, and what else costs time.
 
-Absolute times move with the machine and its load. So the work of an update (from the sizes of the
-networks, whatever is really executed) over its time is given as a share of the rate of a large
-matrix product, measured in turn with the updates.
+Absolute times depend on the machine and its load. So we divide the work of an update (computed from
+the sizes of its networks) by its time, and give that as a share of the rate of a large matrix
+product, which is measured in turn with the updates.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,30 +20,37 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
+import rich
 import rich.box
-import rich.console
 import rich.table
 
 from dime.algorithms.dime import dime
+from dime.algorithms.registry import ALGORITHMS
 from dime.api import train
-from dime.benchmark.algorithms import benchmark_algorithms
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
+from dime.envs.registry import make
 from dime.errors import choose
 from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
+from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.preset_names import PRESETS
-from dime.training.presets import preset_settings
+from dime.training.host.learners import HostLearners
+from dime.training.make_config import PRESETS
+from dime.training.presets import preset_settings, preset_training
 from dime.training.records import read_records, require_writable, write_json
 from dime.types import EnvSpec
 
-NUM_ROUNDS = 5
+ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)
+"""What all algorithms are timed at."""
+_ENV_STEPS_PER_ALGORITHM = 6  # a multiple of every policy delay
+_FIRST_UPDATE = "import sys; from dime.benchmark.benchmark import first_update as f; f(sys.argv[1])"
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes to time; `work` is floating-point operations per env step, multiply-adds twice.
+    """Sizes to time; `work` is floating-point operations per environment step.
 
-    `work` counts 2 critic updates and 2/3 of a policy update at N = 16 and batch 256.
+    A multiply-add counts as two. `work` covers 2 critic updates and 2/3 of a policy update at
+    N = 16 and batch 256.
     """
 
     env: str
@@ -57,21 +66,87 @@ CASES = {
 }
 
 
+def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
+    """Times the cases and the loop, prints a table, and writes the figures to `file`."""
+    for name in names:
+        choose("case", name, CASES)
+    with _figures_for(file) as figures:
+        matmul = make_matmul()
+        cases = [time_case(name, matmul) for name in names]
+        figures["matmul_gflops"] = max(case["matmul_gflops"] for case in cases)
+        figures["cases"] = cases
+        figures["act_ms"] = median(case["act_ms"] for case in cases)
+        rich.print(_table(cases), "timing the loop ...", flush=True)
+        figures["first_update_s"], figures["first_update_again_s"] = first_updates_s(names[0])
+        figures["loop_overhead_ms"] = loop_overhead_ms()
+        print(
+            f"Loop: {figures['loop_overhead_ms']:.2f} ms per env step beside environment, update "
+            f"and action. First update of {names[0]}: after {figures['first_update_s']:.1f} s; in "
+            "a later process, which finds the compiled programs, after "
+            f"{figures['first_update_again_s']:.1f} s."
+        )
+    return figures
+
+
+def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
+    """Times every algorithm at a preset's sizes, prints a table, and writes the figures to `file`.
+
+    A row's network evaluations are those of its algorithm's record.
+    """
+    choose("preset", preset, PRESETS)
+    with _figures_for(file) as figures:
+        matmul = make_matmul()
+        figures["preset"] = preset
+        figures["algorithms"] = [
+            {"algorithm": name, **time_algorithm(name, preset), "matmul_gflops": matmul()}
+            for name in ALGORITHMS
+        ]
+        rich.print(_table(figures["algorithms"]))
+    return figures
+
+
+@contextlib.contextmanager
+def _figures_for(file: Path | None) -> Iterator[dict[str, Any]]:
+    """The figures, which are filled inside and written to the file at the end."""
+    if file is not None:
+        require_writable(file)
+    dispatch_from_this_thread()
+    device = jax.devices()[0].device_kind
+    figures: dict[str, Any] = {
+        "machine": {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
+    }
+    yield figures
+    if file is not None:
+        write_json(file, figures)
+        print(f"wrote {file}")
+
+
+def _table(rows: list[dict[str, Any]]) -> rich.table.Table:
+    """A column for each key."""
+    table = rich.table.Table(*(key.replace("_", " ") for key in rows[0]), box=rich.box.SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        numbers = (f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in list(row.values())[1:])
+        table.add_row(next(iter(row.values())), *numbers)
+    return table
+
+
 @freed_memory_kept()  # as in a run
 def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times one case's updates in turn with the matrix product.
 
     A round is a multiple of three env steps, in which the policy is updated twice.
     """
+    print(f"timing {name} ...", flush=True)
     case = CASES[name]
     settings = preset_settings("paper", "dime", case.env)
     settings = replace_nested(settings, {"critic": {"hidden_dim": case.critic_width}})
     timer = UpdateTimer(dime(settings, case.spec), TrainingConfig(), case.spec)
     steps = 3 if case.critic_width > 1000 else 15
-    seconds(lambda: [timer.advance() for _ in range(steps)])  # a warm-up
+    timer.advance_s(steps)  # a warm-up
     rounds, rates = [], []
-    for _ in range(NUM_ROUNDS):
-        rounds.append(seconds(lambda: [timer.advance() for _ in range(steps)]) / steps)
+    for _ in range(5):
+        rounds.append(timer.advance_s(steps))
         rates.append(matmul())
     update_s, peak = median(rounds), max(rates)
     return {
@@ -81,6 +156,28 @@ def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
         "fraction_of_peak": case.work / update_s / 1e9 / peak,
         "matmul_gflops": peak,
         "act_ms": 1e3 * median(seconds(timer.act) for _ in range(100)),
+    }
+
+
+@freed_memory_kept()  # as in a run
+def time_algorithm(name: str, preset: str) -> dict[str, float]:
+    """Times an update and an action of an algorithm at a preset's sizes for `ENV`."""
+    print(f"timing {name} ...", flush=True)
+    algorithm, training = ALGORITHMS[name], preset_training(preset, name, ENV)
+    settings = preset_settings(preset, name, ENV)
+    timer = UpdateTimer(algorithm.make(settings, SPEC), training, SPEC)
+    timer.advance_s(_ENV_STEPS_PER_ALGORITHM)  # a warm-up
+    rounds = [timer.advance_s(_ENV_STEPS_PER_ALGORITHM) for _ in range(3)]
+    update_ms = 1e3 * median(rounds) / training.updates_per_env_step
+    updates = training.updates_per_env_step / training.env_steps_per_update
+    least, most = algorithm.network_evaluations(settings)
+    return {
+        "update_ms": update_ms,
+        "updates_per_env_step": updates,
+        "env_step_ms": update_ms * updates,
+        "act_ms": 1e3 * median(seconds(timer.act) for _ in range(30)),
+        "network_evaluations_least": least,
+        "network_evaluations_most": most,
     }
 
 
@@ -121,12 +218,8 @@ def loop_overhead_ms() -> float:
             policy={**tiny, "num_denoising_steps": 1},
             critic={**tiny, "v_min": -1.0, "v_max": 1.0},
         )
-        rates = [
-            record["env_steps_per_s"]
-            for record in read_records(Path(folder, "run", "metrics.jsonl"))
-            if record["env_step"] > 1_000
-        ]
-    return 1e3 / median(rates)
+        records = list(read_records(Path(folder, "run", "metrics.jsonl")))
+    return 1e3 / median(r["env_steps_per_s"] for r in records if r["env_step"] > 1_000)
 
 
 def first_updates_s(case: str) -> tuple[float, float]:
@@ -134,7 +227,7 @@ def first_updates_s(case: str) -> tuple[float, float]:
 
     Of a first process, which compiles, and of one after it, which finds the programs.
     """
-    command = [sys.executable, "-m", "dime.benchmark.first_update", CASES[case].env]
+    command = [sys.executable, "-c", _FIRST_UPDATE, CASES[case].env]
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
 
@@ -144,76 +237,13 @@ def first_updates_s(case: str) -> tuple[float, float]:
         return seconds(process), seconds(process)
 
 
-def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
-    """Times everything, prints a table, and writes the figures to `file`."""
-    for name in names:
-        choose("case", name, CASES)
-    if file is not None:
-        require_writable(file)
-    dispatch_from_this_thread()
-    console = rich.console.Console()
-    matmul = make_matmul()
-    cases = []
-    for name in names:
-        console.print(f"timing {name} ...")
-        cases.append(time_case(name, matmul))
-    console.print("timing the loop ...")
-    first, again = first_updates_s(names[0])
-    figures = {
-        "machine": _machine(),
-        "matmul_gflops": max(case["matmul_gflops"] for case in cases),
-        "cases": cases,
-        "act_ms": median(case["act_ms"] for case in cases),
-        "loop_overhead_ms": loop_overhead_ms(),
-        "first_update_s": first,
-        "first_update_again_s": again,
-    }
-    console.print(_table(figures))
-    console.print(
-        f"Loop: {figures['loop_overhead_ms']:.2f} ms per env step beside environment, update and "
-        f"action. First update of {names[0]}: after {first:.1f} s; in a later process, which finds "
-        f"the compiled programs, after {again:.1f} s."
-    )
-    if file is not None:
-        write_json(file, figures)
-        console.print(f"wrote {file}")
-    return figures
-
-
-def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
-    """Times every algorithm, prints a table, and writes the figures to `file`."""
-    choose("preset", preset, PRESETS)
-    if file is not None:
-        require_writable(file)
-    dispatch_from_this_thread()
-    console = rich.console.Console()
-    algorithms = benchmark_algorithms(preset, console)
-    figures = {"machine": _machine(), "preset": preset, "algorithms": algorithms}
-    if file is not None:
-        write_json(file, figures)
-        console.print(f"wrote {file}")
-    return figures
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-    }
-
-
-def _table(figures: dict[str, Any]) -> rich.table.Table:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    table.add_column("case", no_wrap=True)
-    for title in ("ms per env step", "GFLOP/s", "of the matrix product", "ms per action"):
-        table.add_column(title, justify="right")
-    for case in figures["cases"]:
-        table.add_row(
-            case["name"],
-            f"{case['update_ms_per_env_step']:.1f}",
-            f"{case['gflops']:.0f}",
-            f"{case['fraction_of_peak']:.2f} of {case['matmul_gflops']:.0f}",
-            f"{case['act_ms']:.2f}",
-        )
-    return table
+def first_update(env: str) -> None:
+    """Starts training with the paper's sizes and takes env steps up to the first update."""
+    keep_compiled_programs()
+    config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
+    make_agent = partial(dime, preset_settings("paper", "dime", env))
+    make_env = partial(make, env)
+    learners = HostLearners(config, make_agent, [make_env()], contextlib.nullcontext, make_env)
+    learners.begin()
+    while learners.update == 0:
+        learners.step()

@@ -62,6 +62,10 @@ class UpdateTimer:
         self.state, self.replay = advanced.learned.state, advanced.replay
         return np.asarray(advanced.action)
 
+    def advance_s(self, num_env_steps: int) -> float:
+        """Seconds per env step, over so many."""
+        return seconds(lambda: [self.advance() for _ in range(num_env_steps)]) / num_env_steps
+
     def act(self) -> np.ndarray:
         """One action of every seed."""
         at = counters(self.env_step, 0)

@@ -117,8 +117,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
 def _train(command: Train[Any, Any]) -> int:
     from dime.training.config import RunConfig
     from dime.training.presets import preset_settings
-    from dime.training.run import Audience
-    from dime.training.starting import run_config
+    from dime.training.run import Audience, start_run
 
     config = RunConfig(
         env=command.env,
@@ -132,7 +131,7 @@ def _train(command: Train[Any, Any]) -> int:
     ask = not command.yes and known and _somebody_answers()  # of other sizes little is known
     audience = Audience(before_start=partial(_announce_duration, ask=ask))
     with _muted_if_nobody_reads():
-        result = run_config(config, config.env, command.run_dir, audience)
+        result = start_run(config, config.env, command.run_dir, audience)
     return _after_training(result, command.video)
 
 

@@ -9,17 +9,13 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from dime.training.preset_names import PRESETS
-
 _PACKAGE = resources.files("dime")
 
 
 def listing(what: str) -> str:
     """Algorithms, environments, presets or studies, a line each."""
-    if what == "algorithms":
-        rows = _aligned(json.loads(_PACKAGE.joinpath("data", "algorithms.json").read_text("utf-8")))
-    elif what == "presets":
-        rows = [f"{name:8}  {text}" for name, text in PRESETS.items()]
+    if what in ("algorithms", "presets"):
+        rows = _aligned(json.loads(_PACKAGE.joinpath("data", f"{what}.json").read_text("utf-8")))
     elif what == "studies":
         files = [
             file

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from dime.errors import choose, require, require_at_least
 from dime.figures.runs import LONGEST_NAME, OPERATIONAL, flatten
 from dime.training.config import RunConfig, replace_nested
 from dime.training.make_config import make_config
-from dime.training.starting import require_support
+from dime.training.return_support import require_support
 
 _FIELDS = {
     "seeds": "the field seeds",
@@ -155,9 +156,10 @@ def check_trials(trials: list[Trial]) -> None:
         )
     configs = {f"{trial.config.env} {trial.config.env_kwargs}": trial.config for trial in trials}
     for config in configs.values():
-        make(config.env, config.env_kwargs).close()
-    for trial in trials:
-        require_support(trial.config, trial.config.env)
+        with closing(make(config.env, config.env_kwargs)) as env:
+            for trial in trials:
+                if (trial.config.env, trial.config.env_kwargs) == (config.env, config.env_kwargs):
+                    require_support(trial.config, env)
 
 
 def varied_settings(trials: list[Trial]) -> tuple[str, ...]:

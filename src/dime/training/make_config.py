@@ -1,12 +1,18 @@
 """From names and options to the config of a run."""
 
 import dataclasses
+import json
+from importlib import resources
 from typing import Any
 
 from dime.errors import DimeError, choose
 from dime.training.config import EnvLike, RunConfig, TrainingConfig, replace_nested
-from dime.training.preset_names import PRESETS
 from dime.training.presets import preset_settings, preset_training
+
+# A data file, so that `dime list presets` needs no JAX.
+_PRESETS_FILE = resources.files("dime").joinpath("data", "presets.json")
+PRESETS = dict(json.loads(_PRESETS_FILE.read_text("utf-8")))
+"""What each preset is, by name."""
 
 _OF_EVERY_RUN = {"env", "algorithm", "preset", "config", "run_dir", "env_kwargs", "video", "yes"}
 

@@ -5,11 +5,29 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
+from dime.training.config import RunConfig
+from dime.training.presets import lacks_support
 from dime.updates.temperature import TemperatureConfig
 
 _NUM_STEPS = 1000
 _ROUNDING = 1e-9
+
+
+def require_support(config: RunConfig, env: Environment) -> None:
+    """Raises `DimeError`, with a proposal, if the critic's support has yet to be given."""
+    if not lacks_support(config.settings):
+        return
+    try:
+        refuse_unknown_support(env, config.settings, config.training.bootstrap_at_time_limits)
+    except DimeError:
+        raise
+    except Exception as error:  # whatever a user's environment raises
+        raise DimeError(
+            f"{env.name} raised {describe(error)} in the random steps that were to suggest a "
+            "support of the critic's returns. Fix the environment, or give --critic.v-min and "
+            "--critic.v-max."
+        ) from error
 
 
 def refuse_unknown_support(

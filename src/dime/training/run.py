@@ -30,6 +30,7 @@ from dime.training.memory import refuse_if_too_large
 from dime.training.progress import make_progress
 from dime.training.recorder import Recorder
 from dime.training.restarts import TellOfRestart
+from dime.training.return_support import require_support
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
@@ -71,6 +72,7 @@ def start_run(
     """
     _prepare_device(config.training.overlap)
     with _environments(config, env) as environments:
+        require_support(config, environments[0])
         if run_dir:
             RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)

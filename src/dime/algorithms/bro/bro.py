@@ -220,6 +220,7 @@ BRO = Algorithm(
     critic="quantile x2, residual networks, target networks",
     make=bro,
     config=BroConfig,
+    network_evaluations=lambda settings: (4, 4),
     check=refuse_missed_resets,
     presets={
         "paper": Preset(training=_training(10)),
@@ -234,6 +235,7 @@ BRO_FAST = Algorithm(
     critic="quantile x2, residual networks, target networks",
     make=bro,
     config=BroFastConfig,
+    network_evaluations=lambda settings: (4, 4),
     check=refuse_missed_resets,
     presets={"paper": Preset(training=_training(2)), "laptop": Preset(_LAPTOP)},
 )

@@ -249,6 +249,12 @@ def _noise_std(config: DacerConfig, state: DacerState) -> Array:
 _LONG_WARM_UP = Preset(training={"num_random_steps": 200_000})
 _STRONGER_NOISE = Preset({"noise": {"std_per_scale": 0.15}})
 
+
+def _network_evaluations(settings: DacerConfig) -> tuple[int, int]:
+    steps = settings.policy.num_denoising_steps
+    return steps, steps * (2 + settings.noise.num_actions)  # target, policy, entropy
+
+
 DACER = Algorithm(
     name="dacer",
     paper="Wang et al., NeurIPS 2024",
@@ -257,6 +263,7 @@ DACER = Algorithm(
     critic="Gaussian x2, target networks",
     make=dacer,
     config=DacerConfig,
+    network_evaluations=_network_evaluations,
     modes=("observation_seeded", "stochastic", "deterministic", "best_of_n"),
     presets={
         "paper": Preset(
