@@ -187,7 +187,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(
     out, err = capsys.readouterr()
     assert "walks: 1 finished, 1 failed" in out
     failed = names(1)[0].replace("_seed", "_env_kwargs.nan_at-20_seed")
-    assert f"{failed} failed and is begun again" in out
+    assert f"{failed} failed and is restarted" in out
     assert (
         f"error: {failed} failed" in err and "Traceback" in err and "non-finite reward (nan)" in err
     )

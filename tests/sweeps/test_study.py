@@ -5,8 +5,15 @@ import dataclasses
 import pytest
 
 from dime.errors import DimeError
-from dime.sweeps.study import Study, nested, trials_of, varied_settings
-from dime.sweeps.study_files import read_study, shipped_studies, source_of
+from dime.sweeps.study import (
+    Study,
+    nested,
+    read_study,
+    shipped_studies,
+    source_of,
+    trials_of,
+    varied_settings,
+)
 
 BANDIT = "dime/TwoModeBandit-v0"
 SMALL = {
@@ -99,7 +106,7 @@ def test_what_varies_is_what_differs_within_an_algorithm_and_environment():
         ({"environments": ["Pendulum-v1"]}, "No support of the critic's returns"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": []}, "no seeds"),
-        ({"seeds": [1, 1], "seeds_per_trial": 2}, "A seed stands twice"),
+        ({"seeds": [1, 1], "seeds_per_trial": 2}, "A seed occurs twice"),
         ({"seeds_per_trial": 0}, "seeds_per_trial is 0"),
         ({"cpus": 0}, "cpus is 0"),
         ({"retries": -1}, "retries is -1"),

@@ -11,10 +11,8 @@ import pytest
 from dime.cli.main import main
 from dime.errors import DimeError
 from dime.figures.runs import open_study
-from dime.sweeps.mirror import Mirror
-from dime.sweeps.study import trials_of
-from dime.sweeps.study_files import read_study
-from dime.sweeps.study_folder import StudyFolder, run_trial
+from dime.sweeps.folder import StudyFolder, run_trial
+from dime.sweeps.study import read_study, trials_of
 from dime.training.processes import this_process
 from tests.training.runs import assert_same_run, read_lines, status_of
 
@@ -182,42 +180,40 @@ def test_a_run_on_other_storage_is_copied_there_and_resumed_from_there(tmp_path)
     first, _ = plan(tmp_path / "small")
     there = tmp_path / "bucket" / "small" / FIRST
 
-    worker = Mirror.of_uri(uri)
-    folder = worker.folder(tmp_path / "small")
+    worker = StudyFolder.open(uri, "small")
 
     def push(record):
-        worker.push(folder, FIRST)
+        worker.push(FIRST)
         return record["env_step"] >= 20
 
-    worker.pull(folder, FIRST)
-    run_trial(folder, first, push)
-    worker.push(folder, FIRST)
-    kept = {path.name for path in (folder / FIRST / "checkpoints").iterdir()}
+    worker.pull(FIRST)
+    run_trial(worker.path, first, push)
+    worker.push(FIRST)
+    kept = {path.name for path in (worker.path / FIRST / "checkpoints").iterdir()}
     assert {path.name for path in (there / "checkpoints").iterdir() if any(path.iterdir())} == kept
 
-    other = Mirror.of_uri(uri)
-    elsewhere = other.folder(tmp_path / "small")
-    assert elsewhere != folder
-    other.pull(elsewhere, FIRST)
-    assert run_trial(elsewhere, first, lambda r: other.push(elsewhere, FIRST)).env_step == 30
-    other.push(elsewhere, FIRST)
+    other = StudyFolder.open(uri, "small")
+    assert other.path != worker.path
+    other.pull(FIRST)
+    assert run_trial(other.path, first, lambda r: other.push(FIRST)).env_step == 30
+    other.push(FIRST)
     plan(tmp_path / "straight")
     run_trial(tmp_path / "straight", first)
-    assert_same_run(elsewhere / FIRST, tmp_path / "straight" / FIRST)
+    assert_same_run(other.path / FIRST, tmp_path / "straight" / FIRST)
 
-    driver = Mirror.of(uri)
-    driver.pull_records("small")
-    records = driver.local / "small" / FIRST
+    driver = StudyFolder.open(uri, "small")
+    driver.pull_records()
+    records = driver.path / FIRST
     assert read_lines(records / "evaluations.jsonl") == read_lines(there / "evaluations.jsonl")
     assert not list(records.glob("checkpoints/*"))
 
 
 def test_storage_that_is_none(tmp_path):
     with pytest.raises(DimeError, match="cannot be written"):
-        Mirror.of("nosuch://bucket/path")
+        StudyFolder.open("nosuch://bucket/path", "small")
     (tmp_path / "file").write_text("")
     with pytest.raises(DimeError, match="cannot be written"):
-        Mirror.of(f"file://{tmp_path}/file/below")
+        StudyFolder.open(f"file://{tmp_path}/file/below", "small")
 
 
 def test_what_has_begun_stays_in_the_plan_and_other_files_are_not_overwritten(tmp_path):

@@ -265,22 +265,19 @@ def _deploy(command: Evaluate | Export) -> None:
 
 
 def _sweep(command: Sweep) -> int:
-    from dime.sweeps import plan as sweep_plan
-    from dime.sweeps.sweep import sweep
+    from dime.sweeps.sweep import run_one, show_costs, sweep, write_job_array
 
     if command.dry_run:
-        sweep_plan.show(command.study, command.variant, command.figures)
+        show_costs(command.study, command.variant, command.figures)
         return 0
     if command.emit is not None:
-        print(f"wrote {sweep_plan.write_slurm(command.study, command.storage, command.variant)}")
+        print(f"wrote {write_job_array(command.study, command.storage, command.variant)}")
         return 0
     if command.trial is not None:
         from dime.training.signals import exit_code
 
         with _muted_if_nobody_reads():
-            result = sweep_plan.run_one(
-                command.study, command.storage, command.variant, command.trial
-            )
+            result = run_one(command.study, command.storage, command.variant, command.trial)
         if result is None:
             print("This trial has finished before.")
         elif result.signal is not None:

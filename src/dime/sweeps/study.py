@@ -1,19 +1,25 @@
-"""A study: which runs an experiment is made of."""
+"""A study: which runs an experiment is made of, and the files that say so."""
 
+import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+import runpy
+import tomllib
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from dime.envs.registry import make
-from dime.errors import choose, require, require_at_least
+from dime.errors import DimeError, choose, require, require_at_least
 from dime.figures.runs import LONGEST_NAME, OPERATIONAL, flatten
 from dime.training.config import RunConfig, replace_nested
 from dime.training.make_config import make_config
 from dime.training.return_support import require_support
 
+SHIPPED_STUDIES = resources.files("dime").joinpath("sweeps", "studies")
 _FIELDS = {
     "seeds": "the field seeds",
     "algorithm": "the field algorithms or arms",
@@ -29,13 +35,13 @@ class Search:
     """By option: `{low, high}`, with `log = true` on a logarithmic scale and whole numbers for
     whole numbers; or `{choices = [...]}`."""
     num_samples: int = 20
-    """Settings to try, for each algorithm and environment of the study together."""
+    """How many settings to try."""
     mode: str = ""
     """Action mode whose mean return is maximised; by default the algorithm's official one."""
     grace_env_steps: int = 0
-    """ASHA stops no trial before; 0 lets all of them end."""
+    """ASHA stops no trial before this environment step; 0 lets all of them end."""
     reduction_factor: int = 3
-    """ASHA goes on with one in so many at each of its rungs."""
+    """ASHA continues one in so many at each of its rungs."""
 
     def __post_init__(self):
         require_at_least(self, 1, "num_samples")
@@ -59,7 +65,7 @@ class Study:
     algorithms: tuple[str, ...] = ()
     """Names of algorithms."""
     arms: tuple[dict[str, Any], ...] = ()
-    """Beside or instead of `algorithms`: tables with `algorithm` and options of its own."""
+    """In addition to or instead of `algorithms`: tables with `algorithm` and its options."""
     preset: str = "paper"
     """What the options start from."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -79,9 +85,9 @@ class Study:
     gpus: float = 0.0
     """GPUs of a trial; below 1 several share one."""
     retries: int = 2
-    """How often a trial that failed is begun again from its last checkpoint."""
+    """How often a trial that failed is restarted from its last checkpoint."""
     laptop: dict[str, Any] = field(default_factory=dict)
-    """What is different in the variant that ends in minutes on two cores."""
+    """What differs in the variant that ends in minutes on two cores."""
 
     def __post_init__(self):
         require(
@@ -95,7 +101,7 @@ class Study:
         require(bool(self.environments), "The study names no environments.")
         require(bool(self.algorithms or self.arms), "The study names no algorithms and no arms.")
         require(bool(self.seeds), "The study has no seeds.")
-        require(len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in {self.seeds}.")
+        require(len(set(self.seeds)) == len(self.seeds), f"A seed occurs twice in {self.seeds}.")
         require(not (self.grid and self.search), "The study has a grid and a search; choose one.")
         for option, values in self.grid.items():
             require(
@@ -113,8 +119,20 @@ class Study:
 
     @property
     def of_search(self) -> Search | None:
-        """The search, where there is one."""
+        """The search, if it is one."""
         return replace_nested(Search(), self.search, "search.") if self.search else None
+
+
+def _refuse_fields_among_options(study: Study) -> None:
+    """Options that a field of the study already gives would be ignored."""
+    arms = [{name: arm[name] for name in arm if name != "algorithm"} for arm in study.arms]
+    tables = [study.settings, study.grid, *arms, *study.by_environment.values()]
+    for table in [*tables, study.search.get("space")]:
+        for option, instead in _FIELDS.items():
+            require(
+                not (isinstance(table, Mapping) and option in table),
+                f"'{option}' is among the options of the study; its place is {instead}.",
+            )
 
 
 @dataclass(frozen=True)
@@ -132,13 +150,22 @@ def trials_of(study: Study) -> list[Trial]:
         DimeError: an option that an algorithm lacks or a value that it refuses, an environment
             that cannot be made, two trials with one name.
     """
-    trials = [
-        Trial(_name(config, shown), config)
-        for environment, arm, values in itertools.product(
-            study.environments, arms_of(study), _combinations(study.grid)
-        )
-        for config, shown in _with_seeds(study, environment, arm, values)
+    require(
+        study.of_search is None,
+        "A search draws its trials as it goes: they can neither be listed nor numbered before.",
+    )
+    values = [
+        dict(zip(study.grid, values, strict=True))
+        for values in itertools.product(*study.grid.values())
     ]
+    starts = range(0, len(study.seeds), study.seeds_per_trial)
+    groups = [study.seeds[start : start + study.seeds_per_trial] for start in starts]
+    trials = []
+    for env, arm, value, seeds in itertools.product(
+        study.environments, arms_of(study), values, groups
+    ):
+        config = configured(study, env, {**arm, **value}, seeds)
+        trials.append(Trial(_name(config, {**arm, **value}), config))
     check_trials(trials)
     return trials
 
@@ -152,14 +179,15 @@ def check_trials(trials: list[Trial]) -> None:
         require(
             twin is trial,
             f"Two trials would share the folder {trial.name}: an algorithm, environment, value or "
-            "arm stands twice in the study.",
+            "arm occurs twice in the study.",
         )
-    configs = {f"{trial.config.env} {trial.config.env_kwargs}": trial.config for trial in trials}
-    for config in configs.values():
-        with closing(make(config.env, config.env_kwargs)) as env:
-            for trial in trials:
-                if (trial.config.env, trial.config.env_kwargs) == (config.env, config.env_kwargs):
-                    require_support(trial.config, env)
+    by_environment: dict[str, list[RunConfig]] = {}
+    for config in (trial.config for trial in trials):
+        by_environment.setdefault(f"{config.env} {config.env_kwargs}", []).append(config)
+    for configs in by_environment.values():
+        with closing(make(configs[0].env, configs[0].env_kwargs)) as env:
+            for config in configs:
+                require_support(config, env)
 
 
 def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
@@ -178,6 +206,11 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
     return tuple(varied)
 
 
+def arms_of(study: Study) -> list[dict[str, Any]]:
+    """Algorithms, each with its options."""
+    return [{"algorithm": name} for name in study.algorithms] + list(study.arms)
+
+
 def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: Any) -> RunConfig:
     """The config of a trial."""
     own = study.settings | study.by_environment.get(environment, {})
@@ -187,18 +220,6 @@ def configured(study: Study, environment: str, arm: Mapping[str, Any], seeds: An
     env_kwargs = options.pop("env_kwargs", {})
     require(isinstance(env_kwargs, dict), f"env_kwargs is {env_kwargs!r}; it must be a table.")
     return make_config(environment, algorithm, preset, env_kwargs, **options)
-
-
-def _refuse_fields_among_options(study: Study) -> None:
-    """What the study has a field of its own for would be ignored among options."""
-    arms = [{name: arm[name] for name in arm if name != "algorithm"} for arm in study.arms]
-    tables = [study.settings, study.grid, *arms, *study.by_environment.values()]
-    for table in [*tables, study.search.get("space")]:
-        for option, instead in _FIELDS.items():
-            require(
-                not (isinstance(table, Mapping) and option in table),
-                f"'{option}' stands among the options of the study; its place is {instead}.",
-            )
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,29 +242,78 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def arms_of(study: Study) -> list[dict[str, Any]]:
-    """Algorithms, each with options of its own."""
-    return [{"algorithm": name} for name in study.algorithms] + list(study.arms)
-
-
-def _combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _with_seeds(
-    study: Study, environment: str, arm: dict[str, Any], values: dict[str, Any]
-) -> Iterator[tuple[RunConfig, dict[str, Any]]]:
-    """The configs of one setting, one per group of seeds, and what of it belongs into the name."""
-    own = {name: value for name, value in arm.items() if name != "algorithm"}
-    for start in range(0, len(study.seeds), study.seeds_per_trial):
-        seeds = study.seeds[start : start + study.seeds_per_trial]
-        yield configured(study, environment, {**arm, **values}, seeds), {**own, **values}
-
-
-def _name(config: RunConfig, shown: Mapping[str, Any]) -> str:
+def _name(config: RunConfig, options: Mapping[str, Any]) -> str:
     """The trial's folder: environment, algorithm, what is varied, seeds."""
     seeds = config.training.seeds
     label = f"seed-{seeds[0]}" if len(seeds) == 1 else f"seeds-{seeds[0]}-{seeds[-1]}"
-    values = [f"{name}-{value}" for name, value in shown.items()]
+    values = [f"{name}-{value}" for name, value in options.items() if name != "algorithm"]
     parts = [config.env, config.algorithm, *values, label]
     return "_".join(re.sub(r"[^\w.+-]+", "-", part, flags=re.ASCII).strip("-") for part in parts)
+
+
+def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | None = None) -> Study:
+    """A study from a file, from the shipped ones by name, or from a table.
+
+    Args:
+        study: a .toml file; a .py file that defines STUDY, a `Study` or a table; the name of a
+            shipped study (`dime list studies`); or the study itself.
+        variant: "laptop" for the study's small variant.
+
+    Raises:
+        DimeError: no such study, an unknown field (with the nearest), an empty grid, ...
+    """
+    name = "study" if isinstance(study, Study | Mapping) else Path(study).stem
+    found = study if isinstance(study, Study | Mapping) else _read_file(Path(study))
+    content = dataclasses.asdict(found) if isinstance(found, Study) else dict(found)
+    content["name"] = content.get("name") or name or "study"
+    if variant is not None:
+        choose("variant", variant, ["laptop"])
+        small = content.pop("laptop", None) or {}
+        require(bool(small), f"The study {content['name']} has no variant 'laptop'.")
+        require(isinstance(small, Mapping), f"laptop is {small!r}; it must be a table.")
+        content |= {"name": f"{content['name']}-laptop", **small}
+    if type(seeds := content.get("seeds")) is int:
+        require(1 <= seeds <= 10_000, f"seeds is {seeds}; it must be 1 to 10000.")
+        content["seeds"] = list(range(seeds))
+    # The defaults are no study: fields are replaced in one that is.
+    empty = {"environments": [], "algorithms": []}
+    return replace_nested(Study(environments=("",), algorithms=("",)), empty | content)
+
+
+def _read_file(path: Path) -> Study | dict[str, Any]:
+    if path.suffix == ".py":
+        source_of(path)
+        try:
+            found = runpy.run_path(str(path)).get("STUDY")
+        except (Exception, SystemExit) as error:  # it is the user's own program
+            raise DimeError(f"The study {path} cannot be run ({error!r}).") from error
+        if isinstance(found, Mapping):
+            return {str(field): value for field, value in found.items()}
+        if not isinstance(found, Study):
+            raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
+        return found
+    try:
+        return tomllib.loads(source_of(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DimeError(f"The study {path} is not TOML: {error}.") from error
+
+
+def source_of(path: Path) -> str:
+    """The text of a study's file, or of a shipped study."""
+    if path.suffix in (".toml", ".py"):
+        try:
+            return path.read_text("utf-8-sig")
+        except OSError as error:
+            raise DimeError(f"The study {path} cannot be read ({error.strerror}).") from error
+        except UnicodeDecodeError as error:
+            raise DimeError(
+                f"The study {path} is not text in UTF-8 ({error}): save it as UTF-8."
+            ) from error
+    choose("shipped study", str(path), shipped_studies())
+    return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text("utf-8")
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with the package."""
+    names = (file.name for file in SHIPPED_STUDIES.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))

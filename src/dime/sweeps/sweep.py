@@ -1,28 +1,25 @@
-"""Running a study's trials side by side with Ray Tune, on this machine or on a cluster."""
+"""Running a study: all of its trials with Ray Tune, or one by itself; and what that would cost."""
 
-import contextlib
 import importlib.util
-import logging
-import os
-import socket
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import math
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dime.errors import DimeError, require
-from dime.sweeps.mirror import Mirror
-from dime.sweeps.study import Study, Trial, trials_of
-from dime.sweeps.study_files import read_study, source_of
-from dime.sweeps.study_folder import StudyFolder
+import rich
+import rich.box
+import rich.table
 
-if TYPE_CHECKING:  # needs Ray
-    from dime.sweeps.progress import SweepProgress
+from dime.benchmark.hours import hours, read_costs
+from dime.errors import require
+from dime.sweeps.folder import StudyFolder, run_trial
+from dime.sweeps.study import Study, Trial, read_study, source_of, trials_of
+from dime.training.loop import RunResult
 
-_ANSWER_WITHIN_S = 5.0
-_OBJECT_STORE_BYTES = 80 * 2**20  # trials exchange nothing but numbers
+_JOB_ARRAY = resources.files("dime").joinpath("sweeps", "job_array.sh")
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,10 @@ def sweep(
     address: str | None = None,
     progress: bool = True,
 ) -> SweepResult:
-    """Runs what of a study has not finished yet; the same call again goes on after any stop.
+    """Runs what of a study has not finished yet; the same call continues it after any stop.
 
     Each trial is a run directory in `storage/NAME`, written and resumed as by `dime.train` and
-    `dime.resume`. A trial that fails is begun again from its last checkpoint, `retries` times.
+    `dime.resume`. A trial that fails is restarted from its last checkpoint, `retries` times.
 
     Args:
         study: as for `read_study`: a file, a shipped study's name, a table or a `Study`.
@@ -71,181 +68,109 @@ def sweep(
         DimeError: the study, the storage or the address is refused; no trial was started then.
         KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
     """
-    require(
-        importlib.util.find_spec("ray") is not None,
-        "Sweeps need Ray Tune: pip install 'dime-rl[sweep]'",
-    )
-    mirror = Mirror.of(str(storage))
-    chosen = read_study(study, variant)
-    folder = StudyFolder(mirror.local / chosen.name)
-    mirror.pull_records(chosen.name)
-    source = source_of(Path(study)) if isinstance(study, str | Path) else ""
-    if variant is not None:
-        source = f"# --variant {variant}\n{source}"
+    _require_installed("ray", "Sweeps need Ray Tune")
+    chosen, folder, source = _open(study, str(storage), variant)
+    folder.pull_records()
     stopped_early: tuple[str, ...] = ()
-    if chosen.of_search is not None:
-        require(
-            importlib.util.find_spec("optuna") is not None,
-            "A search needs Optuna: pip install 'dime-rl[sweep]'",
-        )
-        from dime.sweeps.search import search
+    from dime.sweeps.tuner import connected, run_grid  # needs Ray
 
-        with _cluster(address):
-            trials, stopped_early = search(chosen, folder, source, mirror, progress)
-    else:
+    if chosen.of_search is None:
         trials = trials_of(chosen)
         folder.plan(chosen, source, trials)
-        with _cluster(address):
-            _run_grid(chosen, folder, trials, mirror, progress)
-    mirror.pull_records(chosen.name)
-    return _result(folder, trials, stopped_early)
+        with connected(address):
+            run_grid(chosen, folder, trials, progress)
+    else:
+        _require_installed("optuna", "A search needs Optuna")
+        from dime.sweeps.search import search
 
-
-def _run_grid(
-    study: Study, folder: StudyFolder, trials: list[Trial], mirror: Mirror, progress: bool
-) -> None:
-    from ray import tune
-
-    from dime.sweeps.progress import SweepProgress
-    from dime.sweeps.worker import told_to_workers, train_trial
-
-    open_trials = [trial for trial in trials if not folder.is_finished(trial)]
-    if not open_trials:
-        return
-    display = SweepProgress(open_trials, len(trials) - len(open_trials), not progress)
-    each = [{"name": trial.name, "config": trial.config.to_json()} for trial in open_trials]
-    told = {"trial": tune.grid_search(each), **told_to_workers(study, folder, mirror)}
-    run_tuner(study, train_trial, told, folder, mirror, display, {})
-
-
-def run_tuner(  # noqa: PLR0913  what Ray Tune is told, in its own order
-    study: Study,
-    train: Callable[[Mapping[str, Any]], None],
-    told: dict[str, Any],
-    folder: StudyFolder,
-    mirror: Mirror,
-    display: "SweepProgress",
-    tune_options: Mapping[str, Any],
-) -> None:
-    """Hands the trials to Ray Tune and waits for them.
-
-    Ray's own state, which is pickled, goes to a new place each time and is thrown away unread.
-    Raises `KeyboardInterrupt` where Ctrl-C stopped it, from which Ray returns as if all were well.
-    """
-    from ray import tune
-
-    _require_resources(study)
-    mirror.push_small(folder.path)
-    state = f"{mirror.target(folder.path.name)}/.ray"
-    resources = {"cpu": study.cpus} | ({"gpu": study.gpus} if study.gpus else {})
-    tuner = tune.Tuner(
-        tune.with_resources(train, resources),
-        param_space=told,
-        tune_config=tune.TuneConfig(
-            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}", **tune_options
-        ),
-        run_config=tune.RunConfig(
-            name=uuid.uuid4().hex,
-            storage_path=state,
-            failure_config=tune.FailureConfig(max_failures=study.retries),
-            callbacks=[display],
-            verbose=0,
-        ),
-    )
-    try:
-        tuner.fit()
-    finally:
-        mirror.remove(state)
-        for name, error in display.errors.items():
-            if folder.failure(name) is None:  # its worker died and left no word
-                folder.note_failure(name, error)
-        mirror.push_small(folder.path)
-    if display.interrupted:
-        raise KeyboardInterrupt
-
-
-def _result(
-    folder: StudyFolder, trials: list[Trial], stopped_early: tuple[str, ...]
-) -> SweepResult:
+        with connected(address):
+            trials, stopped_early = search(chosen, folder, source, progress)
+    folder.pull_records()
     finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
     ended = {*finished, *stopped_early}
-    failed = {
-        trial.name: folder.failure(trial.name) or folder.reason(trial.name)
-        for trial in trials
-        if trial.name not in ended
-    }
+    failed = {t.name: folder.reason(t.name) for t in trials if t.name not in ended}
     return SweepResult(folder.path, finished, failed, stopped_early)
 
 
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Connects to Ray, or starts one on this machine that hears nobody else."""
-    quiet = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        # Or Ray warns that it will hide GPUs from trials that declare none, which do not look.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():  # the caller's own
-        yield
-        return
-    if address is not None:
-        _require_answer(address)
-        options: dict[str, Any] = {"address": address}
-    else:
-        options = {
-            "address": "local",  # a cluster that runs here for others is not joined unasked
-            "_node_ip_address": "127.0.0.1",
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-        }
-    try:
-        with warnings.catch_warnings():
-            # JAX warns of any fork; Ray's children run other programs at once.
-            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        place = f"the cluster at {address}" if address else "Ray on this machine"
-        raise DimeError(
-            f"{place} does not answer ({error}). Start it (ray start --head), look at its address "
-            "(ray status), or leave --address out to use this machine."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _require_installed(module: str, what: str) -> None:
+    found = importlib.util.find_spec(module) is not None
+    require(found, f"{what}: pip install 'dime-rl[sweep]'")
 
 
-def _require_resources(study: Study) -> None:
-    """Raises `DimeError` where no trial could ever start; Ray would wait for ever."""
-    import ray
+def _open(
+    study: Study | Mapping[str, Any] | str | Path, storage: str, variant: str | None
+) -> tuple[Study, StudyFolder, str]:
+    """The study, its folder, and the text that it was read from."""
+    chosen = read_study(study, variant)
+    source = source_of(Path(study)) if isinstance(study, str | Path) else ""
+    if variant is not None:
+        source = f"# --variant {variant}\n{source}"
+    return chosen, StudyFolder.open(storage, chosen.name), source
 
-    there = ray.cluster_resources()
-    for what, wanted in {"CPU": study.cpus, "GPU": study.gpus}.items():
-        require(
-            wanted <= there.get(what, 0),
-            f"A trial of {study.name} asks for {wanted:g} {what}s, and there are "
-            f"{there.get(what, 0):g}. Change {what.lower()}s in the study, use its small variant "
-            "(--variant laptop), or name a cluster (--address).",
+
+def _plan(
+    study: Path, storage: str, variant: str | None, option: str
+) -> tuple[Study, StudyFolder, list[Trial]]:
+    """Writes the plan of a study in a folder."""
+    require("://" not in storage, f"--storage is {storage}; {option} needs a shared folder.")
+    chosen, folder, source = _open(study, storage, variant)
+    trials = trials_of(chosen)
+    folder.plan(chosen, source, trials)
+    return chosen, folder, trials
+
+
+def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunResult | None:
+    """Runs or resumes the trial of this number without Ray; None if it has finished before."""
+    chosen, folder, trials = _plan(study, storage, variant, "--trial")
+    require(
+        0 <= number < len(trials),
+        f"--trial is {number}; {chosen.name} has the trials 0 to {len(trials) - 1}.",
+    )
+    return run_trial(folder.path, trials[number], progress=True)
+
+
+def write_job_array(study: Path, storage: str, variant: str | None) -> Path:
+    """Writes the study's plan and next to it a job array for clusters with SLURM.
+
+    Returns:
+        The script: submit it with `sbatch`.
+    """
+    require("\n" not in storage, f"--storage is {storage!r}; a script cannot name such a folder.")
+    chosen, folder, trials = _plan(study, storage, variant, "--emit")
+    place = folder.path.absolute()
+    script = place / "sweep.sbatch"
+    script.write_text(
+        _JOB_ARRAY.read_text("utf-8").format(
+            name=chosen.name,
+            last=len(trials) - 1,
+            cpus=chosen.cpus,
+            gpus=f"#SBATCH --gpus-per-task={math.ceil(chosen.gpus)}\n" if chosen.gpus else "",
+            folder=place,
+            study=shlex.quote(str(study.absolute() if study.suffix else study)),
+            storage=shlex.quote(str(place.parent)),
+            variant=f" --variant {variant}" if variant else "",
         )
+    )
+    return script
 
 
-def _require_answer(address: str) -> None:
-    """Ray itself would wait for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
-    except OSError as error:
-        raise DimeError(
-            f"The cluster at {address} does not answer ({error}). Look at its address (ray status "
-            "on the head node), or leave --address out to use this machine."
-        ) from error
+def show_costs(study: Path, variant: str | None, figures: Path | None) -> None:
+    """Prints the trials, and the hours that their updates and actions take."""
+    chosen = read_study(study, variant)
+    costs, note = read_costs(figures, chosen.preset)
+    trials = trials_of(chosen)
+    expected = [hours(trial.config, costs) for trial in trials]
+    table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
+    for column in ("#", "trial", "env steps", "hours"):
+        table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
+    for number, (trial, cost) in enumerate(zip(trials, expected, strict=True)):
+        training = trial.config.training
+        steps = f"{training.num_env_steps * len(training.seeds):,}"
+        table.add_row(str(number), trial.name, steps, "?" if cost is None else f"{cost:.2f}")
+    rich.print(table)
+    unknown = " and those of unknown cost" if None in expected else ""
+    print(
+        f"{sum(filter(None, expected)):.1f} hours of one trial's resources ({chosen.cpus} cores, "
+        f"{chosen.gpus:g} GPUs) in all{unknown}, {note}. Environments, evaluations and compilation "
+        "come on top."
+    )
