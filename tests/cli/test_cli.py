@@ -14,12 +14,13 @@ import imageio
 import pytest
 
 import dime
-import dime.cli.actions
+import dime.cli.commands
 import dime.cli.main
 import dime.training.host.learners
 from dime.benchmark.hours import read_costs
-from dime.cli.listing import listing
+from dime.cli.commands import read_env_kwargs
 from dime.cli.main import COMMANDS, main, parse
+from dime.cli.train import muted_if_nobody_reads
 from dime.training.make_config import make_config
 from dime.training.run_directory import RunDirectory
 from tests.training.runs import (
@@ -146,7 +147,7 @@ REFUSED = {
     ),
     "an option that another algorithm has": (
         ["train", PLANE, "--algorithm", "qsm", "--improvement.num-steps", "3"],
-        ["the algorithm 'qsm' have no option --improvement.num-steps", "nearest: --num-env-steps"],
+        ["Unrecognized options: --improvement.num-steps", "dime train ENV --algorithm qsm --help"],
     ),
     "no such algorithm": (
         ["train", PLANE, "--algorithm", "quvpo"], ["no algorithm 'quvpo'", "nearest: qvpo"]
@@ -300,7 +301,7 @@ def test_help_of_train_shows_the_loops_and_the_algorithms_options(run):
 def test_help_shows_the_defaults_of_the_preset_and_the_environment(run):
     assert "(default: 1000000)" in run("train", "--help").words
     assert "(default: 20000)" in run("train", "--preset", "laptop", "--help").words
-    assert "(default: 20000)" in run("train", "--preset=laptop", PLANE, "-h").words
+    assert "(default: 20000)" in run("train", PLANE, "--preset=laptop", "-h").words
     assert "(default: -3600.0)" in run("train", "myoHandReachRandom-v0", "--help").words
     assert "(default: -200.0)" in run("train", "dm_control/dog-run", "--help").words
 
@@ -330,13 +331,12 @@ def test_options_take_the_places_they_name():
     [
         ["--num-env-steps", "60", PLANE],
         ["--seeds", "0", "1", "--no-video", PLANE],
-        ["--critic.hidden-dim", "8", PLANE, "--seeds", "0"],
+        ["--preset", "laptop", PLANE, "--seeds", "0"],
     ],
 )
-def test_options_may_come_before_the_environment(words):
-    command = parse(["train", *words])
-    assert command.env == PLANE
-    assert (command.settings.critic.v_min, command.settings.critic.v_max) == (-100.0, 100.0)
+def test_the_environment_comes_before_the_options(words):
+    with pytest.raises(dime.DimeError, match=f"ENV comes before all options: dime train {PLANE}"):
+        parse(["train", *words])
 
 
 def test_a_runs_config_can_be_run_again(tmp_path):
@@ -348,18 +348,17 @@ def test_a_runs_config_can_be_run_again(tmp_path):
     assert command.training.seeds == (5,)
     assert command.training.num_env_steps == recorded["training"]["num_env_steps"] == 48
     assert command.settings.critic.num_atoms == 11
-    other = parse(["train", "--num-env-steps", "9", "Pendulum-v1", "--config"]
-                  + [str(file)])  # fmt: skip
+    other = parse(["train", "Pendulum-v1", "--num-env-steps", "9", "--config", str(file)])
     assert (other.env, other.training.num_env_steps) == ("Pendulum-v1", 9)
     assert other.settings.critic.v_min is None  # the plane's support is not Pendulum's
-    words = ["train", "--config", str(file), "dm_control/dog-run"]
+    words = ["train", "dm_control/dog-run", "--config", str(file)]
     assert parse(words).settings.critic.v_min == -200.0
     assert parse([*words, "--critic.v-min", "-3"]).settings.critic.v_min == -3.0
 
 
 def test_words_for_the_environment():
     words = ("contact=true", "size=3", "name=dog", "weights=[1, 2.5]", "path=a=b", "none=null")
-    assert dime.cli.actions._parse_env_kwargs(words) == {
+    assert read_env_kwargs(words) == {
         "contact": True, "size": 3, "name": "dog", "weights": [1, 2.5], "path": "a=b", "none": None,
     }  # fmt: skip
 
@@ -369,7 +368,7 @@ def test_the_environments_options_are_kept_and_come_back(tmp_path):
     # As an editor may write it, with a byte-order mark.
     (tmp_path / "config.json").write_text(json.dumps(content), "utf-8-sig")
     command = parse(["train", "--config", str(tmp_path / "config.json")])
-    assert dime.cli.actions._parse_env_kwargs(command.env_kwargs) == content["env_kwargs"]
+    assert read_env_kwargs(command.env_kwargs) == content["env_kwargs"]
 
 
 def test_what_a_training_leaves(run):
@@ -454,12 +453,12 @@ def test_costs_that_cannot_be_read_are_named(monkeypatch):
         read_costs(None, "paper")
 
 
-def test_only_studies_are_listed(tmp_path, monkeypatch):
+def test_only_studies_are_listed(run, tmp_path, monkeypatch):
     (tmp_path / "sweeps" / "studies").mkdir(parents=True)
     for name in ("one.toml", "one.toml.orig"):
         (tmp_path / "sweeps" / "studies" / name).write_text("description = 'what it shows'")
-    monkeypatch.setattr("dime.cli.listing._PACKAGE", tmp_path)
-    assert listing("studies") == "one  what it shows"
+    monkeypatch.setattr("dime.cli.commands._PACKAGE", tmp_path)
+    assert run("list", "studies").out == "one  what it shows\n"
 
 
 def test_only_a_command_redirects_what_nobody_reads(tmp_path):
@@ -471,7 +470,7 @@ def test_only_a_command_redirects_what_nobody_reads(tmp_path):
         start(tmp_path / "run")
         assert os.path.sameopenfile(1, writer)
         before = len(os.listdir("/proc/self/fd"))
-        with dime.cli.actions._muted_if_nobody_reads():
+        with muted_if_nobody_reads():
             pass
         assert os.path.samestat(os.fstat(1), os.stat(os.devnull))
         assert len(os.listdir("/proc/self/fd")) == before
@@ -485,10 +484,10 @@ def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch
     def refuse(*arguments):
         raise dime.DimeError("no renderer; apt-get install libegl1")
 
-    monkeypatch.setattr("dime.cli.closing.film", refuse)
+    monkeypatch.setattr("dime.cli.train.film", refuse)
     answer = run("train", PLANE, *SMALL, "--run-dir", "run")
     assert answer.status == 0
-    assert "no film: no renderer; apt-get install libegl1" in answer.out
+    assert "no video: no renderer; apt-get install libegl1" in answer.out
     assert Path("run", "learning_curve.png").exists()
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,8 +64,9 @@ def test_the_shipped_table_of_algorithms_is_that_of_the_algorithms():
 
 def test_garbage_is_collected_again_once_the_command_is_read(monkeypatch):
     seen = []
-    monkeypatch.setattr(dime.cli.main, "parse", lambda words: seen.append(gc.isenabled()))
-    monkeypatch.setattr(dime.cli.main, "perform", lambda command: seen.append(gc.isenabled()) or 0)
+    command = SimpleNamespace(run=lambda: seen.append(gc.isenabled()))
+    parse = lambda words: seen.append(gc.isenabled()) or command  # noqa: E731
+    monkeypatch.setattr(dime.cli.main, "parse", parse)
     assert dime.cli.main.main([]) == 0
     assert seen == [False, True]
     with pytest.raises(DimeError), collector_paused():

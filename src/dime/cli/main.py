@@ -1,12 +1,10 @@
 """The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands.
 
-Words become config here and nowhere further right. `dime train` reads its command line in two
-stages: environment, algorithm and preset first, then the options of that algorithm.
+Words become config here and nowhere further right. The options of `dime train` depend on its
+environment, algorithm, preset and config file, which are read from its words first.
 """
 
-import argparse
 import dataclasses
-import difflib
 import json
 import os
 import sys
@@ -17,11 +15,12 @@ from typing import Any
 import tyro
 
 import dime
-from dime.cli.actions import EXIT_FAILED, EXIT_REFUSED, perform
-from dime.cli.commands import COMMANDS, Train
-from dime.errors import DimeError, choose
+from dime.cli.commands import COMMANDS, EXIT_FAILED, Train
+from dime.errors import DimeError, choose, require
 from dime.training.garbage import collector_paused
 from dime.training.signals import EXIT_CTRL_C
+
+_EXIT_REFUSED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with collector_paused():
             command = parse(arguments)
-        return perform(command)
+        return command.run() or 0
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _EXIT_REFUSED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return EXIT_CTRL_C
@@ -50,18 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: list[str]) -> Any:
     """The command that the words ask for."""
-    if arguments[:1] == ["--version"]:
+    name, *words = arguments or ["--help"]
+    if name == "--version":
         print(f"dime {dime.__version__}")
         raise SystemExit(0)
-    name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h"):
         print(_overview())
         raise SystemExit(0)
-
     command = COMMANDS[choose("command", name, COMMANDS)]
     if command is Train:
-        return _parse_train(arguments[1:])
-    return tyro.cli(command, prog=f"dime {name}", args=arguments[1:])
+        return _parse_train(words)
+    return tyro.cli(command, prog=f"dime {name}", args=words)
 
 
 def _overview() -> str:
@@ -78,92 +76,66 @@ def _overview() -> str:
     )
 
 
-def _parse_train(arguments: list[str]) -> Any:
-    """Reads environment, algorithm, preset and config first: they decide the other options."""
-    first = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
-    first.add_argument("env", nargs="?", default="")
-    first.add_argument("--algorithm")
-    first.add_argument("--preset")
-    first.add_argument("--config", type=Path)
-    words = [word for word in arguments if word not in ("--help", "-h")]
-    known, _ = first.parse_known_args(words)
-    if known.config is not None:
-        known.env = ""  # may be left out, and then an option's value was taken for it
-    command = _parse_options(arguments, known)
-    if command.env != known.env:
-        # Where options come before ENV, too, their values were taken for it.
-        known.env = command.env
-        command = _parse_options(arguments, known)
-    return command
+def _parse_train(words: list[str]) -> Any:
+    from dime.training.config import TrainingConfig
 
-
-def _parse_options(arguments: list[str], known: argparse.Namespace) -> Any:
-    """Reads the whole command line, whose options and defaults `known` decides."""
-    from dime.training.config import RunConfig, TrainingConfig
-    from dime.training.make_config import make_config
-    from dime.training.presets import with_known_support
-
-    if known.config is not None:
-        config = RunConfig.from_json(_read_config(known.config))
-        for name in ("algorithm", "preset"):
-            asked, kept = getattr(known, name), getattr(config, name)
-            if asked not in (None, kept):
-                raise DimeError(
-                    f"--{name} is {asked}, but {known.config} is a config for {name} {kept}, whose "
-                    f"settings would be kept. Leave --{name} or --config out."
-                )
-        if known.env and known.env != config.env:
-            settings = with_known_support(config.settings, known.env, config.preset)
-            config = dataclasses.replace(config, env=known.env, settings=settings)
-    else:
-        config = make_config(known.env, known.algorithm or "dime", known.preset or "paper")
+    env = words[0] if words and not words[0].startswith("-") else ""
+    algorithm, preset = _value_of("--algorithm", words), _value_of("--preset", words)
+    file = _value_of("--config", words)
+    config = _starting_config(env, algorithm, preset, Path(file) if file else None)
     default = Train(
         env=config.env,
         training=config.training,
         settings=config.settings,
         algorithm=config.algorithm,
         preset=config.preset,
-        config=known.config,
         env_kwargs=tuple(f"{name}={json.dumps(v)}" for name, v in config.env_kwargs.items()),
     )
-    if known.config is None:  # not through the constructor, because it is no text
-        object.__setattr__(default, "env", tyro.MISSING)
-    _refuse_unknown_options(arguments, default)
-    command: Any = Train[TrainingConfig, type(config.settings)]
-    return tyro.cli(command, prog="dime train", args=arguments, default=default)
+    command_type: Any = Train[TrainingConfig, type(config.settings)]
+    prog = f"dime train ENV --algorithm {config.algorithm}" if algorithm else "dime train"
+    command = tyro.cli(command_type, prog=prog, args=words, default=default)
+    require(
+        command.env == default.env,
+        f"ENV comes before all options: dime train {command.env} [OPTIONS]",
+    )
+    require(command.env != "", "ENV is required: dime train ENV (dime list environments).")
+    return command
 
 
-def _refuse_unknown_options(arguments: list[str], command: Train[Any, Any]) -> None:
-    """Raises `DimeError` with the nearest option for one that this algorithm's runs lack."""
-    from dime.training.config import option_names
-
-    of_command = [field.name for field in dataclasses.fields(command)]
-    names = [*of_command, *option_names(command.training), *option_names(command.settings)]
-    offered = [f"--{name}".replace("_", "-") for name in names]
-    known = {*offered, *map(_switched_off, offered), "--help"}
-    for word in arguments:
-        option = word.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in known:
-            nearest = difflib.get_close_matches(option, offered, n=1, cutoff=0.0)[0]
-            raise DimeError(
-                f"Runs of the algorithm '{command.algorithm}' have no option {option}; nearest: "
-                f"{nearest}. All of them: dime train ENV --algorithm {command.algorithm} --help"
-            )
+def _value_of(option: str, words: list[str]) -> str | None:
+    """The last value of an option among the words, as `--option value` or `--option=value`."""
+    values: list[str | None] = [None]
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == option:
+            values.append(value if equals else next(iter(words[place + 1 :]), None))
+    return values[-1]
 
 
-def _switched_off(option: str) -> str:
-    """How a flag is switched off: --no-flag; in a part of the settings --part.no-flag."""
-    part, dot, name = option.removeprefix("--").rpartition(".")
-    return f"--{part}{dot}no-{name}"
-
-
-def _read_config(file: Path) -> Any:
+def _starting_config(env: str, algorithm: str | None, preset: str | None, file: Path | None) -> Any:
+    """What the options of `dime train` change."""
+    from dime.training.config import RunConfig
+    from dime.training.make_config import make_config
+    from dime.training.presets import with_known_support
     from dime.training.records import read_json
 
+    if file is None:
+        return make_config(env, algorithm or "dime", preset or "paper")
     try:
-        return read_json(file)
+        config = RunConfig.from_json(read_json(file))
     except (OSError, ValueError) as error:
         raise DimeError(f"{file} cannot be read as a config ({error}).") from error
+    for name, asked in (("algorithm", algorithm), ("preset", preset)):
+        kept = getattr(config, name)
+        require(
+            asked in (None, kept),
+            f"--{name} is {asked}, but {file} is a config for {name} {kept}, whose settings would "
+            f"be kept. Leave --{name} or --config out.",
+        )
+    if env in ("", config.env):
+        return config
+    settings = with_known_support(config.settings, env, config.preset)
+    return dataclasses.replace(config, env=env, settings=settings)
 
 
 def entry() -> None:

@@ -251,20 +251,6 @@ def replace_nested(config: Config, overrides: dict[str, Any], where: str = "") -
     return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType]
 
 
-def option_names(config: Any) -> list[str]:
-    """The fields of a config by their paths, those of nested configs too.
-
-    >>> option_names(RunConfig("x"))[-3:]
-    ['training.tensorboard', 'training.wandb_project', 'settings']
-    """
-    names = []
-    for field_ in dataclasses.fields(config):
-        value = getattr(config, field_.name)
-        nested = option_names(value) if dataclasses.is_dataclass(value) else []
-        names += [f"{field_.name}.{name}" for name in nested] or [field_.name]
-    return names
-
-
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """The value if it is of the hinted type (JSON lists become tuples, ints become floats)."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -6,7 +6,7 @@ import imageio
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.cli import closing
+from dime.cli import train
 from dime.cli.main import main
 from dime.errors import DimeError
 from tests.figures.make_run import make_run
@@ -22,7 +22,7 @@ from tests.training.toy import TOY
         (DimeError("Install an encoder."), "Install an encoder."),
     ],
 )
-def test_why_there_is_no_film(error, said, tmp_path, monkeypatch, capsys):
+def test_why_there_is_no_video(error, said, tmp_path, monkeypatch, capsys):
     def film(*arguments):
         raise error
 
@@ -31,12 +31,12 @@ def test_why_there_is_no_film(error, said, tmp_path, monkeypatch, capsys):
             env="", algorithm="dime", training=SimpleNamespace(env_process=False)
         )
     )
-    monkeypatch.setattr(closing, "restore_agents", lambda run_dir: restored)
-    monkeypatch.setattr(closing, "film", film)
+    monkeypatch.setattr(train, "restore_agents", lambda run_dir: restored)
+    monkeypatch.setattr(train, "film", film)
     run = make_run(tmp_path / "run")
-    closing.leave_pictures(run, video=True)
-    picture, no_film = capsys.readouterr().out.splitlines()
-    assert picture == f"wrote {run / 'learning_curve.png'}" and no_film == f"no film: {said}"
+    train.leave_pictures(run, video=True)
+    picture, no_video = capsys.readouterr().out.splitlines()
+    assert picture == f"wrote {run / 'learning_curve.png'}" and no_video == f"no video: {said}"
 
 
 def test_without_evaluations_and_encoder_a_run_is_still_a_good_one(tmp_path, monkeypatch, capsys):
@@ -48,6 +48,6 @@ def test_without_evaluations_and_encoder_a_run_is_still_a_good_one(tmp_path, mon
     options = SCHEDULE | {"batch_size": 8, "evaluation_modes": [], "run_dir": tmp_path / "run"}
     assert main(["train", "dime/MultiGoal-v0", "--algorithm", "toy", *as_words(options)]) == 0
     out = capsys.readouterr().out
-    assert "no film: OSError: no ffmpeg" in out
+    assert "no video: OSError: no ffmpeg" in out
     assert f"no learning curve: {tmp_path / 'run'} has no evaluations" in out
     assert read_lines(tmp_path / "run" / "evaluations.jsonl") == []

@@ -1,0 +1,162 @@
+"""What `dime train` and `dime resume` say before a run, and what they leave after it."""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from dime.algorithms.registry import find_algorithm
+from dime.benchmark import timing
+from dime.benchmark.hours import hours, read_costs
+from dime.cli.commands import EXIT_FAILED
+from dime.deploy.evaluate import film
+from dime.deploy.policy import restore_agents
+from dime.errors import DimeError, describe, require
+from dime.figures.figures import plot
+from dime.training.config import RunConfig
+from dime.training.loop import RunResult
+from dime.training.presets import preset_settings
+from dime.training.progress import return_text
+from dime.training.records import read_records
+from dime.training.signals import exit_code
+
+_LONG_H = 1.0  # a run that takes longer is announced
+
+
+def announce_duration(config: RunConfig, yes: bool) -> None:
+    """Says how long a run of hours will take on this CPU; raises `DimeError` if not wanted.
+
+    The shipped figures give it, and the rates of a matrix product there and here. Nobody is asked
+    if they said `yes`, or if the sizes are not the preset's, of which little is known.
+    """
+    costs, note = read_costs(None, config.preset)
+    expected = hours(config, costs) or 0.0  # unknown for algorithms of others
+    # Short also on a CPU half as fast: this one is not measured.
+    if expected < _LONG_H / 2 or jax.default_backend() != "cpu":
+        return
+    matmul = timing.make_matmul()
+    here = max(matmul() for _ in range(3))
+    expected *= costs[config.algorithm].matmul_gflops / here
+    if expected < _LONG_H:
+        return
+    advice = " --preset laptop learns with small networks in minutes."
+    print(
+        f"Without an accelerator this run takes at least about {expected:.0f} hours for its "
+        f"updates and actions ({config.training.num_env_steps:,} env steps; {note}, scaled by the "
+        f"rate of a matrix product, {here:.0f} GFLOP/s here)."
+        + ("" if config.preset == "laptop" else advice),
+        flush=True,
+    )
+    known = preset_settings(config.preset, config.algorithm, config.env) == config.settings
+    if known and not yes and _somebody_answers() and not _agrees("Start? [y/N] "):
+        raise DimeError("Not started. Use --yes to start without being asked.")
+
+
+def _somebody_answers() -> bool:
+    """Whether this process has a terminal, and may read from it: one in the background stops."""
+    try:
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        return terminal and os.getpgrp() == os.tcgetpgrp(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # no such stream, or a closed one
+        return False
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+@contextmanager
+def muted_if_nobody_reads() -> Iterator[None]:
+    """After what is inside, lets prints go nowhere if the terminal or pipe has lost its reader."""
+    try:
+        yield
+    finally:
+        for descriptor in (1, 2):
+            output = select.poll()
+            output.register(descriptor, 0)  # POLLHUP and POLLERR are reported in any case
+            if output.poll(0):
+                with open(os.devnull, "wb") as sink:
+                    os.dup2(sink.fileno(), descriptor)
+
+
+def finish(result: RunResult, video: bool) -> int:
+    """Shows how a run ended, and makes its pictures; returns the exit status."""
+    if result.signal is not None:
+        print(f"Stopped by {signal.Signals(result.signal).name} at env step {result.env_step}.")
+        print(f"Saved; continue with: dime resume {result.run_dir}")
+        return exit_code(result.signal)
+    failed = result.state == "failed"
+    if failed:
+        print(f"error: the run failed: {result.reason}", file=sys.stderr)
+    print(result_table(result.run_dir))
+    print(f"run directory: {result.run_dir}")
+    leave_pictures(result.run_dir, video)
+    return EXIT_FAILED if failed else 0
+
+
+def leave_pictures(run_dir: Path, video: bool) -> None:
+    """Draws `learning_curve.png` and records `video.mp4`; says so if one cannot be made."""
+    pictures = {"learning curve": _draw_curve} | ({"video": _record_video} if video else {})
+    for name, make in pictures.items():
+        try:
+            print(f"wrote {make(run_dir)}")
+        except Exception as error:  # no picture is worth the end of a good run
+            print(f"no {name}: {error if isinstance(error, DimeError) else describe(error)}")
+
+
+def _draw_curve(run_dir: Path) -> str:
+    return str(plot([run_dir], run_dir / "learning_curve.png"))
+
+
+def _record_video(run_dir: Path) -> str:
+    restored = restore_agents(run_dir)
+    require(
+        not restored.config.training.env_process,
+        "the run's environments are in separate processes (env_process)",
+    )
+    modes = find_algorithm(restored.config.algorithm).modes
+    mode = "deterministic" if "deterministic" in modes else modes[0]
+    film(restored, mode, restored.config.env, run_dir / "video.mp4")
+    return f"{run_dir / 'video.mp4'} (an episode, {mode} actions)"
+
+
+def result_table(run_dir: Path) -> str:
+    """The newest evaluation of every seed and mode."""
+    newest: dict[tuple[int, str], dict[str, Any]] = {}
+    for record in read_records(run_dir / "evaluations.jsonl"):
+        newest[record["seed"], record["mode"]] = record
+    return evaluation_table([newest[key] for key in sorted(newest)])
+
+
+def evaluation_table(records: list[dict[str, Any]]) -> str:
+    """Evaluations, a row each."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"):
+        table.add_column(title, justify="left" if title == "mode" else "right")
+    for record in records:
+        returns, success = record["returns"], record["success_any"]
+        table.add_row(
+            str(record["seed"]),
+            f"{record['env_step']:,}",
+            record["mode"],
+            str(len(returns)),
+            *map(return_text, (fmean(returns), min(returns), max(returns))),
+            "-" if success is None else f"{100.0 * fmean(success):.0f} %",
+        )
+    console = rich.console.Console(width=100)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
