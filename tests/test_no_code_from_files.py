@@ -99,7 +99,7 @@ def test_only_a_study_that_is_a_program_is_run():
             r"runpy|exec_module|spec_from_file_location|SourceFileLoader", file.read_text()
         )
     }
-    assert found == {"experiments/study_files.py"}
+    assert found == {"sweeps/study.py"}
 
 
 def test_modules_are_imported_by_name_in_few_places_only():

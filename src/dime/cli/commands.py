@@ -86,12 +86,13 @@ class Train(Generic[Training, Settings]):
         from dime.training.config import RunConfig
         from dime.training.run import Audience, start_run
 
+        training: Any = self.training
         config = RunConfig(
             env=self.env,
             env_kwargs=read_env_kwargs(self.env_kwargs),
             algorithm=self.algorithm,
             preset=self.preset,
-            training=self.training,
+            training=training,
             settings=self.settings,
         )
         audience = Audience(before_start=lambda config: announce_duration(config, self.yes))

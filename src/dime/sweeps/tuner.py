@@ -284,10 +284,11 @@ class SweepProgress(tune.Callback):
         planned = self._job.trial_of(trial.config)
         if planned.name in self._tasks:
             self._bars.reset(self._tasks[planned.name])
-            return self._enter(trial, "training", "is resumed")
-        steps = planned.config.training.num_env_steps
-        self._tasks[planned.name] = self._bars.add_task(planned.name, total=steps, score="")
-        self._enter(trial, "training", "begins")
+            self._enter(trial, "training", "is resumed")
+        else:
+            steps = planned.config.training.num_env_steps
+            self._tasks[planned.name] = self._bars.add_task(planned.name, total=steps, score="")
+            self._enter(trial, "training", "begins")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
