@@ -186,9 +186,17 @@ def test_fewer_updates_than_turns_and_more_than_one_in_a_turn():
     assert often.update == 2 * 2  # after 16 and 20, half of their four each
 
 
-@pytest.mark.parametrize("options", [{}, {"seeds": [3, 5], "envs_per_seed": 2}], ids=str)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
-    whole = TOY | {"checkpoint_every": 14, **options}
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (TOY, {}),
+        (TOY, {"seeds": [3, 5], "envs_per_seed": 2}),
+        pytest.param(DIME, {"seeds": [3, 5]}, marks=pytest.mark.soak),  # leaves of many kinds
+    ],
+    ids=["TOY", "TOY-two seeds", "DIME"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, algorithm, options):
+    whole = algorithm | {"checkpoint_every": 14, **options}
     start(tmp_path / "whole", env=jax_walk, **whole)
     records = itertools.count(1)
     part = start(tmp_path / "part", env=jax_walk, callback=lambda _: next(records) > 6, **whole)
