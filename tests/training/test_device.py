@@ -118,6 +118,9 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     device = on_device(whole)
     assert steps(device, 20) == {}
     assert (device.env_step, device.update) == (host.env_step, host.update)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), device.metrics, host.metrics
+    )
     for index in range(len(config.seeds)):
         theirs, ours = stored(device, index), stored(host, index)
         np.testing.assert_array_equal(theirs.rows.terminated, ours.rows.terminated)
