@@ -46,7 +46,7 @@ for script in sys.argv[1:]:
 # Reads commands (lists of words) and answers with what the command line says to each.
 ASK_CLI = """
 import contextlib, io, json, sys
-from dime.cli.main import main as cli
+import dime.cli.main as cli
 from dime.errors import DimeError
 
 def answer(words):

@@ -19,9 +19,11 @@ LAYERS = [
     {"algorithms"},
     {"envs", "statistics"},
     {"training"},
-    {"experiments", "deploy"},
-    {"api", "costs", "timing", "benchmark_algorithms", "benchmark"},
-    {"commands", "actions", "cli", "__main__"},
+    {"deploy", "api", "benchmark"},
+    {"figures"},
+    {"sweeps"},
+    {"report"},
+    {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])

@@ -231,3 +231,18 @@ def test_each_seed_counts_its_own(tmp_path):
     seeds = evaluation_seeds(1, 48, 2)
     last = read_lines(tmp_path / "run" / "evaluations.jsonl")[-1]
     assert last["episode_seeds"] == seeds
+
+
+def test_a_seed_that_has_used_its_restarts_up_has_none_after_a_resume(tmp_path, brake):
+    """Of seeds whose numbers are not their places."""
+
+    def before_step(walk):
+        at_this = (walk.number, walk.total_steps)
+        return {(0, 14): slip, (1, 25): brake}.get(at_this, lambda: None)()
+
+    part = start(tmp_path / "run", walks(before_step), seeds=[7, 3], max_env_restarts=1)
+    assert (part.state, part.env_step) == ("interrupted", 25)
+    resume(tmp_path / "run", walks(at(0, 20, slip)))
+    status = status_of(tmp_path / "run")
+    assert (status["env_step"], status["env_restarts"]) == (48, {"7": 1})
+    assert set(status["failed_seeds"]) == {"7"}

@@ -188,7 +188,7 @@ def calls_of_all_saves(path):
     [
         pytest.param(None, id="power stays"),
         pytest.param(0, id="data lost", marks=pytest.mark.soak),
-        pytest.param(1, id="data and the oldest name lost", marks=pytest.mark.soak),
+        pytest.param(1, id="data and the oldest name lost"),
         pytest.param(99, id="data and names lost"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from dime.training.signals import SIGNALS
 from tests.training.processes import resume, train
 from tests.training.runs import assert_same_run, checkpoints, read_lines, status_of
+from tests.training.walk import steps_of_the_trial
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("optimised")]
 
@@ -65,7 +66,8 @@ def test_a_signal_saves_within_the_env_step(phase, number, training, straight):
     steps = {"warm-up": WARM_UP, "collecting": COLLECTING}
     env_step = steps.get(phase, EVALUATING)
     before = [r for r in read_lines(straight / "evaluations.jsonl") if r["env_step"] < EVALUATING]
-    hold = (0, env_step) if phase in steps else (1, sum(r["lengths"][0] for r in before) + 2)
+    evaluating = steps_of_the_trial() + sum(r["lengths"][0] for r in before) + 2
+    hold = (0, env_step) if phase in steps else (1, evaluating)
     process = training(hold)
     process.wait_for("reached")
     process.send(number)

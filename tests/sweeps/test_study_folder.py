@@ -11,9 +11,11 @@ import pytest
 from dime.cli.main import main
 from dime.errors import DimeError
 from dime.figures.runs import open_study
+from dime.sweeps import folder as study_folder
 from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import read_study, trials_of
 from dime.training.processes import this_process
+from dime.training.run_directory import RunDirectory
 from tests.training.runs import assert_same_run, read_lines, status_of
 
 STUDY = {
@@ -57,6 +59,27 @@ def test_a_trial_begins_goes_on_and_is_left_alone_once_it_has_finished(tmp_path)
     plan(tmp_path / "straight")
     run_trial(tmp_path / "straight", first)
     assert_same_run(tmp_path / "small" / FIRST, tmp_path / "straight" / FIRST)
+
+
+def test_a_trial_whose_process_is_still_there_is_waited_for(tmp_path, monkeypatch):
+    """After a sweep was killed its workers end a little later; until then the run is theirs."""
+    (first, *_) = plan(tmp_path)
+    directory = RunDirectory.create(tmp_path / first.name, first.config.to_json())
+    held, events = threading.Event(), []
+
+    def hold():
+        with directory.locked():
+            held.set()
+            time.sleep(0.3)
+            events.append("left")
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10.0)
+    monkeypatch.setattr(study_folder, "resume_run", lambda *_: events.append("resumed"))
+    run_trial(tmp_path, first)
+    holder.join()
+    assert events == ["left", "resumed"]
 
 
 def test_a_plan_may_grow_but_what_has_begun_keeps_its_settings(tmp_path):

@@ -118,6 +118,9 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     device = on_device(whole)
     assert steps(device, 20) == {}
     assert (device.env_step, device.update) == (host.env_step, host.update)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), device.metrics, host.metrics
+    )
     for index in range(len(config.seeds)):
         theirs, ours = stored(device, index), stored(host, index)
         np.testing.assert_array_equal(theirs.rows.terminated, ours.rows.terminated)
@@ -186,9 +189,17 @@ def test_fewer_updates_than_turns_and_more_than_one_in_a_turn():
     assert often.update == 2 * 2  # after 16 and 20, half of their four each
 
 
-@pytest.mark.parametrize("options", [{}, {"seeds": [3, 5], "envs_per_seed": 2}], ids=str)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
-    whole = TOY | {"checkpoint_every": 14, **options}
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (TOY, {}),
+        (TOY, {"seeds": [3, 5], "envs_per_seed": 2}),
+        pytest.param(DIME, {"seeds": [3, 5]}, marks=pytest.mark.soak),  # leaves of many kinds
+    ],
+    ids=["TOY", "TOY-two seeds", "DIME"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, algorithm, options):
+    whole = algorithm | {"checkpoint_every": 14, **options}
     start(tmp_path / "whole", env=jax_walk, **whole)
     records = itertools.count(1)
     part = start(tmp_path / "part", env=jax_walk, callback=lambda _: next(records) > 6, **whole)

@@ -62,12 +62,13 @@ def test_the_second_signal_leaves(exits, told):
     assert (told, exits) == ([signal.SIGINT], [130])
 
 
-def test_while_leaving_the_first_signal_leaves(exits, told):
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_while_leaving_the_first_signal_leaves(number, exits, told):
     with Interruption(told.append) as interruption:
         with interruption.leaving_at_once():
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), number)
             wait_for(lambda: exits)
-        assert (told, exits) == ([signal.SIGUSR1], [75])
+        assert (told, exits) == ([number], [exit_code(number)])
 
 
 def test_asked_before_a_long_phase_leaves_at_its_start(exits, told):
