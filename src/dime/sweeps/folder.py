@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class StudyFolder:
         self.file = path / STUDY_FILE
         self.failures = path / "failures"
         self.storage = uri or str(path.absolute().parent)
-        self._bucket = _Bucket(f"{uri}/{path.name}") if uri else None
+        self._remote = _file_system(f"{uri}/{path.name}") if uri else None
         self._pushed: dict[str, tuple[int, int]] = {}
 
     @classmethod
@@ -150,47 +150,69 @@ class StudyFolder:
 
     def pull(self, trial: str) -> None:
         """Brings what the storage has of a trial, and of its failure, into the local folder."""
-        if self._bucket is None:
-            return
-        for name in (trial, f"failures/{trial}.txt"):
-            self._bucket.download(name, self.path)
+        own = (f"{trial}/", f"failures/{trial}.txt")
+        self._download(lambda name: name.startswith(own))
         self._pushed = {name: _state(self.path / name) for name in self._files_of(trial)}
 
     def pull_records(self) -> None:
         """Brings the small files, without checkpoints: what figures and reports need."""
-        if self._bucket is not None:
-            self._bucket.download("", self.path, small_only=True)
+        self._download(
+            lambda name: (
+                name.endswith(_SMALL)
+                and "checkpoints/" not in name
+                and not name.startswith(".ray/")
+            )
+        )
 
     def push(self, trial: str) -> None:
         """Copies what has changed of a trial and its failure; then removes what is gone here."""
-        if self._bucket is None:
+        if self._remote is None:
             return
         names = self._files_of(trial)
         for name in sorted(names, key=_place_in_order):
             state = _state(self.path / name)
             if self._pushed.get(name) != state:
-                self._bucket.upload(self.path / name, name)
+                self._upload(name)
                 self._pushed[name] = state
         for name in set(self._pushed) - set(names):
-            self._bucket.delete(name)
+            with contextlib.suppress(FileNotFoundError):
+                self._remote.delete_file(name)
             del self._pushed[name]
 
     def push_small(self) -> None:
         """Copies the files of the study itself: its plan, its search, failures."""
-        if self._bucket is not None:
+        if self._remote is not None:
             for file in [*self.path.glob("*.json"), *self.failures.glob("*.txt")]:
-                self._bucket.upload(file, file.relative_to(self.path).as_posix())
+                self._upload(file.relative_to(self.path).as_posix())
+
+    def _download(self, wanted: Callable[[str], bool]) -> None:
+        if self._remote is None:
+            return
+        from pyarrow import fs
+
+        for info in self._remote.get_file_info(fs.FileSelector("", recursive=True)):
+            if info.is_file and wanted(info.path):
+                place = self.path / info.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with self._remote.open_input_stream(info.path) as stream:
+                    place.write_bytes(stream.read())
+
+    def _upload(self, name: str) -> None:
+        self._remote.create_dir(name.rpartition("/")[0], recursive=True)
+        with self._remote.open_output_stream(name) as stream:
+            stream.write((self.path / name).read_bytes())
 
     def remove(self, name: str) -> None:
         """Removes a folder of the study, from the storage if there is one."""
-        if self._bucket is not None:
-            self._bucket.delete_folder(name)
-        else:
+        if self._remote is None:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                self._remote.delete_dir(name)
 
     def discard_copy(self) -> None:
         """Removes the local copy of what is on other storage."""
-        if self._bucket is not None:
+        if self._remote is not None:
             shutil.rmtree(self.path.parent, ignore_errors=True)
 
     def _files_of(self, trial: str) -> list[str]:
@@ -210,54 +232,19 @@ def _place_in_order(name: str) -> int:
     return 2 if name.endswith("status.json") else int(name.endswith("manifest.json"))
 
 
-class _Bucket:
-    """A folder on a file system that pyarrow knows by its URI."""
+def _file_system(uri: str) -> Any:
+    """The file system whose root is the folder of this URI."""
+    from pyarrow import fs  # comes with Ray
 
-    def __init__(self, uri: str):
-        from pyarrow import fs  # comes with Ray
-
-        try:
-            self._files, self._base = fs.FileSystem.from_uri(uri)
-            self._files.create_dir(self._base, recursive=True)
-        except (OSError, ValueError, NotImplementedError) as error:
-            raise DimeError(
-                f"The storage {uri} cannot be written ({error}). Give a folder, or a URI such as "
-                "s3://bucket/path or gs://bucket/path that this machine may write to."
-            ) from error
-
-    def download(self, name: str, target: Path, small_only: bool = False) -> None:
-        """Copies a file, or all files below a folder, into the same places below `target`."""
-        for path in self._names_below(name):
-            small = path.endswith(_SMALL) and "checkpoints/" not in path
-            if ".ray/" not in path and (small or not small_only):
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with self._files.open_input_stream(f"{self._base}/{path}") as stream:
-                    (target / path).write_bytes(stream.read())
-
-    def _names_below(self, name: str) -> Iterator[str]:
-        from pyarrow import fs
-
-        place = f"{self._base}/{name}".rstrip("/")
-        infos = [self._files.get_file_info(place)]
-        if infos[0].type == fs.FileType.Directory:
-            infos = self._files.get_file_info(fs.FileSelector(place, recursive=True))
-        for info in infos:
-            if info.type == fs.FileType.File:
-                yield info.path.removeprefix(self._base).lstrip("/")
-
-    def upload(self, file: Path, name: str) -> None:
-        place = f"{self._base}/{name}"
-        self._files.create_dir(place.rpartition("/")[0], recursive=True)
-        with self._files.open_output_stream(place) as stream:
-            stream.write(file.read_bytes())
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._files.delete_file(f"{self._base}/{name}")
-
-    def delete_folder(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            self._files.delete_dir(f"{self._base}/{name}")
+    try:
+        files, base = fs.FileSystem.from_uri(uri)
+        files.create_dir(base, recursive=True)
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise DimeError(
+            f"The storage {uri} cannot be written ({error}). Give a folder, or a URI such as "
+            "s3://bucket/path or gs://bucket/path that this machine may write to."
+        ) from error
+    return fs.SubTreeFileSystem(base, files)
 
 
 def run_trial(

@@ -141,10 +141,6 @@ class _Ledger(tune.Callback):
             ) from error
         return tried
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its callbacks together with its state; nobody reads it."""
-        return {"tried": self.tried}
-
     @property
     def num_ended(self) -> int:
         """How many trials have ended or failed."""

@@ -171,13 +171,13 @@ def train_trial(parameters: Mapping[str, Any], job: Job) -> None:
     trial = job.trial_of(parameters)
     folder = StudyFolder.open(job.storage, job.study.name)
     folder.pull(trial.name)
-    summary = _Summary(job, trial)
+    summary = _summary_of(job, trial)
     stopped = False
 
     def report(record: Record) -> bool:
         nonlocal stopped
         folder.push(trial.name)
-        if not stopped and (found := summary.of(record)):
+        if not stopped and (found := summary(record)):
             try:
                 tune.report(found)
             except SystemExit:  # how Ray stops a trial; it may not wait for the run to save itself
@@ -189,7 +189,7 @@ def train_trial(parameters: Mapping[str, Any], job: Job) -> None:
         result = run_trial(folder.path, trial, report)
         if result is None:  # it finished before its score was noted
             records = read_records(folder.path / trial.name / "evaluations.jsonl")
-            found = [found for record in records if (found := summary.of(record))]
+            found = [found for record in records if (found := summary(record))]
             tune.report(found[-1])
         elif result.state == "failed":
             raise RuntimeError(_reason(result.run_dir))
@@ -201,26 +201,24 @@ def train_trial(parameters: Mapping[str, Any], job: Job) -> None:
         folder.discard_copy()
 
 
-class _Summary:
-    """Of records what Ray needs to know: `env_step`, and the `score` over all seeds or None."""
+def _summary_of(job: Job, trial: Trial) -> Callable[[Record], dict[str, Any] | None]:
+    """Makes of records what Ray needs to know: `env_step`, and the `score` over all seeds or None.
 
-    def __init__(self, job: Job, trial: Trial):
-        self._of_search = job.mode is not None
-        training = trial.config.training
-        self._mode = job.mode or next(iter(training.evaluation_modes), None)
-        self._num_seeds = len(training.seeds)
-        self._scores: dict[int, list[float]] = defaultdict(list)
+    A search needs a score each time; it gets None instead of a summary without one.
+    """
+    training = trial.config.training
+    mode = job.mode or next(iter(training.evaluation_modes), None)
+    scores: dict[int, list[float]] = defaultdict(list)
 
-    def of(self, record: Record) -> dict[str, Any] | None:
-        """What to report of a record; None for nothing. A search needs a score each time."""
-        score = None
-        if "returns" in record and record["mode"] == self._mode:
-            scores = self._scores[record["env_step"]]
-            scores.append(fmean(record["returns"]))
-            score = fmean(scores) if len(scores) == self._num_seeds else None
-        if self._of_search and score is None:
-            return None
-        return {"env_step": record["env_step"], "score": score}
+    def summary(record: Record) -> dict[str, Any] | None:
+        env_step, score = record["env_step"], None
+        if "returns" in record and record["mode"] == mode:
+            scores[env_step].append(fmean(record["returns"]))
+            if len(scores[env_step]) == len(training.seeds):
+                score = fmean(scores[env_step])
+        return None if score is None and job.mode else {"env_step": env_step, "score": score}
+
+    return summary
 
 
 def _choose_device(gpus: float) -> None:
