@@ -44,11 +44,11 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
         algorithm: name of the algorithm (`dime list algorithms`), or `module:NAME` for a
             `dime.Algorithm` of your own.
         preset: what the settings start from: `paper`, `released` or `laptop`.
-        run_dir: where the run goes, a place where nothing stands yet; by default
+        run_dir: where the run goes, a folder that does not exist or is empty; by default
             `runs/ENV/ALGORITHM/<date-time>`.
         env_kwargs: passed to the environment.
-        callback: hears every record, a line of metrics.jsonl or evaluations.jsonl; the run is
-            saved and stopped when it answers something true.
+        callback: receives every record, a line of metrics.jsonl or evaluations.jsonl; the run is
+            saved and stopped when it returns something true.
         progress: whether to show how far the run is.
         **options: settings of the loop by name (`num_env_steps=2000`, `seeds=(0, 1)`), of the
             algorithm as in its config, nested ones as dicts (`critic={"hidden_dim": 256}`).
@@ -57,7 +57,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
         How the run ended.
 
     Raises:
-        DimeError: something asked for cannot be done; nothing was made then.
+        DimeError: the request cannot be fulfilled; no folder was made.
         RunFailedError: a seed failed.
         KeyboardInterrupt, SystemExit: a signal stopped the run, after it was saved.
 
@@ -85,10 +85,10 @@ def resume(
 
     Args:
         run_dir: the run's folder.
-        env: needed where the run's environment was passed as an object: the same again.
+        env: the run's environment again, if it was passed as an object.
         callback: as for `train`.
         progress: as for `train`.
-        **changes: what is otherwise from here on: a larger `num_env_steps` extends the run; a
+        **changes: what changes from here on: a larger `num_env_steps` extends the run; a
             larger `max_env_restarts` gives its environments further tries; `env_process` and
             `env_timeout_s` as for `train`.
 
@@ -106,7 +106,7 @@ def resume(
 
 
 def checked(result: RunResult) -> RunResult:
-    """The result of a run that finished; raises what a signal or a failure asks for."""
+    """The result of a run that finished; raises if a signal stopped it or it failed."""
     if result.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if result.signal is not None:

@@ -203,6 +203,10 @@ def test_a_run_on_other_storage_is_copied_there_and_resumed_from_there(tmp_path)
     first, _ = plan(tmp_path / "small")
     there = tmp_path / "bucket" / "small" / FIRST
 
+    driver = StudyFolder.open(uri, "small")
+    driver.plan(read_study(STUDY), "its source", [first])
+    driver.push_small()
+    assert open_study(there.parent).trials == (FIRST,)
     worker = StudyFolder.open(uri, "small")
 
     def push(record):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -41,7 +41,6 @@ from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)
 """What all algorithms are timed at."""
-_ENV_STEPS_PER_ALGORITHM = 6  # a multiple of every policy delay
 _FIRST_UPDATE = "import sys; from dime.benchmark.benchmark import first_update as f; f(sys.argv[1])"
 
 
@@ -97,10 +96,7 @@ def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
     with _figures_for(file) as figures:
         matmul = make_matmul()
         figures["preset"] = preset
-        figures["algorithms"] = [
-            {"algorithm": name, **time_algorithm(name, preset), "matmul_gflops": matmul()}
-            for name in ALGORITHMS
-        ]
+        figures["algorithms"] = [time_algorithm(name, preset, matmul) for name in ALGORITHMS]
         rich.print(_table(figures["algorithms"]))
     return figures
 
@@ -131,7 +127,6 @@ def _table(rows: list[dict[str, Any]]) -> rich.table.Table:
     return table
 
 
-@freed_memory_kept()  # as in a run
 def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times one case's updates in turn with the matrix product.
 
@@ -142,43 +137,53 @@ def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
     settings = preset_settings("paper", "dime", case.env)
     settings = replace_nested(settings, {"critic": {"hidden_dim": case.critic_width}})
     timer = UpdateTimer(dime(settings, case.spec), TrainingConfig(), case.spec)
-    steps = 3 if case.critic_width > 1000 else 15
-    timer.advance_s(steps)  # a warm-up
-    rounds, rates = [], []
-    for _ in range(5):
-        rounds.append(timer.advance_s(steps))
-        rates.append(matmul())
-    update_s, peak = median(rounds), max(rates)
+    times = _time(timer, 5, 3 if case.critic_width > 1000 else 15, matmul)
+    gflops = case.work / times.env_step_s / 1e9
     return {
         "name": name,
-        "update_ms_per_env_step": 1e3 * update_s,
-        "gflops": case.work / update_s / 1e9,
-        "fraction_of_peak": case.work / update_s / 1e9 / peak,
-        "matmul_gflops": peak,
-        "act_ms": 1e3 * median(seconds(timer.act) for _ in range(100)),
+        "update_ms_per_env_step": 1e3 * times.env_step_s,
+        "gflops": gflops,
+        "fraction_of_peak": gflops / times.matmul_gflops,
+        "matmul_gflops": times.matmul_gflops,
+        "act_ms": times.act_ms,
     }
 
 
-@freed_memory_kept()  # as in a run
-def time_algorithm(name: str, preset: str) -> dict[str, float]:
+def time_algorithm(name: str, preset: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times an update and an action of an algorithm at a preset's sizes for `ENV`."""
     print(f"timing {name} ...", flush=True)
     algorithm, training = ALGORITHMS[name], preset_training(preset, name, ENV)
     settings = preset_settings(preset, name, ENV)
     timer = UpdateTimer(algorithm.make(settings, SPEC), training, SPEC)
-    timer.advance_s(_ENV_STEPS_PER_ALGORITHM)  # a warm-up
-    rounds = [timer.advance_s(_ENV_STEPS_PER_ALGORITHM) for _ in range(3)]
-    update_ms = 1e3 * median(rounds) / training.updates_per_env_step
+    times = _time(timer, 3, 6, matmul)  # a round is a multiple of every policy delay
+    update_ms = 1e3 * times.env_step_s / training.updates_per_env_step
     updates = training.updates_per_env_step / training.env_steps_per_update
     least, most = algorithm.network_evaluations(settings)
     return {
+        "algorithm": name,
         "update_ms": update_ms,
         "updates_per_env_step": updates,
         "env_step_ms": update_ms * updates,
-        "act_ms": 1e3 * median(seconds(timer.act) for _ in range(30)),
+        "act_ms": times.act_ms,
         "network_evaluations_least": least,
         "network_evaluations_most": most,
+        "matmul_gflops": times.matmul_gflops,
     }
+
+
+class _Times(NamedTuple):
+    env_step_s: float
+    act_ms: float
+    matmul_gflops: float
+
+
+@freed_memory_kept()  # as in a run
+def _time(timer: UpdateTimer, rounds: int, steps: int, matmul: Callable[[], float]) -> _Times:
+    """Of rounds of env steps in turn with the matrix product, after one round to warm up."""
+    timer.advance_s(steps)
+    times, rates = zip(*((timer.advance_s(steps), matmul()) for _ in range(rounds)), strict=True)
+    act_s = median(seconds(timer.act) for _ in range(100))
+    return _Times(median(times), 1e3 * act_s, max(rates))
 
 
 class _InstantEnv(gymnasium.Env):

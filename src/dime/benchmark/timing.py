@@ -47,7 +47,14 @@ class UpdateTimer:
         self.programs = Programs(agent, self.config, spec, num_seeds)
         self.keys = seed_keys(tuple(range(num_seeds)))
         self.state = initialise(agent, self.keys)
-        self.replay = _random_like(initialise_replay(self.config.storage(), spec, num_seeds))
+        self.replay = jax.tree.map(
+            lambda leaf: (
+                jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype)
+                if leaf.dtype == jnp.float32
+                else leaf
+            ),
+            initialise_replay(self.config.storage(), spec, num_seeds),
+        )
         newest = Transition(*(ring[:, 0] for ring in self.replay.rows))
         self.transition = jax.tree.map(np.asarray, newest)
         self.obs = self.transition.obs
@@ -70,13 +77,3 @@ class UpdateTimer:
         """One action of every seed."""
         at = counters(self.env_step, 0)
         return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
-
-
-def _random_like(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-
-    def fill(leaf, key):
-        return jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
-
-    return jax.tree.unflatten(structure, list(map(fill, leaves, keys)))

@@ -198,7 +198,8 @@ class StudyFolder:
                     place.write_bytes(stream.read())
 
     def _upload(self, name: str) -> None:
-        self._remote.create_dir(name.rpartition("/")[0], recursive=True)
+        if "/" in name:
+            self._remote.create_dir(name.rpartition("/")[0], recursive=True)
         with self._remote.open_output_stream(name) as stream:
             stream.write((self.path / name).read_bytes())
 

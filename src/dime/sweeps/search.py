@@ -21,8 +21,8 @@ from dime.training.records import write_json
 
 def search(
     study: Study, folder: StudyFolder, source: str, progress: bool
-) -> tuple[list[Trial], tuple[str, ...]]:
-    """Tries settings until enough have ended; returns the trials, and those stopped early.
+) -> tuple[list[Trial], set[str]]:
+    """Tries settings until enough have ended; returns the trials, and the names of those scored.
 
     A trial is named by its values. Values that an earlier call began are tried first, and their
     runs resumed; Optuna receives the scores of those that ended if none was left in the middle.
@@ -52,9 +52,9 @@ def search(
                 stop_last_trials=False,  # they end by themselves, and save
             )
         run_trials(job, folder, space, [display, ledger], **options)
-    trials = ledger.trials()
-    scored = [trial for trial in trials if ledger.tried[trial.name].get("score") is not None]
-    return trials, tuple(trial.name for trial in scored if not folder.is_finished(trial))
+    return ledger.trials(), {
+        name for name, entry in ledger.tried.items() if entry.get("score") is not None
+    }
 
 
 def _checked(study: Study, plan: Search) -> tuple[dict[str, Any], str, int]:

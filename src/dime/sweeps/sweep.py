@@ -69,11 +69,11 @@ def sweep(
         KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
     """
     _require_installed("ray", "Sweeps need Ray Tune")
+    from dime.sweeps.tuner import connected, run_grid
+
     chosen, folder, source = _open(study, str(storage), variant)
     folder.pull_records()
-    stopped_early: tuple[str, ...] = ()
-    from dime.sweeps.tuner import connected, run_grid  # needs Ray
-
+    scored: set[str] = set()
     if chosen.of_search is None:
         trials = trials_of(chosen)
         folder.plan(chosen, source, trials)
@@ -84,11 +84,12 @@ def sweep(
         from dime.sweeps.search import search
 
         with connected(address):
-            trials, stopped_early = search(chosen, folder, source, progress)
+            trials, scored = search(chosen, folder, source, progress)
     folder.pull_records()
     finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
-    ended = {*finished, *stopped_early}
-    failed = {t.name: folder.reason(t.name) for t in trials if t.name not in ended}
+    others = [trial.name for trial in trials if trial.name not in finished]
+    failed = {name: folder.reason(name) for name in others if name not in scored}
+    stopped_early = tuple(name for name in others if name in scored)
     return SweepResult(folder.path, finished, failed, stopped_early)
 
 
