@@ -17,7 +17,7 @@ _SUITES = {
     "playground": ("playground", "pip install 'dime-rl[playground]'"),
 }
 _EXTRAS = {
-    "imageio_ffmpeg": "films: pip install 'dime-rl[video]'",
+    "imageio_ffmpeg": "videos: pip install 'dime-rl[video]'",
     "wandb": "W&B: pip install 'dime-rl[wandb]'",
 }
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
@@ -69,7 +69,7 @@ def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def examine() -> int:
-    """Prints the findings; returns 1 where something would not work, else 0."""
+    """Prints the findings; returns 1 if something would not work, else 0."""
     versions = installed_versions((*_PACKAGES, *(name for name, _ in _SUITES.values())))
     problems = known_bad(versions)
     print(f"python    {platform.python_version()} ({sys.executable})")

@@ -38,7 +38,7 @@ class StudyFolder:
         self.file = path / STUDY_FILE
         self.failures = path / "failures"
         self.storage = uri or str(path.absolute().parent)
-        self._remote = _file_system(f"{uri}/{path.name}") if uri else None
+        self._remote: Any = _file_system(f"{uri}/{path.name}") if uri else None
         self._pushed: dict[str, tuple[int, int]] = {}
 
     @classmethod
