@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.figures.chains import (
+from dime.figures.policy import (
     NUM_BINS,
     bin_centres,
     boltzmann,

@@ -70,7 +70,7 @@ def test_a_curve_for_each_setting_that_a_study_varies(temperatures):
 def test_final_scores_are_those_of_the_last_shared_env_step(temperatures):
     runs = read_runs(temperatures)
     (panel,) = panels_of(official(runs))
-    last, points = final_score_points(runs, panel, TEMPERATURE)
+    last, points = final_score_points(runs, panel.metric, TEMPERATURE)
     assert last == 1500
     assert [point.setting for point in points] == [1e-12, 1e-3, 1e-1]
     by_kind = {curve.variant: curve.series.lines[0, -1] for curve in panel.curves}

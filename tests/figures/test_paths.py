@@ -1,14 +1,15 @@
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 import dime
 from dime.envs.tiny import MultiGoal
-from dime.errors import DimeError
-from dime.figures import figures
-from dime.figures.figures import multi_goal_paths, paths_figure, plot_figure
-from dime.figures.paths import count_goals, draw_paths, paths_caption, play_paths
-from tests.figures.make_run import make_run
+from dime.figures.learning import (
+    count_goals,
+    draw_paths,
+    paths_caption,
+    play_paths,
+    plot_figure,
+)
 
 
 def outwards(obs):
@@ -66,15 +67,6 @@ def test_the_panel_shows_paths_counts_and_goals():
     assert [tuple(disc.center) for disc in axes.patches] == [tuple(g) for g in MultiGoal.goals]
 
 
-def test_the_figure_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "load_policy", lambda run_dir, mode: outwards)
-    run = make_run(tmp_path / "run", "dime/MultiGoal-v0")
-    path = multi_goal_paths(run, tmp_path / "paths.png", num_episodes=8)
-    assert path.stat().st_size > 10_000
-    text = paths_figure(run, 8).get_supxlabel().replace("\n", " ")
-    assert "Paths of run: 8 stochastic episodes of the newest checkpoint" in text
-
-
 def test_a_trained_run_is_plotted_with_its_own_policy(tmp_path):
     options = {"num_env_steps": 60, "num_random_steps": 50, "progress": False}
     dime.train("dime/MultiGoal-v0", preset="laptop", run_dir=tmp_path / "run", **options)
@@ -83,12 +75,3 @@ def test_a_trained_run_is_plotted_with_its_own_policy(tmp_path):
     assert len(curves.lines) == 2  # one seed, two modes
     starts = [line.get_xdata()[0] for line in paths.lines if len(line.get_xdata()) > 1]
     assert len(starts) == 50 and np.abs(starts).max() < 1.0
-
-
-def test_what_has_no_paths_is_refused(tmp_path):
-    with pytest.raises(DimeError, match="on dm_control/walker-run; paths are drawn on dime/Multi"):
-        multi_goal_paths(make_run(tmp_path / "run"), tmp_path / "paths.png")
-    with pytest.raises(DimeError, match="num_episodes is 0"):
-        play_paths(stay, 0)
-    with pytest.raises(DimeError, match="not a run"):
-        paths_figure(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dime.errors import DimeError
-from dime.figures.reference import read_reference
+from dime.figures.curves import read_reference
 from dime.statistics import bootstrap_interval, iqm
 
 SUMMARY = "environment,metric,env_step,iqm,ci_low,ci_high\n"

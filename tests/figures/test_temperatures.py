@@ -5,15 +5,16 @@ import pytest
 
 from dime.envs.tiny import two_mode_log_density
 from dime.errors import DimeError
-from dime.figures import temperatures
-from dime.figures.chains import NUM_BINS, bin_centres, boltzmann, prior_masses
-from dime.figures.policy_figures import LineChain
-from dime.figures.temperatures import (
+from dime.figures import paper
+from dime.figures.paper import (
+    BANDIT,
     TemperatureChains,
     chains_of,
-    draw_temperature_chains,
+    draw_figure,
     temperature_chains_figure,
 )
+from dime.figures.policy import NUM_BINS, bin_centres, boltzmann, prior_masses
+from dime.figures.policy_drawing import LineChain
 from tests.figures.layout import assert_free, caption
 from tests.figures.make_run import make_run
 from tests.training.runs import DIME, start
@@ -26,7 +27,7 @@ def fixed(tmp_path_factory):
     """A run with a fixed temperature."""
     folder = tmp_path_factory.mktemp("fixed") / "run"
     fixed = {"temperature": {"initial": 2.0, "learn": False}}
-    start(folder, temperatures.ENVIRONMENT, **(DIME | fixed))
+    start(folder, BANDIT, **(DIME | fixed))
     return folder
 
 
@@ -45,8 +46,8 @@ def made(temperature, exact=True, name="run"):
 def three(tmp_path, monkeypatch):
     """Folders of runs that stand for chains at three temperatures."""
     chains = {"high": made(5.0), "low": made(0.4), "middle": made(1.0, exact=False)}
-    monkeypatch.setattr(temperatures, "chains_of", lambda folder: chains[folder.name])
-    return [make_run(tmp_path / name, temperatures.ENVIRONMENT) for name in chains]
+    monkeypatch.setattr(paper, "chains_of", lambda folder: chains[folder.name])
+    return [make_run(tmp_path / name, BANDIT) for name in chains]
 
 
 def test_the_density_is_the_rewards_in_closed_form(fixed):
@@ -81,7 +82,7 @@ def test_panels_are_sorted_by_temperature_and_say_how_far_off_they_are(three):
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
 def test_files_are_written_in_the_format_of_their_suffix(tmp_path, three, suffix):
-    path = draw_temperature_chains(three, tmp_path / "new" / f"chains.{suffix}")
+    path = draw_figure("1", three, tmp_path / "new" / f"chains.{suffix}")
     assert path.read_bytes().startswith(SIGNATURES[suffix])
 
 
@@ -96,4 +97,4 @@ def test_runs_that_do_not_fit_are_refused(tmp_path, fixed, dime_run):
         chains_of(fixed)
     (fixed / "config.json").write_text(config)
     with pytest.raises(DimeError, match=r"\.png, \.pdf or \.svg"):
-        draw_temperature_chains(tmp_path / "nowhere", tmp_path / "chains.txt")
+        draw_figure("1", tmp_path / "nowhere", tmp_path / "chains.txt")

@@ -80,7 +80,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
     """Makes pictures and pages of runs."""
     match command:
         case Plot():
-            from dime.figures.figures import plot
+            from dime.figures.learning import plot
 
             written = [plot(list(command.run_dirs), command.output, command.reference, command.by)]
         case Figure():
@@ -89,17 +89,18 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
             runs = list(command.run_dirs)
             written = [draw_figure(command.name, runs, command.output, command.reference)]
         case Inspect():
-            from dime.figures.inspection import inspect_policy
+            from dime.figures.policy import InspectOptions
+            from dime.figures.policy_drawing import inspect_policy
 
-            written = inspect_policy(
-                command.run_dir,
-                command.output,
+            options = InspectOptions(
                 checkpoint=command.checkpoint,
                 num_states=command.states,
                 plane=command.plane,
                 seed=command.seed,
-                suffixes=(f".{command.format}", f".{command.film}"),
+                figure_suffix=f".{command.format}",
+                animation_suffix=f".{command.animation}",
             )
+            written = inspect_policy(command.run_dir, command.output, options)
         case Report():
             from dime.report import write_report
 

@@ -12,7 +12,7 @@ from dime.algorithms.registry import find_algorithm
 from dime.deploy.evaluate import film
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
-from dime.figures.figures import plot
+from dime.figures.learning import plot
 from dime.training.progress import return_text
 from dime.training.records import read_records
 

@@ -149,7 +149,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Draw what a diffusion policy does in states of an episode, and film its chains."""
+    """Draw what a diffusion policy does in states of an episode, and animate its chains."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
@@ -165,8 +165,8 @@ class Inspect:
     """Which of the run's seeds; by default the first."""
     format: Literal["png", "svg", "pdf"] = "png"
     """Of the figures."""
-    film: Literal["gif", "mp4"] = "gif"
-    """Of the film."""
+    animation: Literal["gif", "mp4"] = "gif"
+    """Of the animation."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Serve:
-    """Show the report of all runs below a folder in a browser, live, on this machine only."""
+    """Show the report of all runs below a folder in a browser; it follows them while they train."""
 
     runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
     """Folder with runs and studies anywhere below it."""
     port: int = 8420
-    """Of 127.0.0.1."""
+    """Of 127.0.0.1, which only this machine reaches."""
     open_browser: bool = False
     """Open the page in a browser."""
 

@@ -15,17 +15,16 @@ from typing import Any, NamedTuple
 
 import dime
 from dime.errors import DimeError, require
-from dime.figures.captions import learning_caption
-from dime.figures.figures import METRIC_LABELS
-from dime.figures.reference import Reference, read_reference
+from dime.figures.curves import Reference, read_reference
+from dime.figures.learning import learning_caption
 from dime.figures.runs import RunDirs, flatten, is_study
+from dime.figures.style import METRIC_LABELS
 from dime.report.results import (
     OFFICIAL,
     Analyst,
     chart_data,
     looks_of,
     mode_choices,
-    points_of,
     score_table,
 )
 from dime.report.sources import Entry, Reader, Sources, seed_text
@@ -200,7 +199,6 @@ def content_of(
         "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in sources.entries),
         "dates": [times[0], times[-1]] if times else [],
         "metrics": METRIC_LABELS,
-        "points": {r.environment: [points_of(o) for o in r.outcomes] for r in drawn},
         "charts": {result.environment: chart_data(result, reference) for result in drawn},
         "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
         "looks": looks_of(panels),
@@ -337,15 +335,15 @@ def _inlined(
     return inlined, left_out
 
 
-def score_text(value: float, metric: str) -> str:
-    """A score with the digits that matter.
+def score_text(value: float | None, metric: str) -> str:
+    """A score with the digits that matter; None is a score that was not finite.
 
     >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
     ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
     >>> score_text(0.725, "success_rate"), score_text(0.725, "aggregate")
     ('0.72', '0.725')
     """
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "not a number"
     if metric != "return":
         return f"{value:.{3 if metric == 'aggregate' else 2}f}"

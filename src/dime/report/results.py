@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +12,9 @@ import numpy as np
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
-from dime.figures.curves import MIN_RUNS, Curve, History, Panel, Series, panels_of, score
-from dime.figures.figures import METRIC_LABELS, curve_style, until, variants_of
-from dime.figures.reference import Reference
+from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, panels_of
 from dime.figures.runs import Run
+from dime.figures.style import METRIC_LABELS, curve_style, variants_of
 from dime.statistics import bootstrap_interval, iqm
 
 OFFICIAL = "official"
@@ -45,39 +43,30 @@ class Final(NamedTuple):
     mode: str = ""
 
 
-class Outcome(NamedTuple):
-    """A curve, and of its runs what the curve leaves out.
+def final_scores(curve: Curve) -> np.ndarray:
+    """(runs,), the scores at the last env step that all of a curve's runs share."""
+    return np.array([history[curve.last_step] for history in curve.histories])
 
-    Attributes:
-        curve: the pooled runs.
-        finals: (runs,), scores at the last env step that all runs share.
-        tails: of each run that goes on beyond that env step, its env steps from there and scores.
-    """
 
-    curve: Curve
-    finals: np.ndarray
-    tails: list[tuple[list[int], list[float]]]
+def final_of(curve: Curve) -> Final:
+    """A curve's last point."""
+    scores, band = final_scores(curve), curve.series.band
+    interval = None if band is None else (float(band[0, -1]), float(band[1, -1]))
+    value = float(iqm(scores[:, None]))
+    return Final(value, interval, {len(scores)}, curve.last_step, curve.mode)
 
-    @property
-    def final(self) -> Final:
-        """Its last point."""
-        series = self.curve.series
-        band = None if series.band is None else (series.band[0, -1], series.band[1, -1])
-        return Final(
-            float(iqm(self.finals[:, None])),
-            None if band is None else (float(band[0]), float(band[1])),
-            {len(self.finals)},
-            int(series.env_step[-1]),
-            self.curve.mode,
-        )
+
+def tails_of(curve: Curve) -> list[dict[int, float]]:
+    """The scores of each run that goes on beyond the curve, from the curve's last env step."""
+    tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
+    return [tail for tail in tails if len(tail) > 1]
 
 
 class Result(NamedTuple):
-    """What there is of one environment; `panel` is None if `problem` says why."""
+    """The curves of one environment; `panel` is None if `problem` says why."""
 
     environment: str
     panel: Panel | None
-    outcomes: list[Outcome]
     problem: str = ""
 
     @property
@@ -85,24 +74,29 @@ class Result(NamedTuple):
         """The quantity: "return" or "success_rate"."""
         return self.panel.metric if self.panel else "return"
 
-    def chosen(self, mode: str) -> dict[str, Outcome]:
-        """One outcome per algorithm and variant: that of a mode, or of the official one."""
-        by_kind: dict[str, list[Outcome]] = defaultdict(list)
-        for outcome in self.outcomes:
-            by_kind[outcome.curve.kind].append(outcome)
+    @property
+    def curves(self) -> list[Curve]:
+        """The curves; none if there is no panel."""
+        return self.panel.curves if self.panel else []
+
+    def chosen(self, mode: str) -> dict[str, Curve]:
+        """One curve per algorithm and variant: that of a mode, or of the official one."""
+        by_kind: dict[str, list[Curve]] = defaultdict(list)
+        for curve in self.curves:
+            by_kind[curve.kind].append(curve)
         if mode == OFFICIAL:
-            return {kind: official(outcomes) for kind, outcomes in by_kind.items()}
-        return {o.curve.kind: o for o in self.outcomes if o.curve.mode == mode}
+            return {kind: official(curves) for kind, curves in by_kind.items()}
+        return {curve.kind: curve for curve in self.curves if curve.mode == mode}
 
 
-def official(outcomes: list[Outcome]) -> Outcome:
-    """The outcome in the algorithm's official mode; in its first, if that was not evaluated.
+def official(curves: list[Curve]) -> Curve:
+    """The curve in the algorithm's official mode; in its first, if that was not evaluated.
 
     An algorithm from elsewhere is not imported to be asked: a report runs no code of its runs.
     """
-    algorithm = ALGORITHMS.get(outcomes[0].curve.algorithm)
+    algorithm = ALGORITHMS.get(curves[0].algorithm)
     wanted = algorithm.official_mode if algorithm else ""
-    return next((o for o in outcomes if o.curve.mode == wanted), outcomes[0])
+    return next((curve for curve in curves if curve.mode == wanted), curves[0])
 
 
 class Analyst:
@@ -112,7 +106,10 @@ class Analyst:
         self._known: dict[str, tuple[list[Run], Result]] = {}
 
     def results(self, runs: Iterable[Run]) -> list[Result]:
-        """The results per environment, in the order of the runs."""
+        """The results per environment, in the order of the runs.
+
+        Runs that cannot be averaged make their result a problem, no error.
+        """
         by_environment: dict[str, list[Run]] = defaultdict(list)
         for run in runs:
             by_environment[run.environment].append(run)
@@ -120,35 +117,12 @@ class Analyst:
         for environment, group in by_environment.items():
             known, result = before.get(environment, ([], None))
             if result is None or list(map(id, known)) != list(map(id, group)):
-                result = result_of(environment, group)
+                try:
+                    result = Result(environment, panels_of(group)[0])
+                except DimeError as error:
+                    result = Result(environment, None, str(error))
             self._known[environment] = group, result
         return [result for _, result in self._known.values()]
-
-
-def result_of(environment: str, runs: list[Run]) -> Result:
-    """The result of an environment; runs that cannot be averaged make it a problem, no error."""
-    try:
-        (panel,) = panels_of(runs)
-    except DimeError as error:
-        return Result(environment, None, [], str(error))
-    return Result(environment, panel, [_outcome(c, panel.metric, runs) for c in panel.curves])
-
-
-def _outcome(curve: Curve, metric: str, runs: list[Run]) -> Outcome:
-    histories: dict[tuple[Path, int], History] = defaultdict(dict)
-    for run in (run for run in runs if run.kind == curve.kind):
-        for record in run.records:
-            if record["mode"] == curve.mode:
-                history = histories[run.folder, record["seed"]]
-                history[record["env_step"]] = score(record, metric)
-    last = int(curve.series.env_step[-1])
-    finals = np.array([history[last] for history in histories.values()])
-    tails = []
-    for history in histories.values():
-        steps = [step for step in sorted(history) if step >= last]
-        if len(steps) > 1:
-            tails.append((steps, [history[step] for step in steps]))
-    return Outcome(curve, finals, tails)
 
 
 @dataclass(frozen=True)
@@ -223,10 +197,10 @@ def score_table(results: list[Result], mode: str) -> ScoreTable:
     """
     chosen = [(result, result.chosen(mode)) for result in results]
     rows = [
-        Scores(r.environment, r.metric, {kind: o.final for kind, o in by_kind.items()})
+        Scores(r.environment, r.metric, {kind: final_of(c) for kind, c in by_kind.items()})
         for r, by_kind in chosen
     ]
-    groups: dict[str, list[dict[str, Outcome]]] = defaultdict(list)
+    groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
     for result, by_kind in chosen:
         suite = suite_of(result.environment)
         if suite in _UNITS and (result.metric == "success_rate") == (suite == "myosuite"):
@@ -235,7 +209,7 @@ def score_table(results: list[Result], mode: str) -> ScoreTable:
     for suite, group in groups.items():
         title, unit = _UNITS[suite]
         kinds = [kind for kind in group[0] if all(kind in one for one in group)]
-        finals = {kind: pooled([one[kind].finals / unit for one in group]) for kind in kinds}
+        finals = {kind: pooled([final_scores(one[kind]) / unit for one in group]) for kind in kinds}
         if len(group) > 1:
             aggregates.append(Scores(title, "aggregate", finals, len(group)))
     return ScoreTable(rows, aggregates)
@@ -265,7 +239,7 @@ def pooled(tasks: list[np.ndarray]) -> Final:
 
 def mode_choices(results: list[Result]) -> list[str]:
     """The modes that a reader can choose between; the official ones first if there are several."""
-    modes = dict.fromkeys(o.curve.mode for result in results for o in result.outcomes)
+    modes = dict.fromkeys(curve.mode for result in results for curve in result.curves)
     return [OFFICIAL, *modes] if len(modes) > 1 else list(modes)
 
 
@@ -288,26 +262,30 @@ def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
 
 def chart_data(result: Result, reference: Reference | None) -> dict[str, Any]:
     """What the page's script draws for one environment, as JSON values."""
-    official = {id(outcome.curve) for outcome in result.chosen(OFFICIAL).values()}
+    official = set(map(id, result.chosen(OFFICIAL).values()))
     data: dict[str, Any] = {
         "metric": METRIC_LABELS[result.metric],
         "curves": [
             {
-                "kind": outcome.curve.kind,
-                "mode": outcome.curve.mode,
-                "official": id(outcome.curve) in official,
-                **_series_data(outcome.curve.series),
-                "tails": [{"x": steps, "y": _rounded(scores)} for steps, scores in outcome.tails],
+                "kind": curve.kind,
+                "mode": curve.mode,
+                "official": id(curve) in official,
+                **_series_data(curve.series),
+                "tails": [{"x": list(t), "y": _rounded(t.values())} for t in tails_of(curve)],
             }
-            for outcome in result.outcomes
+            for curve in result.curves
         ],
         "reference": None,
     }
     published = reference and reference.find(result.environment, result.metric)
     if reference is not None and published is not None:
-        ends = [int(o.curve.series.env_step[-1]) for o in result.outcomes]
-        ends += [steps[-1] for o in result.outcomes for steps, _ in o.tails]
-        data["reference"] = {"kind": reference.name, **_series_data(until(published, max(ends)))}
+        last = max(
+            step
+            for curve in data["curves"]
+            for line in [curve, *curve["tails"]]
+            for step in line["x"]
+        )
+        data["reference"] = {"kind": reference.name, **_series_data(published.until(last))}
     return data
 
 
@@ -318,34 +296,10 @@ def _series_data(series: Series) -> dict[str, Any]:
         "lines": [_rounded(line) for line in series.lines],
         "low": low,
         "high": high,
+        "runs": series.num_runs,
     }
 
 
 def _rounded(values: Iterable[float]) -> list[float | None]:
     """To six significant digits; None for what is not finite, which JSON does not have."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
-
-
-class Point(NamedTuple):
-    """Scores of a curve at an env step: its IQM and interval, or one of each run.
-
-    `num_runs` says how many runs reached it if not all did.
-    """
-
-    values: list[float]
-    interval: tuple[float, float] | None = None
-    num_runs: int | None = None
-
-
-def points_of(outcome: Outcome) -> dict[int, Point]:
-    """What a chart shows of an outcome, by env step: the curve, and the single runs beyond it."""
-    series = outcome.curve.series
-    points = {}
-    for place, step in enumerate(series.env_step):
-        band = None if series.band is None else (series.band[0, place], series.band[1, place])
-        points[int(step)] = Point(list(series.lines[:, place]), band)
-    beyond: dict[int, list[float]] = defaultdict(list)
-    for steps, scores in outcome.tails:
-        for step, value in zip(steps[1:], scores[1:], strict=True):
-            beyond[step].append(value)
-    return points | {s: Point(values, num_runs=series.num_runs) for s, values in beyond.items()}

@@ -1,23 +1,35 @@
-"""Drawing what `view_policy` measured: chains beside exp(Q / temperature), bounds, scales."""
+"""Pictures of a trained diffusion policy: what `dime inspect` writes."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import imageio
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from dime.figures.canvas import Draw, make_figure
-from dime.figures.chains import (
+from dime.deploy.video import refuse_unless_writable, write_video
+from dime.errors import DimeError
+from dime.figures.policy import (
+    NUM_BOUND_CHAINS,
+    NUM_CHAINS,
+    NUM_POINTS,
+    InspectOptions,
+    PolicyView,
+    StateView,
     bin_centres,
     bin_edges,
     levels_enclosing,
     prior_masses,
     total_variation,
+    view_policy,
 )
-from dime.figures.policy_views import NUM_BOUND_CHAINS, NUM_CHAINS, PolicyView, StateView
+from dime.figures.style import Draw, check_output, make_figure, open_frame, save
 
 # From white to a blue that lines still stand out from; lightness falls evenly.
 SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
@@ -43,6 +55,56 @@ PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
     "column is exp(Q / temperature). " + CONTOURS_NOTE
 )
+FRAMES_PER_SECOND = 4
+"""Denoising steps per second."""
+NUM_LAST_FRAMES = 8
+"""How often the last denoising step is shown, before the animation repeats."""
+_DPI = 100
+_LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
+_PLANE_ANIMATION_NOTE = f"Dots: {NUM_POINTS} chains. {CONTOURS_NOTE}"
+_ANIMATION_PANEL = 3.2, 3.2  # inches
+
+
+def inspect_policy(
+    run_dir: str | Path, output_dir: str | Path, options: InspectOptions | None = None
+) -> list[Path]:
+    """Draws what a run's policy does in states of one episode, played with stochastic actions.
+
+    - `chains`: the chains' marginals by denoising step beside exp(Q / temperature), with Q as the
+      policy's loss has it and the temperature of the checkpoint;
+    - `bounds`: the entropy bound along the episode, the learnt diffusion scales, the step sizes;
+    - `animation`: the chains on their way from the prior to actions.
+
+    The episode is the first one of the seed's evaluation at that env step.
+
+    Args:
+        run_dir: folder of a run of `dime` or `dime-gb`.
+        output_dir: where to; made if it is not there.
+        options: what is drawn, and in which formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DimeError: not a run of DIME, no checkpoint or a damaged one, an action dimension or a
+            seed that there is not, or the pictures cannot be written.
+    """
+    options = options or InspectOptions()
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DimeError(f"{folder} is no folder to write to: {error}.") from error
+    chains = check_output(folder / f"chains{options.figure_suffix}")
+    bounds = check_output(folder / f"bounds{options.figure_suffix}")
+    animation = folder / f"animation{options.animation_suffix}"
+    check_animation(animation)
+    view = view_policy(run_dir, options)
+    return [
+        save(chains_figure(view), chains),
+        save(bounds_figure(view), bounds),
+        write_animation(view, animation),
+    ]
 
 
 class LineChain(NamedTuple):
@@ -151,7 +213,7 @@ def draw_line_chain(axes: Axes, chain: LineChain) -> None:
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
     axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
     axes.set_yticks((-1.0, -0.5, 0.0, 0.5, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, label: str) -> None:
@@ -252,7 +314,7 @@ def _draw_bounds(axes: Axes, view: PolicyView) -> None:
     if len(at) == 1:
         axes.set(xticks=(0,), xlim=(-1, 1))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_scales(axes: Axes, view: PolicyView) -> None:
@@ -267,7 +329,7 @@ def _draw_scales(axes: Axes, view: PolicyView) -> None:
     axes.set(
         xlabel="action dimension", ylabel="diffusion scale", xlim=(-margin, count - 1 + margin)
     )
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
@@ -280,4 +342,93 @@ def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
+
+
+def check_animation(file: Path) -> None:
+    """Refuses an animation that `write_animation` cannot write.
+
+    Raises:
+        DimeError: the suffix is neither .gif nor .mp4, or there is no encoder for the latter.
+    """
+    if file.suffix == ".mp4":
+        refuse_unless_writable(file)
+    elif file.suffix != ".gif":
+        raise DimeError(f"An animation ends in .gif or .mp4, got {file.name}.")
+
+
+def write_animation(view: PolicyView, file: Path) -> Path:
+    """Writes an animation of the chains of every state, a frame per denoising step.
+
+    Raises:
+        DimeError: as `check_animation`, or the file cannot be written.
+    """
+    check_animation(file)
+    try:
+        if file.suffix == ".mp4":
+            write_video(file, frames(view), FRAMES_PER_SECOND)
+        else:
+            pictures: list[Any] = list(frames(view))
+            imageio.mimwrite(file, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)
+    except OSError as error:
+        raise DimeError(f"The animation cannot be written to {file}: {error}.") from error
+    return file
+
+
+def frames(view: PolicyView) -> Iterator[np.ndarray]:
+    """Pictures, uint8 (height, width, 3) of even size: one per denoising step, then the last."""
+    updates: list[Callable[[int], None]] = []
+    start = _start_line if len(view.plane) == 1 else _start_plane
+
+    def draw(axes: Axes, state: StateView) -> None:
+        updates.append(start(axes, state, view.plane))
+
+    draws: list[Draw] = [partial(draw, state=state) for state in view.states]
+    what = _LINE_ANIMATION_NOTE if len(view.plane) == 1 else _PLANE_ANIMATION_NOTE
+    caption = [f"{about(view)}. {what} Temperature {view.temperature:.3g}."]
+    figure = make_figure(draws, caption, panel_size=_ANIMATION_PANEL)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    last = len(view.step_sizes)
+    for step in range(last + 1):
+        for update in updates:
+            update(step)
+        canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]
+        even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2].copy()
+        for _ in range(NUM_LAST_FRAMES if step == last else 1):
+            yield even
+
+
+def _start_plane(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
+    """Draws the contours; the result draws the chains as they are at a denoising step."""
+    (dots,) = axes.plot([], [], ".", color=DARK, markersize=4, alpha=0.55, markeredgewidth=0)
+    draw_contours(axes, state.density)
+    set_box(axes)
+    axes.set(xlabel=f"action {plane[0]}", ylabel=f"action {plane[1]}")
+
+    def update(step: int) -> None:
+        dots.set_data(*state.points[step].T)
+        _set_title(axes, state, step)
+
+    return update
+
+
+def _start_line(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
+    """Draws exp(Q / temperature); the result draws the histogram at a denoising step."""
+    bars = axes.stairs(state.mass[0], bin_edges(1), fill=True, color=FILL)
+    expected = state.density / state.density.max()
+    axes.plot(bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
+    axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
+    axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {plane[0]}")
+
+    def update(step: int) -> None:
+        bars.set_data(state.mass[step] / state.mass[step].max())
+        _set_title(axes, state, step)
+
+    return update
+
+
+def _set_title(axes: Axes, state: StateView, step: int) -> None:
+    last = len(state.mass) - 1
+    axes.set_title(f"env step {state.env_step}, denoising step {step} of {last}", fontsize=9)
