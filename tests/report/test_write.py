@@ -7,8 +7,8 @@ import pytest
 
 from dime.errors import DimeError
 from dime.figures.curves import panels_of
-from dime.figures.figures import colour_of
 from dime.figures.runs import read_runs
+from dime.figures.style import colour_of
 from dime.report import report as writing
 from dime.report import write_report
 from dime.statistics import bootstrap_interval, iqm
