@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.figures.runs import OPERATIONAL, Run, flatten
@@ -102,6 +103,15 @@ class Panel(NamedTuple):
     environment: str
     metric: str
     curves: list[Curve]
+
+
+def official_mode(algorithm: str, modes: list[str]) -> str:
+    """The mode of these that the algorithm's paper reports; the first if that is not among them.
+
+    An algorithm from elsewhere is not imported to be asked: pictures run no code of their runs.
+    """
+    known = ALGORITHMS.get(algorithm)
+    return known.official_mode if known and known.official_mode in modes else modes[0]
 
 
 def panels_of(runs: list[Run]) -> list[Panel]:

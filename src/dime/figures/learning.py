@@ -14,20 +14,9 @@ from matplotlib.patches import Circle
 from dime.deploy.policy import load_policy
 from dime.envs.registry import make_env
 from dime.envs.tiny import MultiGoal
+from dime.figures import style
 from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, panels_of, read_reference
 from dime.figures.runs import RunDirs, read_runs, studies_among, unevaluated_note
-from dime.figures.style import (
-    METRIC_LABELS,
-    Draw,
-    check_output,
-    curve_style,
-    draw_series,
-    env_step_axis,
-    make_figure,
-    plain_axes,
-    save,
-    variants_of,
-)
 from dime.training.run_directory import RunDirectory
 
 _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
@@ -76,8 +65,8 @@ def plot(
         DimeError: one of the folders is not a run or has no evaluations yet, the reference cannot
             be read, a checkpoint is damaged, or the format cannot be written.
     """
-    path = check_output(output)
-    return save(plot_figure(run_dirs, reference, by), path)
+    path = style.check_output(output)
+    return style.save(plot_figure(run_dirs, reference, by), path)
 
 
 def plot_figure(
@@ -104,12 +93,12 @@ def plot_figure(
     captions += unevaluated_note(run_dirs)
     if waiting := [folder.resolve().name for folder in folders if folder not in with_paths]:
         captions.append(f"No paths of {', '.join(waiting)}: no checkpoint yet.")
-    return make_figure(draws, captions)
+    return style.make_figure(draws, captions)
 
 
-def learning_panels(panels: list[Panel], reference: Reference | None) -> list[Draw]:
+def learning_panels(panels: list[Panel], reference: Reference | None) -> list[style.Draw]:
     """What draws the curves of each panel."""
-    variants = variants_of(panels)
+    variants = style.variants_of(panels)
     return [
         partial(_draw_panel, panel=panel, variants=variants, reference=reference)
         for panel in panels
@@ -121,17 +110,17 @@ def _draw_panel(
 ) -> None:
     """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
-        draw_series(axes, curve.series, curve.label, curve_style(curve, variants))
+        style.draw_series(axes, curve.series, curve.label, style.curve_style(curve, variants))
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(curve.last_step for curve in panel.curves)
-        draw_series(axes, published.until(last), reference.name, _REFERENCE_STYLE)
+        style.draw_series(axes, published.until(last), reference.name, _REFERENCE_STYLE)
         if last > 0:
             axes.set_xlim(-0.03 * last, 1.03 * last)
-    plain_axes(axes, panel.environment, "env steps", METRIC_LABELS[panel.metric])
+    style.plain_axes(axes, panel.environment, "env steps", style.METRIC_LABELS[panel.metric])
     if panel.metric == "success_rate":
         axes.set_ylim(-0.03, 1.03)
-    env_step_axis(axes)
+    style.env_step_axis(axes)
 
 
 def learning_caption(panels: list[Panel], reference: Reference | None) -> list[str]:
@@ -147,8 +136,17 @@ def learning_caption(panels: list[Panel], reference: Reference | None) -> list[s
 
 
 def _statistic(curves: list[tuple[Panel, Curve]]) -> str:
+    """The most frequent number of seeds, and the curves that have another; what line and band are.
+
+    As "3; 2 in sac, stochastic".
+    """
     counts = Counter(curve.series.num_runs or 0 for _, curve in curves)
-    return f"Seeds per curve: {_by_count(curves, counts)}.{interval_note(counts)}"
+    usual = counts.most_common(1)[0][0]
+    text = f"Seeds per curve: {usual}"
+    for count in sorted(set(counts) - {usual}):
+        odd = [_named(curves, pair) for pair in curves if pair[1].series.num_runs == count]
+        text += f"; {count} in {_enumerated(odd)}"
+    return f"{text}.{interval_note(counts)}"
 
 
 def interval_note(counts: Iterable[int]) -> str:
@@ -161,16 +159,6 @@ def interval_note(counts: Iterable[int]) -> str:
         )
     if min(counts) < MIN_RUNS:
         text += f" With fewer than {MIN_RUNS} seeds each is a thin line, with no interval."
-    return text
-
-
-def _by_count(curves: list[tuple[Panel, Curve]], counts: Counter[int]) -> str:
-    """The most frequent number, and the curves that have another: "3; 2 in sac, stochastic"."""
-    usual = counts.most_common(1)[0][0]
-    text = f"{usual}"
-    for count in sorted(set(counts) - {usual}):
-        odd = [_named(curves, pair) for pair in curves if pair[1].series.num_runs == count]
-        text += f"; {count} in {_enumerated(odd)}"
     return text
 
 
@@ -253,13 +241,12 @@ def play_paths(policy: BatchPolicy, num_episodes: int) -> list[Path2D]:
             positions[i].append(info["position"])
             reached[i] = info["success"]
             running[i] = not (terminated or truncated)
-    return [_path(path, bool(success)) for path, success in zip(positions, reached, strict=True)]
-
-
-def _path(positions: list[np.ndarray], success: bool) -> Path2D:
-    position = np.stack(positions)
-    nearest = int(((position[-1] - MultiGoal.goals) ** 2).sum(axis=1).argmin())
-    return Path2D(position, nearest if success else None)
+    ends = np.stack([path[-1] for path in positions])
+    nearest = ((ends[:, None] - MultiGoal.goals) ** 2).sum(axis=-1).argmin(axis=-1)
+    return [
+        Path2D(np.stack(path), int(goal) if success else None)
+        for path, goal, success in zip(positions, nearest, reached, strict=True)
+    ]
 
 
 def count_goals(paths: list[Path2D]) -> list[int]:

@@ -18,37 +18,18 @@ from dime.deploy.policy import load_policy, restore_agents
 from dime.envs.registry import make
 from dime.envs.tiny import two_mode_log_density
 from dime.errors import DimeError, choose, require
+from dime.figures import policy, style
 from dime.figures.curves import (
     Series,
     histories_of,
+    official_mode,
     panels_of,
     read_reference,
     series_of,
 )
 from dime.figures.learning import interval_note, learning_caption, learning_panels
-from dime.figures.policy import (
-    Trained,
-    bin_centres,
-    boltzmann,
-    draw_chains,
-    masses,
-    prior_masses,
-    total_variation,
-)
 from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, LineChain, draw_line_chain
 from dime.figures.runs import Run, RunDirs, flatten, folders_of, read_runs, unevaluated_note
-from dime.figures.style import (
-    METRIC_LABELS,
-    Draw,
-    check_output,
-    colour_of,
-    draw_series,
-    env_step_axis,
-    make_figure,
-    plain_axes,
-    save,
-    shade,
-)
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
@@ -88,8 +69,8 @@ def draw_figure(
     Raises:
         DimeError: no such figure, or its runs are not what it shows.
     """
-    path = check_output(output)
-    return save(paper_figure(name, run_dirs, reference), path)
+    path = style.check_output(output)
+    return style.save(paper_figure(name, run_dirs, reference), path)
 
 
 def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
@@ -108,10 +89,8 @@ def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        algorithm = ALGORITHMS.get(run.config["algorithm"])
         modes = [record["mode"] for record in run.records]
-        mode = algorithm.official_mode if algorithm else modes[0]
-        mode = mode if mode in modes else modes[0]
+        mode = official_mode(run.config["algorithm"], modes)
         records = [record for record in run.records if record["mode"] == mode]
         shown.append(run._replace(records=records))
     return shown
@@ -122,7 +101,7 @@ def _curves(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
     published = read_reference(reference)
     panels = panels_of(official(read_runs(run_dirs)))
     caption = [*learning_caption(panels, published), *unevaluated_note(run_dirs)]
-    return make_figure(learning_panels(panels, published), caption)
+    return style.make_figure(learning_panels(panels, published), caption)
 
 
 # ---- figures 2b and 3b: a number over a setting
@@ -187,14 +166,14 @@ def _final_scores(run_dirs: RunDirs) -> Figure:
     """Figure 2b: the last score by temperature."""
     runs = read_runs(run_dirs)
     panels = panels_of(official(runs))
-    draws: list[Draw] = []
+    draws: list[style.Draw] = []
     for panel in panels:
         own = [run for run in runs if run.environment == panel.environment]
         last, points = final_score_points(own, panel.metric, _TEMPERATURE)
         labels = (
             panel.environment,
             "temperature",
-            f"{METRIC_LABELS[panel.metric]} at env step {last:,}",
+            f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}",
         )
         draws.append(partial(_draw_points, points=points, labels=labels))
     note = (
@@ -202,13 +181,13 @@ def _final_scores(run_dirs: RunDirs) -> Figure:
         f"in the study figure_2ab). {_POINTS_NOTE}"
     )
     caption = [note, *learning_caption(panels, None)[1:], *unevaluated_note(run_dirs)]
-    return make_figure(draws, caption)
+    return style.make_figure(draws, caption)
 
 
 def _wall_clock(run_dirs: RunDirs) -> Figure:
     """Figure 3b: wall-clock time by the number of denoising steps."""
     runs = read_runs(run_dirs)
-    draws: list[Draw] = []
+    draws: list[style.Draw] = []
     for environment in dict.fromkeys(run.environment for run in runs):
         own = [run for run in runs if run.environment == environment]
         points = wall_clock_points(own, _NUM_STEPS)
@@ -223,7 +202,7 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
         "slowed each other.",
         *unevaluated_note(run_dirs),
     ]
-    figure = make_figure(draws, caption)
+    figure = style.make_figure(draws, caption)
     for axes in figure.axes:
         axes.set_ylim(bottom=0.0)  # times are compared as ratios
     return figure
@@ -232,7 +211,7 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
 def _draw_points(axes: Axes, points: list[Point], labels: tuple[str, str, str]) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
     settings = [point.setting for point in points]
-    colour = colour_of("dime")
+    colour = style.colour_of("dime")
     series = [series_of([{0: float(n)} for n in point.numbers], labels[0]) for point in points]
     middle = [float(np.mean(one.lines)) for one in series]
     axes.plot(settings, middle, "-", color=colour, linewidth=1.6, zorder=3)
@@ -245,7 +224,7 @@ def _draw_points(axes: Axes, points: list[Point], labels: tuple[str, str, str]) 
     if max(settings) <= 1024 and min(settings) >= 1:
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
         axes.minorticks_off()
-    plain_axes(axes, *labels)
+    style.plain_axes(axes, *labels)
 
 
 # ---- figure 7: the learnt diffusion of action dimensions over training
@@ -289,7 +268,7 @@ def scales_figure(run_dirs: RunDirs) -> Figure:
     drawn = [one for of_dim in series.values() for one in of_dim.values()]
     top = max(float((one.lines if one.band is None else one.band).max()) for one in drawn)
     styles = _styles(by_kind)
-    draws: list[Draw] = [
+    draws: list[style.Draw] = [
         partial(_draw_scales, series=of_dim, styles=styles, dim=dim, top=1.08 * top)
         for dim, of_dim in series.items()
     ]
@@ -303,7 +282,7 @@ def scales_figure(run_dirs: RunDirs) -> Figure:
     ]
     if left_out := max(one.num_left_out for one in drawn):
         caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
-    return make_figure(draws, [*caption, *unevaluated_note(run_dirs)])
+    return style.make_figure(draws, [*caption, *unevaluated_note(run_dirs)])
 
 
 def default_dims(action_dim: int) -> list[int]:
@@ -340,7 +319,7 @@ def _styles(by_kind: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for algorithm, kinds in algorithms.items():
         for place, kind in enumerate(kinds):
-            colour = shade(colour_of(algorithm), place, len(kinds))
+            colour = style.shade(style.colour_of(algorithm), place, len(kinds))
             styles[kind] = {"color": colour, "linestyle": _DASHES[len(styles) % len(_DASHES)]}
     return styles
 
@@ -353,10 +332,10 @@ def _draw_scales(
     top: float,
 ) -> None:
     for kind, of_kind in series.items():
-        draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
-    plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
+        style.draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
+    style.plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
     axes.set_ylim(0.0, top)
-    env_step_axis(axes)
+    style.env_step_axis(axes)
 
 
 # ---- figure 1: chains of a one-dimensional policy at several fixed temperatures
@@ -385,7 +364,7 @@ class TemperatureChains(NamedTuple):
     @property
     def distance(self) -> float:
         """Total variation between the actions and exp(reward / temperature), 0 to 1."""
-        return total_variation(self.chain.mass[-1], self.chain.density)
+        return policy.total_variation(self.chain.mass[-1], self.chain.density)
 
 
 def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
@@ -410,7 +389,7 @@ def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
         f"Runs by temperature: {listed}.",
         *unevaluated_note(run_dirs),
     ]
-    return make_figure(
+    return style.make_figure(
         [partial(_draw_chain, run=run) for run in runs], caption, panel_size=(4.2, 3.4)
     )
 
@@ -426,18 +405,20 @@ def chains_of(run_dir: Path) -> TemperatureChains:
             f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
             f"drawn on {BANDIT}, where the right answer is known."
         )
-    agent = Trained.of(restored, 0, run_dir)
+    agent = policy.Trained.of(restored, 0, run_dir)
     if agent.config.temperature.learn:
         raise DimeError(
             f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
             f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
         )
-    drawn = draw_chains(agent.state.policy, make(BANDIT).reset(0), NUM_CHAINS, jax.random.key(0))
+    drawn = policy.draw_chains(
+        agent.state.policy, make(BANDIT).reset(0), NUM_CHAINS, jax.random.key(0)
+    )
     chain = LineChain(
-        mass=masses(drawn.actions),
+        mass=policy.masses(drawn.actions),
         points=np.array(drawn.actions[:, :NUM_PATHS, 0]),
-        prior=prior_masses(agent.prior_std),
-        density=boltzmann(two_mode_log_density(bin_centres(1)), agent.temperature),
+        prior=policy.prior_masses(agent.prior_std),
+        density=policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature),
         density_name="exp(reward / temperature)",
     )
     env_step = restored.checkpoint.env_step
@@ -470,16 +451,16 @@ def _comparison(run_dirs: RunDirs) -> Figure:
     panels = panels_of(official(runs))
     draws = [*learning_panels(panels, None), *bandit_histograms(runs)]
     caption = [*learning_caption(panels, None), _BANDIT_NOTE, *unevaluated_note(run_dirs)]
-    return make_figure(draws, caption)
+    return style.make_figure(draws, caption)
 
 
-def bandit_histograms(runs: list[Run]) -> list[Draw]:
+def bandit_histograms(runs: list[Run]) -> list[style.Draw]:
     """A panel per run on the bandit, in the registry's order.
 
     Shown are actions of its newest checkpoint's first seed, in the mode that draws plainly from the
     policy if there is one.
     """
-    draws: list[Draw] = []
+    draws: list[style.Draw] = []
     order = {name: place for place, name in enumerate(ALGORITHMS)}
     on_bandit = [run for run in runs if run.environment == BANDIT]
     on_bandit.sort(key=lambda run: order.get(run.config["algorithm"], len(order)))
@@ -491,8 +472,9 @@ def bandit_histograms(runs: list[Run]) -> list[Draw]:
         temperature = fixed_temperature(run.config)
         title = f"{algorithm.name}, {mode.replace('_', ' ')}"
         title += f", temperature {temperature:g}" if temperature else ""
-        style = {"colour": colour_of(algorithm.name), "temperature": temperature or 1.0}
-        draws.append(partial(_draw_histogram, actions=actions, title=title, **style))
+        draw = partial(_draw_histogram, actions=actions, title=title)
+        colour = style.colour_of(algorithm.name)
+        draws.append(partial(draw, colour=colour, temperature=temperature or 1.0))
     return draws
 
 
@@ -517,7 +499,7 @@ def _draw_histogram(
     exact /= np.trapezoid(exact, grid)
     axes.plot(grid, exact, color="black", linewidth=1.2, zorder=3)
     axes.set_ylim(0.0, min(6.0, 2.2 * float(exact.max())))
-    plain_axes(axes, title, "action", "density")
+    style.plain_axes(axes, title, "action", "density")
 
 
 # ---- figure 5 and table 1: the environments, pictured, with their sizes
@@ -549,7 +531,7 @@ def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
     An environment that cannot be made or rendered here has a panel with the reason.
     """
     portraits = [portrait_of(name) for name in environments]
-    draws: list[Draw] = [partial(_draw_portrait, portrait=portrait) for portrait in portraits]
+    draws: list[style.Draw] = [partial(_draw_portrait, portrait=portrait) for portrait in portraits]
     caption = [
         f"{len(portraits)} environments: the first frame of the episode with seed 0, rendered by "
         "the environment with its own camera; length of an observation and of an action, as the "
@@ -558,7 +540,7 @@ def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
     if missing := [portrait.name for portrait in portraits if portrait.frame is None]:
         caption.append(f"Not pictured here, for the reason given: {', '.join(missing)}.")
     columns = min(_MAX_COLUMNS, len(portraits))
-    return make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
+    return style.make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
 
 
 def portrait_of(name: str) -> Portrait:

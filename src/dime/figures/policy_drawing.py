@@ -15,20 +15,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dime.deploy.video import refuse_unless_writable, write_video
 from dime.errors import DimeError
-from dime.figures.policy import (
-    NUM_BOUND_CHAINS,
-    NUM_CHAINS,
-    NUM_POINTS,
-    InspectOptions,
-    PolicyView,
-    StateView,
-    bin_centres,
-    bin_edges,
-    levels_enclosing,
-    prior_masses,
-    total_variation,
-    view_policy,
-)
+from dime.figures import policy
+from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy
 from dime.figures.style import Draw, check_output, make_figure, open_frame, save
 
 # From white to a blue that lines still stand out from; lightness falls evenly.
@@ -61,7 +49,7 @@ NUM_LAST_FRAMES = 8
 """How often the last denoising step is shown, before the animation repeats."""
 _DPI = 100
 _LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
-_PLANE_ANIMATION_NOTE = f"Dots: {NUM_POINTS} chains. {CONTOURS_NOTE}"
+_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {CONTOURS_NOTE}"
 _ANIMATION_PANEL = 3.2, 3.2  # inches
 
 
@@ -144,8 +132,8 @@ def _about_chains(view: PolicyView) -> list[str]:
     dims = " and ".join(map(str, view.plane))
     plural = "" if len(view.plane) == 1 else "s"
     text = (
-        f"{about(view)}; {NUM_CHAINS} chains of each state. Action dimension{plural} {dims} of "
-        f"{view.action_dim}; temperature {view.temperature:.3g}."
+        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. Action dimension{plural} {dims} "
+        f"of {view.action_dim}; temperature {view.temperature:.3g}."
     )
     if view.action_dim == len(view.plane):
         return [text]
@@ -178,13 +166,13 @@ def shown_steps(num_steps: int) -> list[int]:
 def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
     name = "exp(Q / temperature)"
     chain = LineChain(
-        state.mass, state.points[..., 0], prior_masses(view.prior_std), state.density, name
+        state.mass, state.points[..., 0], policy.prior_masses(view.prior_std), state.density, name
     )
     draw_line_chain(axes, chain)
     axes.set_ylabel(f"action {view.plane[0]}")
     title = f"env step {state.env_step}"
     if view.action_dim == 1:
-        title += f": total variation {total_variation(state.mass[-1], state.density):.2f}"
+        title += f": total variation {policy.total_variation(state.mass[-1], state.density):.2f}"
     axes.set_title(title, fontsize=10)
 
 
@@ -195,7 +183,9 @@ def draw_line_chain(axes: Axes, chain: LineChain) -> None:
     columns = np.arange(steps + 2) - 0.5
     darkest = max(float(np.quantile(chain.mass, _DARKEST_ON_LINE)), 2.5 * chain.mass[0].mean())
     norm = PowerNorm(0.7, 0.0, darkest)
-    axes.pcolormesh(columns, bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    axes.pcolormesh(
+        columns, policy.bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True
+    )
     axes.plot(chain.points[:, :NUM_PATHS], color=PATH, linewidth=0.6, alpha=0.6)
     left, right = -0.5 - gap, steps + 0.5 + gap
     prior = np.sqrt(chain.prior / chain.prior.max())
@@ -205,7 +195,7 @@ def draw_line_chain(axes: Axes, chain: LineChain) -> None:
     _draw_sideways(axes, right, scale * chain.mass[-1], FILL, "last actions")
     axes.plot(
         right + scale * expected,
-        bin_centres(1),
+        policy.bin_centres(1),
         color=TARGET,
         linewidth=1.4,
         label=chain.density_name,
@@ -220,7 +210,7 @@ def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, lab
     """A filled histogram that stands on the vertical line at `base`."""
     axes.stairs(
         base + height,
-        bin_edges(1),
+        policy.bin_edges(1),
         baseline=base,
         orientation="horizontal",
         fill=True,
@@ -252,7 +242,7 @@ def _plane_rows(view: PolicyView) -> list[Draw]:
 
 def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
     """A share per bin in blue, contours of exp(Q / temperature)."""
-    edges = bin_edges(2)
+    edges = policy.bin_edges(2)
     darkest = np.quantile(mass, _DARKEST) or mass.max()  # where all is in few bins, the fullest
     norm = PowerNorm(0.5, 0, darkest)
     axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
@@ -264,8 +254,8 @@ def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[
 
 def draw_contours(axes: Axes, density: np.ndarray) -> None:
     """Contours of a density on the plane; where bins are too coarse for any, its highest bin."""
-    centres = bin_centres(2)
-    levels = levels_enclosing(density, ENCLOSED)
+    centres = policy.bin_centres(2)
+    levels = policy.levels_enclosing(density, ENCLOSED)
     if levels:
         axes.contour(centres, centres, density.T, levels, colors=TARGET, linewidths=1.1)
     else:
@@ -286,9 +276,9 @@ def bounds_figure(view: PolicyView) -> Figure:
         f"{about(view)}.",
         "Entropy bound: -log_prob of the chain (denoising against noising kernels, with the prior "
         "and the tanh), nats for the whole action; its expectation is at most the policy's "
-        f"entropy. Line: mean over {NUM_BOUND_CHAINS} chains of each of {len(view.bounds.mean)} "
-        f"states; band: two standard errors. Uniform actions have {uniform:.3g}. Vertical lines: "
-        "the states whose chains are drawn.",
+        f"entropy. Line: mean over {policy.NUM_BOUND_CHAINS} chains of each of "
+        f"{len(view.bounds.mean)} states; band: two standard errors. Uniform actions have "
+        f"{uniform:.3g}. Vertical lines: the states whose chains are drawn.",
         "Diffusion scale: what the cosine profile is multiplied by to give the step sizes "
         "(integrated diffusion, latent units squared), learnt per action dimension; dark: the "
         "dimensions whose chains are drawn.",
@@ -361,9 +351,8 @@ def write_animation(view: PolicyView, file: Path) -> Path:
     """Writes an animation of the chains of every state, a frame per denoising step.
 
     Raises:
-        DimeError: as `check_animation`, or the file cannot be written.
+        DimeError: the file cannot be written.
     """
-    check_animation(file)
     try:
         if file.suffix == ".mp4":
             write_video(file, frames(view), FRAMES_PER_SECOND)
@@ -416,9 +405,9 @@ def _start_plane(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callab
 
 def _start_line(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
     """Draws exp(Q / temperature); the result draws the histogram at a denoising step."""
-    bars = axes.stairs(state.mass[0], bin_edges(1), fill=True, color=FILL)
+    bars = axes.stairs(state.mass[0], policy.bin_edges(1), fill=True, color=FILL)
     expected = state.density / state.density.max()
-    axes.plot(bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
+    axes.plot(policy.bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
     axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
     axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {plane[0]}")
 

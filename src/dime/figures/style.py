@@ -86,10 +86,13 @@ def make_figure(
         columns: panels in a row; by default as many as make a compact figure.
         panel_size: width and height of a panel, in inches.
     """
-    columns = columns or _num_columns(len(draws))
+    # up to three panels side by side, more of them in a square, never more than four a row
+    square = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(draws))))
+    columns = columns or (len(draws) if len(draws) <= 3 else square)
     rows = math.ceil(len(draws) / columns)
     width = max(_MIN_WIDTH, columns * panel_size[0])
-    text = _wrapped(caption, width)
+    characters = int(width * _CHARACTERS_PER_INCH)
+    text = "\n".join(textwrap.fill(paragraph, characters) for paragraph in caption)
     with _plain_style():
         figure = Figure(facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
@@ -121,16 +124,6 @@ def save(figure: Figure, path: Path) -> Path:
     except OSError as error:
         raise DimeError(f"The figure cannot be written to {path}: {error}.") from error
     return path
-
-
-def _num_columns(num_panels: int) -> int:
-    """Up to three panels side by side, more of them in a square, never more than four a row."""
-    return num_panels if num_panels <= 3 else min(_MAX_COLUMNS, math.ceil(math.sqrt(num_panels)))
-
-
-def _wrapped(paragraphs: list[str], width: float) -> str:
-    characters = int(width * _CHARACTERS_PER_INCH)
-    return "\n".join(textwrap.fill(paragraph, characters) for paragraph in paragraphs)
 
 
 def _add_legend(figure: Figure, width: float) -> int:

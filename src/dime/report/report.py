@@ -9,9 +9,10 @@ import math
 import shlex
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import dime
 from dime.errors import DimeError, require
@@ -118,6 +119,8 @@ class Page:
             "counted": counted,
             "span": span_text,
             "seeds": lambda seeds: seed_text(seeds).removeprefix("seeds ").removeprefix("seed "),
+            "median": statistics.median,
+            "json": lambda config: json.dumps(config, indent=2),
             "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
         }
         environment.globals["official"] = OFFICIAL
@@ -189,14 +192,15 @@ def content_of(
     results = analyst.results(entry.run for entry in sources.entries if entry.run)
     drawn = [result for result in results if result.panel is not None]
     panels = [result.panel for result in drawn if result.panel is not None]
-    starts = [start for entry in sources.entries for start in entry.starts]
-    times = sorted(str(start["time"])[:10] for start in starts if "time" in start)
+    entries = sources.entries
+    starts = [(entry.name, start) for entry in entries for start in entry.starts]
+    times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
     return {
         "studies": sources.studies,
-        "entries": sources.entries,
+        "entries": entries,
         "problems": sources.problems,
         "results": results,
-        "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in sources.entries),
+        "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
         "dates": [times[0], times[-1]] if times else [],
         "metrics": METRIC_LABELS,
         "charts": {result.environment: chart_data(result, reference) for result in drawn},
@@ -204,12 +208,12 @@ def content_of(
         "looks": looks_of(panels),
         "reference": reference,
         "scores": {mode: score_table(drawn, mode) for mode in mode_choices(drawn)},
-        "kinds": list(dict.fromkeys(entry.kind for entry in sources.entries if entry.config)),
-        "settings": _differing_settings(sources.entries),
-        "configs": _configs(sources.entries),
-        "paces": _paces(sources.entries),
-        "commands": _commands(sources.entries),
-        "versions": _versions(sources.entries),
+        "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
+        "settings": _differing_settings(entries),
+        "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
+        "paces": _grouped(((e.kind, _machine(e)), e) for e in entries if e.pace),
+        "commands": _grouped((_command(start), name) for name, start in starts if _command(start)),
+        "versions": _grouped((_versions(start), name) for name, start in starts),
     }
 
 
@@ -223,61 +227,26 @@ def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]
             text = value if isinstance(value, str) else json.dumps(value)
             if name not in _NO_SETTINGS and text not in seen:
                 seen.append(text)
-    return {
-        name: of
-        for name, of in sorted(values.items())
-        if len({tuple(of.get(kind, [])) for kind in kinds}) > 1
-        or any(len(v) > 1 for v in of.values())
-    }
+
+    def same(of: dict[str, list[str]]) -> bool:
+        return all(len(seen) < 2 for seen in of.values()) and (
+            len({tuple(of.get(kind, [])) for kind in kinds}) == 1
+        )
+
+    return {name: of for name, of in sorted(values.items()) if not same(of)}
 
 
-def _configs(entries: list[Entry]) -> list[tuple[str, list[Entry]]]:
-    """Each config once, with the runs that have it; they may differ in their seeds."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.config:
-            config = entry.config
-            if isinstance(training := config.get("training"), dict):
-                config = config | {"training": training | {"seeds": None}}
-            groups[json.dumps(config, sort_keys=True)].append(entry)
-    return [(json.dumps(group[0].config, indent=2), group) for group in groups.values()]
+def _config_text(entry: Entry) -> str:
+    """The config without its seeds: what runs that are listed together have in common."""
+    config = entry.config
+    if isinstance(training := config.get("training"), dict):
+        config = config | {"training": training | {"seeds": None}}
+    return json.dumps(config, sort_keys=True)
 
 
-class Pace(NamedTuple):
-    """How fast the runs of an algorithm were on a machine, in env steps per second and seed."""
-
-    kind: str
-    machine: str
-    paces: list[float]
-    num_seeds: set[int]
-
-    @property
-    def median(self) -> float:
-        """Of the runs."""
-        return statistics.median(self.paces)
-
-
-def _paces(entries: list[Entry]) -> list[Pace]:
-    groups: dict[tuple[str, str], Pace] = {}
-    for entry in entries:
-        if entry.pace:
-            start = entry.last_start
-            names = [str(start[key]) for key in ("device", "platform") if key in start]
-            key = entry.kind, " · ".join(names) or "–"
-            group = groups.setdefault(key, Pace(*key, [], set()))
-            group.paces.append(entry.pace)
-            group.num_seeds.add(len(entry.seeds))
-    return list(groups.values())
-
-
-def _commands(entries: list[Entry]) -> dict[str, list[str]]:
-    """The commands that started runs, each with the names of those runs."""
-    commands: dict[str, dict[str, None]] = defaultdict(dict)
-    for entry in entries:
-        for start in entry.starts:
-            if command := _command(start):
-                commands[command][entry.name] = None
-    return {command: list(names) for command, names in commands.items()}
+def _machine(entry: Entry) -> str:
+    start = entry.last_start
+    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
 
 
 def _command(start: dict[str, Any]) -> str:
@@ -289,18 +258,23 @@ def _command(start: dict[str, Any]) -> str:
     return shlex.join([PurePath(program).name, *arguments])
 
 
-def _versions(entries: list[Entry]) -> dict[tuple[str, ...], set[str]]:
-    """Versions, commit and machine, each combination with the names of its runs."""
-    groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for entry in entries:
-        for start in entry.starts:
-            libraries = start.get("versions")
-            named = libraries.items() if isinstance(libraries, dict) else ()
-            keys = ("dime", "git_commit", "python", "platform")
-            cells = [str(start.get(key) or "–") for key in keys]
-            cells.append(f"{start.get('device', '–')} ({start.get('backend', '–')})")
-            cells.append(", ".join(f"{name} {version}" for name, version in named))
-            groups[tuple(cells)].add(entry.name)
+def _versions(start: dict[str, Any]) -> tuple[str, ...]:
+    """Versions, commit and machine."""
+    libraries = start.get("versions")
+    named = libraries.items() if isinstance(libraries, dict) else ()
+    return (
+        *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
+        f"{start.get('device', '–')} ({start.get('backend', '–')})",
+        ", ".join(f"{name} {version}" for name, version in named),
+    )
+
+
+def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The second of each pair by the first, each once."""
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for key, value in pairs:
+        if value not in groups[key]:
+            groups[key].append(value)
     return groups
 
 
@@ -319,20 +293,14 @@ def _inlined(
     videos: dict[tuple[str, str], Path], room: int
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """Addresses that contain the videos, the smallest first, in `room` bytes; those left out."""
-    # base64 takes four characters for three bytes
-    sizes = {k: len(_VIDEO_URI) + -(-f.stat().st_size // 3) * 4 for k, f in videos.items()}
-    taken = set()
-    for key in sorted(sizes, key=lambda key: sizes[key]):
-        if sizes[key] <= room:
-            room -= sizes[key]
-            taken.add(key)
-    left_out = sorted(f"{kind} on {env}" for kind, env in videos.keys() - taken)
-    inlined = {
-        key: _VIDEO_URI + base64.b64encode(file.read_bytes()).decode()
-        for key, file in videos.items()
-        if key in taken
-    }
-    return inlined, left_out
+    inlined = {}
+    for key, file in sorted(videos.items(), key=lambda video: video[1].stat().st_size):
+        # base64 takes four characters for three bytes
+        room -= len(_VIDEO_URI) + -(-file.stat().st_size // 3) * 4
+        if room >= 0:
+            inlined[key] = _VIDEO_URI + base64.b64encode(file.read_bytes()).decode()
+    left_out = [f"{kind} on {env}" for kind, env in sorted(videos.keys() - inlined)]
+    return {key: inlined[key] for key in videos if key in inlined}, left_out
 
 
 def score_text(value: float | None, metric: str) -> str:
@@ -371,14 +339,12 @@ def duration_text(seconds: float) -> str:
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours:02d} h"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02d} h"
+    return f"{hours} h {minute:02d} min" if hours else f"{minutes} min {second:02d} s"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

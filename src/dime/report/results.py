@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
-from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, panels_of
+from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, official_mode, panels_of
 from dime.figures.runs import Run
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
 from dime.statistics import bootstrap_interval, iqm
@@ -81,22 +80,12 @@ class Result(NamedTuple):
 
     def chosen(self, mode: str) -> dict[str, Curve]:
         """One curve per algorithm and variant: that of a mode, or of the official one."""
-        by_kind: dict[str, list[Curve]] = defaultdict(list)
+        shown = {}
         for curve in self.curves:
-            by_kind[curve.kind].append(curve)
-        if mode == OFFICIAL:
-            return {kind: official(curves) for kind, curves in by_kind.items()}
-        return {curve.kind: curve for curve in self.curves if curve.mode == mode}
-
-
-def official(curves: list[Curve]) -> Curve:
-    """The curve in the algorithm's official mode; in its first, if that was not evaluated.
-
-    An algorithm from elsewhere is not imported to be asked: a report runs no code of its runs.
-    """
-    algorithm = ALGORITHMS.get(curves[0].algorithm)
-    wanted = algorithm.official_mode if algorithm else ""
-    return next((curve for curve in curves if curve.mode == wanted), curves[0])
+            modes = [other.mode for other in self.curves if other.kind == curve.kind]
+            if curve.mode == (official_mode(curve.algorithm, modes) if mode == OFFICIAL else mode):
+                shown[curve.kind] = curve
+        return shown
 
 
 class Analyst:
