@@ -15,7 +15,7 @@ import numpy as np
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
-from dime.figures.runs import OPERATIONAL, Run, flatten
+from dime.figures.runs import OPERATIONAL, Run, by_environment, flatten
 from dime.statistics import bootstrap_interval, iqm
 
 MIN_RUNS = 3
@@ -122,10 +122,7 @@ def panels_of(runs: list[Run]) -> list[Panel]:
     Raises:
         DimeError: runs to be pooled share no evaluated env step.
     """
-    by_environment: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_environment[run.environment].append(run)
-    return [_panel(environment, of) for environment, of in by_environment.items()]
+    return [_panel(environment, group) for environment, group in by_environment(runs).items()]
 
 
 def _panel(environment: str, runs: list[Run]) -> Panel:

@@ -28,8 +28,16 @@ from dime.figures.curves import (
     series_of,
 )
 from dime.figures.learning import interval_note, learning_caption, learning_panels
-from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, LineChain, draw_line_chain
-from dime.figures.runs import Run, RunDirs, flatten, folders_of, read_runs, unevaluated_note
+from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, draw_line_chain
+from dime.figures.runs import (
+    Run,
+    RunDirs,
+    by_environment,
+    flatten,
+    folders_of,
+    read_runs,
+    unevaluated_note,
+)
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
@@ -107,14 +115,11 @@ def _curves(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
 # ---- figures 2b and 3b: a number over a setting
 
 
-class Point(NamedTuple):
-    """Runs of one setting: its value, and a number for each of them."""
-
-    setting: float
-    numbers: np.ndarray
+Points = dict[float, np.ndarray]
+"""By the value of a setting, in rising order, a number for each of its runs."""
 
 
-def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int, list[Point]]:
+def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int, Points]:
     """The last env step that all runs share, and the scores there by the value of a setting.
 
     Raises:
@@ -132,7 +137,7 @@ def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int,
     return last, _points(((run, history[last]) for run, history in histories), setting)
 
 
-def wall_clock_points(runs: list[Run], setting: str) -> list[Point]:
+def wall_clock_points(runs: list[Run], setting: str) -> Points:
     """Hours per million env steps between evaluations, by the value of a setting.
 
     Of runs with more than two, the time up to the second is left out: compilation is in it. One
@@ -152,14 +157,14 @@ def _hours(run: Run) -> float:
     return (last["wall_time_s"] - first["wall_time_s"]) / steps * 1e6 / 3600
 
 
-def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> list[Point]:
+def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
     by_value: dict[float, list[float]] = defaultdict(list)
     for run, number in numbers:
         value = flatten(run.config).get(setting)
         if not isinstance(value, int | float):
             raise DimeError(f"{run.folder} has no number {setting}; the figure is drawn over it.")
         by_value[float(value)].append(number)
-    return [Point(value, np.array(by_value[value])) for value in sorted(by_value)]
+    return {value: np.array(by_value[value]) for value in sorted(by_value)}
 
 
 def _final_scores(run_dirs: RunDirs) -> Figure:
@@ -167,14 +172,10 @@ def _final_scores(run_dirs: RunDirs) -> Figure:
     runs = read_runs(run_dirs)
     panels = panels_of(official(runs))
     draws: list[style.Draw] = []
-    for panel in panels:
-        own = [run for run in runs if run.environment == panel.environment]
+    for panel, own in zip(panels, by_environment(runs).values(), strict=True):
         last, points = final_score_points(own, panel.metric, _TEMPERATURE)
-        labels = (
-            panel.environment,
-            "temperature",
-            f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}",
-        )
+        label = f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}"
+        labels = panel.environment, "temperature", label
         draws.append(partial(_draw_points, points=points, labels=labels))
     note = (
         "Scores at the last env step that all runs share, against the initial temperature (fixed "
@@ -188,10 +189,9 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
     """Figure 3b: wall-clock time by the number of denoising steps."""
     runs = read_runs(run_dirs)
     draws: list[style.Draw] = []
-    for environment in dict.fromkeys(run.environment for run in runs):
-        own = [run for run in runs if run.environment == environment]
-        points = wall_clock_points(own, _NUM_STEPS)
+    for environment, own in by_environment(runs).items():
         labels = environment, "denoising steps", "hours per 1M env steps"
+        points = wall_clock_points(own, _NUM_STEPS)
         draws.append(partial(_draw_points, points=points, labels=labels))
     seeds = sorted({len(run.config["training"]["seeds"]) for run in runs})
     shared = " and ".join(map(str, seeds))
@@ -208,18 +208,17 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, points: list[Point], labels: tuple[str, str, str]) -> None:
+def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
-    settings = [point.setting for point in points]
-    colour = style.colour_of("dime")
-    series = [series_of([{0: float(n)} for n in point.numbers], labels[0]) for point in points]
-    middle = [float(np.mean(one.lines)) for one in series]
+    colour, settings, middle = style.colour_of("dime"), list(points), []
+    for setting, numbers in points.items():
+        series = series_of([{0: float(number)} for number in numbers], labels[0])
+        middle.append(float(np.mean(series.lines)))
+        many = [setting] * len(numbers)
+        axes.plot(many, numbers, "o", color=colour, markersize=4, alpha=0.55, zorder=4)
+        if series.band is not None:
+            axes.plot(many[:2], series.band[:, 0], color=colour, linewidth=4, alpha=0.25)
     axes.plot(settings, middle, "-", color=colour, linewidth=1.6, zorder=3)
-    for point, one in zip(points, series, strict=True):
-        many = [point.setting] * len(point.numbers)
-        axes.plot(many, point.numbers, "o", color=colour, markersize=4, alpha=0.55, zorder=4)
-        if one.band is not None:
-            axes.plot(many[:2], one.band[:, 0], color=colour, linewidth=4, alpha=0.25)
     axes.set_xscale("log")
     if max(settings) <= 1024 and min(settings) >= 1:
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
@@ -243,10 +242,11 @@ def scales_figure(run_dirs: RunDirs) -> Figure:
         DimeError: the runs are on several environments, or one has no diffusion scale in its
             records.
     """
+    runs = read_runs(run_dirs)
     by_kind: dict[str, list[Run]] = defaultdict(list)
-    for run in read_runs(run_dirs):
+    for run in runs:
         by_kind[run.kind].append(run)
-    environments = sorted({run.environment for runs in by_kind.values() for run in runs})
+    environments = sorted(by_environment(runs))
     if len(environments) > 1:
         raise DimeError(
             f"The runs are on {', '.join(environments)}; action dimensions of several environments "
@@ -352,19 +352,16 @@ class TemperatureChains(NamedTuple):
         name: the run's folder.
         seed: whose policy it is.
         env_step: how long it was trained.
-        chain: what is drawn; its density is exp(reward / temperature).
+        prior_std: of the chains, in latent units.
+        chains: what is drawn; the density is exp(reward / temperature).
     """
 
     temperature: float
     name: str
     seed: int
     env_step: int
-    chain: LineChain
-
-    @property
-    def distance(self) -> float:
-        """Total variation between the actions and exp(reward / temperature), 0 to 1."""
-        return policy.total_variation(self.chain.mass[-1], self.chain.density)
+    prior_std: float
+    chains: policy.StateView
 
 
 def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
@@ -390,7 +387,7 @@ def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
         *unevaluated_note(run_dirs),
     ]
     return style.make_figure(
-        [partial(_draw_chain, run=run) for run in runs], caption, panel_size=(4.2, 3.4)
+        [partial(_draw_chains, run=run) for run in runs], caption, panel_size=(4.2, 3.4)
     )
 
 
@@ -411,26 +408,23 @@ def chains_of(run_dir: Path) -> TemperatureChains:
             f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
             f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
         )
-    drawn = policy.draw_chains(
-        agent.state.policy, make(BANDIT).reset(0), NUM_CHAINS, jax.random.key(0)
-    )
-    chain = LineChain(
-        mass=policy.masses(drawn.actions),
-        points=np.array(drawn.actions[:, :NUM_PATHS, 0]),
-        prior=policy.prior_masses(agent.prior_std),
-        density=policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature),
-        density_name="exp(reward / temperature)",
-    )
-    env_step = restored.checkpoint.env_step
+    obs = make(BANDIT).reset(0)
+    actions, _ = policy.draw_chains(agent.state.policy, obs, NUM_CHAINS, jax.random.key(0))
+    density = policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature)
     return TemperatureChains(
-        agent.temperature, run_dir.resolve().name, restored.seeds[0], env_step, chain
+        agent.temperature,
+        run_dir.resolve().name,
+        restored.seeds[0],
+        restored.checkpoint.env_step,
+        agent.prior_std,
+        policy.StateView(0, policy.masses(actions), actions[:, :NUM_PATHS].copy(), density),
     )
 
 
-def _draw_chain(axes: Axes, run: TemperatureChains) -> None:
-    draw_line_chain(axes, run.chain)
+def _draw_chains(axes: Axes, run: TemperatureChains) -> None:
+    draw_line_chain(axes, run.chains, run.prior_std, "exp(reward / temperature)")
     axes.set_ylabel("action")
-    title = f"temperature {run.temperature:g}: total variation {run.distance:.2f}"
+    title = f"temperature {run.temperature:g}: total variation {run.chains.distance:.2f}"
     axes.set_title(title, fontsize=10)
 
 

@@ -61,18 +61,6 @@ class InspectOptions:
     """Of the animation: .gif or .mp4."""
 
 
-class Chains(NamedTuple):
-    """Chains of one or more observations.
-
-    Attributes:
-        actions: (steps + 1, *batch, act), tanh of every latent; the last are the actions taken.
-        log_prob: (*batch), one-sample values of the bound on the log density, nats.
-    """
-
-    actions: np.ndarray
-    log_prob: np.ndarray
-
-
 def bin_edges(dims: int) -> np.ndarray:
     """The ends of the bins of one action dimension, (bins + 1,), if `dims` are drawn."""
     return np.linspace(-1.0, 1.0, NUM_BINS[dims] + 1)
@@ -90,14 +78,19 @@ def _draw(policy: DiffusionPolicy, obs: Float[Array, "*batch obs"], key: Key[Arr
     return jnp.tanh(chain.latents), policy.weigh(chain).log_prob
 
 
-def draw_chains(policy: DiffusionPolicy, obs: np.ndarray, num: int, key: Key[Array, ""]) -> Chains:
-    """`num` chains for each observation: of (*batch, obs) the result has axes (num, *batch).
+def draw_chains(
+    policy: DiffusionPolicy, obs: np.ndarray, num: int, key: Key[Array, ""]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`num` chains for each observation: of (*batch, obs) the results have axes (num, *batch).
 
-    The last actions and their `log_prob` are those of `policy.sample` with the same key.
+    Returns:
+        (steps + 1, num, *batch, act), tanh of every latent, the last being the actions taken; and
+        (num, *batch), one-sample values of the bound on the log density, nats. The last actions and
+        their values are those of `policy.sample` with the same key.
     """
     repeated = jnp.broadcast_to(jnp.asarray(obs), (num, *obs.shape))
     actions, log_prob = _draw(policy, repeated, key)
-    return Chains(np.asarray(actions), np.asarray(log_prob, np.float64))
+    return np.asarray(actions), np.asarray(log_prob, np.float64)
 
 
 def masses(actions: np.ndarray) -> np.ndarray:
@@ -185,6 +178,11 @@ class StateView(NamedTuple):
     mass: np.ndarray
     points: np.ndarray
     density: np.ndarray
+
+    @property
+    def distance(self) -> float:
+        """Total variation between the actions and the density, 0 to 1."""
+        return total_variation(self.mass[-1], self.density)
 
 
 class Bounds(NamedTuple):
@@ -349,7 +347,7 @@ def _spread(episode: Episode, num: int) -> list[int]:
 
 def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
     key = jax.random.fold_in(jax.random.key(0), env_step)
-    actions = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key).actions
+    actions, _ = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key)
     shown = actions[..., list(plane)]
     return StateView(
         env_step=env_step,
@@ -362,9 +360,10 @@ def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]
 def _bounds(agent: Trained, episode: Episode) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(episode, MAX_BOUND_STATES))
-    drawn = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, jax.random.key(1))
-    error = drawn.log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
-    return Bounds(at, -drawn.log_prob.mean(axis=0), error)
+    key = jax.random.key(1)
+    _, log_prob = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, key)
+    error = log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
+    return Bounds(at, -log_prob.mean(axis=0), error)
 
 
 def _target_bound(config: DimeConfig, action_dim: int) -> float | None:

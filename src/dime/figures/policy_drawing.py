@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import imageio
 import numpy as np
@@ -95,24 +95,6 @@ def inspect_policy(
     ]
 
 
-class LineChain(NamedTuple):
-    """A chain of one dimension.
-
-    Attributes:
-        mass: (steps + 1, bins), the share of chains per bin.
-        points: (steps + 1, chains), some chains.
-        prior: (bins,), the prior's probabilities.
-        density: (bins,), what the last actions should have.
-        density_name: as in the legend.
-    """
-
-    mass: np.ndarray
-    points: np.ndarray
-    prior: np.ndarray
-    density: np.ndarray
-    density_name: str
-
-
 def chains_figure(view: PolicyView) -> Figure:
     """The chains' marginals by denoising step beside exp(Q / temperature).
 
@@ -164,41 +146,35 @@ def shown_steps(num_steps: int) -> list[int]:
 
 
 def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
-    name = "exp(Q / temperature)"
-    chain = LineChain(
-        state.mass, state.points[..., 0], policy.prior_masses(view.prior_std), state.density, name
-    )
-    draw_line_chain(axes, chain)
+    draw_line_chain(axes, state, view.prior_std, "exp(Q / temperature)")
     axes.set_ylabel(f"action {view.plane[0]}")
     title = f"env step {state.env_step}"
     if view.action_dim == 1:
-        title += f": total variation {policy.total_variation(state.mass[-1], state.density):.2f}"
+        title += f": total variation {state.distance:.2f}"
     axes.set_title(title, fontsize=10)
 
 
-def draw_line_chain(axes: Axes, chain: LineChain) -> None:
+def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name: str) -> None:
     """Draws a chain from its prior on the left to its actions on the right."""
-    steps = len(chain.mass) - 1
+    steps = len(state.mass) - 1
     side, gap = _SIDE * steps, 0.03 * steps
-    columns = np.arange(steps + 2) - 0.5
-    darkest = max(float(np.quantile(chain.mass, _DARKEST_ON_LINE)), 2.5 * chain.mass[0].mean())
+    mass, columns = state.mass, np.arange(steps + 2) - 0.5
+    darkest = max(float(np.quantile(mass, _DARKEST_ON_LINE)), 2.5 * mass[0].mean())
     norm = PowerNorm(0.7, 0.0, darkest)
-    axes.pcolormesh(
-        columns, policy.bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True
-    )
-    axes.plot(chain.points[:, :NUM_PATHS], color=PATH, linewidth=0.6, alpha=0.6)
+    axes.pcolormesh(columns, policy.bin_edges(1), mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    axes.plot(state.points[:, :NUM_PATHS, 0], color=PATH, linewidth=0.6, alpha=0.6)
     left, right = -0.5 - gap, steps + 0.5 + gap
-    prior = np.sqrt(chain.prior / chain.prior.max())
-    _draw_sideways(axes, left, -side * prior, GREY, "prior")
-    expected = chain.density / chain.density.sum()
-    scale = side / max(expected.max(), chain.mass[-1].max())
-    _draw_sideways(axes, right, scale * chain.mass[-1], FILL, "last actions")
+    prior = policy.prior_masses(prior_std)
+    _draw_sideways(axes, left, -side * np.sqrt(prior / prior.max()), GREY, "prior")
+    expected = state.density / state.density.sum()
+    scale = side / max(expected.max(), mass[-1].max())
+    _draw_sideways(axes, right, scale * mass[-1], FILL, "last actions")
     axes.plot(
         right + scale * expected,
         policy.bin_centres(1),
         color=TARGET,
         linewidth=1.4,
-        label=chain.density_name,
+        label=density_name,
     )
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
     axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
@@ -207,7 +183,7 @@ def draw_line_chain(axes: Axes, chain: LineChain) -> None:
 
 
 def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, label: str) -> None:
-    """A filled histogram that stands on the vertical line at `base`."""
+    """A filled histogram from the vertical line at `base`."""
     axes.stairs(
         base + height,
         policy.bin_edges(1),

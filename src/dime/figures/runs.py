@@ -1,6 +1,7 @@
 """Runs as figures and reports read them: from run directories, and from studies' folders."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,6 +154,14 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
     for name in by:
         choose("setting of these runs", name, known)
     return list(runs.values())
+
+
+def by_environment(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs by their environment's id, in their order."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.environment].append(run)
+    return groups
 
 
 def folders_of(run_dirs: RunDirs) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, official_mode, panels_of
-from dime.figures.runs import Run
+from dime.figures.runs import Run, by_environment
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
 from dime.statistics import bootstrap_interval, iqm
 
@@ -99,11 +99,8 @@ class Analyst:
 
         Runs that cannot be averaged make their result a problem, no error.
         """
-        by_environment: dict[str, list[Run]] = defaultdict(list)
-        for run in runs:
-            by_environment[run.environment].append(run)
         before, self._known = self._known, {}
-        for environment, group in by_environment.items():
+        for environment, group in by_environment(runs).items():
             known, result = before.get(environment, ([], None))
             if result is None or list(map(id, known)) != list(map(id, group)):
                 try:
