@@ -140,9 +140,9 @@
     const all = chart.reference ? [chart.reference, ...chart.curves.filter(chosen)] : chart.curves.filter(chosen);
     const curves = all.filter((curve) => !hidden.has(curve.kind));
     Plotly.react(place, curves.flatMap(tracesOf), layoutOf(chart, curves), SETTINGS);
-    const zoom = zooms[frame.dataset.name];
+    const zoom = zooms[frame.dataset.name] ?? {};
     delete zooms[frame.dataset.name];
-    if (zoom) Plotly.relayout(place, zoom);
+    if (Object.keys(zoom).length) Plotly.relayout(place, zoom);
     frame.dataset.drawn = "true";
     delete frame.dataset.stale;
   }
@@ -233,8 +233,10 @@
     const zoomed = {};
     for (const frame of document.querySelectorAll("figure[data-drawn]")) {
       const { xaxis, yaxis } = frame.querySelector(".plot").layout;
-      if (xaxis.autorange) continue;
-      zoomed[frame.dataset.name] = { "xaxis.range": xaxis.range, "yaxis.range": yaxis.range };
+      const zoom = {};
+      if (!xaxis.autorange) zoom["xaxis.range"] = xaxis.range;
+      if (!yaxis.autorange) zoom["yaxis.range"] = yaxis.range;
+      zoomed[frame.dataset.name] = zoom;
     }
     const open = [...document.querySelectorAll("details[open]")].map((part) => part.dataset.key);
     return { hidden: [...hidden], mode, open, zoomed: { ...zooms, ...zoomed } };
