@@ -14,11 +14,11 @@ from dime.figures.policy import (
     NUM_BINS,
     NUM_BOUND_CHAINS,
     Bounds,
+    DimeAgent,
     Episode,
     InspectOptions,
     PolicyView,
     StateView,
-    Trained,
     bin_centres,
     view_policy,
 )
@@ -119,7 +119,7 @@ def test_the_density_is_exp_of_q_over_the_runs_temperature(dime_run, view):
 
 def test_of_a_known_q_the_density_is_the_closed_form(dime_run, monkeypatch):
     """Q couples three dimensions; the one that is not drawn stays at its mean."""
-    agent = Trained.of(restore_agents(dime_run), 0, dime_run)
+    agent = DimeAgent.of(restore_agents(dime_run), 0, dime_run)
     precision = np.array([[30.0, 10.0, -8.0], [10.0, 20.0, 5.0], [-8.0, 5.0, 25.0]], np.float32)
 
     def quadratic(critics, stats, obs, action, head):
@@ -285,7 +285,7 @@ def test_other_algorithms_are_refused_with_those_that_work(tmp_path, dime_run, a
     config = make_config("dime/MultiGoal-v0", algorithm, "laptop")
     other = Restored(**(restored._asdict() | {"config": config}))
     with pytest.raises(DimeError, match=f"a run of {algorithm}, .* of runs of: dime, dime-gb"):
-        Trained.of(other, 0, tmp_path)
+        DimeAgent.of(other, 0, tmp_path)
 
 
 @pytest.mark.parametrize("dims", [1, 2])

@@ -43,7 +43,7 @@ def made(temperature, exact=True, name="run"):
 
 @pytest.fixture
 def three(tmp_path, monkeypatch):
-    """Folders of runs that stand for chains at three temperatures."""
+    """Folders of runs whose chains are made up, at three temperatures."""
     chains = {"high": made(5.0), "low": made(0.4), "middle": made(1.0, exact=False)}
     monkeypatch.setattr(paper, "chains_of", lambda folder: chains[folder.name])
     return [make_run(tmp_path / name, BANDIT) for name in chains]

@@ -217,7 +217,7 @@ class Reference(NamedTuple):
 
     Attributes:
         name: in the legend.
-        note: where they are from.
+        note: their origin.
         series: by environment and metric ("return" or "success_rate").
     """
 

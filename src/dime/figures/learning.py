@@ -53,10 +53,10 @@ def plot(
 
     Args:
         run_dirs: folders of runs or studies.
-        output: where to; the suffix says the format (.png, .pdf, .svg, ...).
+        output: the file; its suffix chooses the format (.png, .pdf, .svg, ...).
         reference: curves to draw beside them: "shipped" for the published ones of DIME, or a CSV
             file (`read_reference` says its columns).
-        by: settings that tell runs of one algorithm apart, as "settings.discount".
+        by: settings that separate runs of one algorithm, as "settings.discount".
 
     Returns:
         The file written.

@@ -68,7 +68,7 @@ def draw_figure(
     Args:
         name: number of the figure, as "2a", or "comparison".
         run_dirs: folders of its study or of runs; none for "5".
-        output: where to; the suffix says the format (.png, .pdf, .svg).
+        output: the file; its suffix chooses the format (.png, .pdf, .svg).
         reference: curves to draw beside them, as for `plot`.
 
     Returns:
@@ -402,7 +402,7 @@ def chains_of(run_dir: Path) -> TemperatureChains:
             f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
             f"drawn on {BANDIT}, where the right answer is known."
         )
-    agent = policy.Trained.of(restored, 0, run_dir)
+    agent = policy.DimeAgent.of(restored, 0, run_dir)
     if agent.config.temperature.learn:
         raise DimeError(
             f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "

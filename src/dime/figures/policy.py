@@ -143,7 +143,7 @@ def boltzmann(values: np.ndarray, temperature: float) -> np.ndarray:
 def levels_enclosing(density: np.ndarray, shares: tuple[float, ...]) -> list[float]:
     """Levels of a density whose regions above hold these shares of its mass, lowest level first.
 
-    Levels that bins cannot tell apart are given once, and none that the whole box lies above.
+    Equal levels are returned once, and none that the whole box is above.
     """
     falling = np.sort(density, axis=None)[::-1]
     held = np.cumsum(falling) / falling.sum()
@@ -203,7 +203,7 @@ class PolicyView(NamedTuple):
         temperature: return per nat.
         states: what is drawn of some states of the episode.
         bounds: the entropy bound along the episode.
-        target_bound: what the temperature drives the bound to; None where it is fixed.
+        target_bound: what the temperature drives the bound to; None if it is fixed.
         step_sizes: (steps, act), integrated diffusion in latent units squared.
         diffusion_scale: (act,), their learnt scale; `initial_scale` before training.
         episode: the episode.
@@ -224,7 +224,7 @@ class PolicyView(NamedTuple):
     prior_std: float
 
 
-class Trained(NamedTuple):
+class DimeAgent(NamedTuple):
     """One seed's agent of a run of DIME, and what its critics' outputs mean."""
 
     config: DimeConfig
@@ -233,7 +233,7 @@ class Trained(NamedTuple):
     prior_std: float
 
     @classmethod
-    def of(cls, restored: Restored, index: int, run_dir: Path) -> "Trained":
+    def of(cls, restored: Restored, index: int, run_dir: Path) -> "DimeAgent":
         """The agent at place `index`.
 
         Raises `DimeError` for a run of an algorithm without a chain with an entropy bound.
@@ -278,7 +278,7 @@ def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
     restored = restore_agents(folder, Path(checkpoint) if checkpoint else None)
     index = restored.place_of(options.seed, folder)
-    agent = Trained.of(restored, index, folder)
+    agent = DimeAgent.of(restored, index, folder)
     dims = _checked_plane(options.plane, restored.spaces.action_dim)
     source = environment_of(restored, options.env, folder)
     with closing(make(source, restored.config.env_kwargs)) as environment:
@@ -345,7 +345,7 @@ def _spread(episode: Episode, num: int) -> list[int]:
     return sorted(set(np.linspace(0, last, num).round().astype(int).tolist()))
 
 
-def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
+def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
     key = jax.random.fold_in(jax.random.key(0), env_step)
     actions, _ = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key)
     shown = actions[..., list(plane)]
@@ -357,7 +357,7 @@ def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]
     )
 
 
-def _bounds(agent: Trained, episode: Episode) -> Bounds:
+def _bounds(agent: DimeAgent, episode: Episode) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(episode, MAX_BOUND_STATES))
     key = jax.random.key(1)

@@ -19,7 +19,7 @@ from dime.figures import policy
 from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy
 from dime.figures.style import Draw, check_output, make_figure, open_frame, save
 
-# From white to a blue that lines still stand out from; lightness falls evenly.
+# From white to a blue on which lines are still visible; lightness falls evenly.
 SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
 TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
 ENCLOSED = 0.5, 0.9
@@ -67,7 +67,7 @@ def inspect_policy(
 
     Args:
         run_dir: folder of a run of `dime` or `dime-gb`.
-        output_dir: where to; made if it is not there.
+        output_dir: folder for the pictures; created if missing.
         options: what is drawn, and in which formats.
 
     Returns:
@@ -137,7 +137,7 @@ def about(view: PolicyView) -> str:
 
 
 def shown_steps(num_steps: int) -> list[int]:
-    """The denoising steps that have a panel of their own: the prior, some, the action.
+    """The denoising steps that have a panel: the prior, some, the action.
 
     >>> shown_steps(16), shown_steps(1)
     ([0, 8, 12, 16], [0, 1])
@@ -219,7 +219,7 @@ def _plane_rows(view: PolicyView) -> list[Draw]:
 def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
     """A share per bin in blue, contours of exp(Q / temperature)."""
     edges = policy.bin_edges(2)
-    darkest = np.quantile(mass, _DARKEST) or mass.max()  # where all is in few bins, the fullest
+    darkest = np.quantile(mass, _DARKEST) or mass.max()  # if all is in few bins, the fullest
     norm = PowerNorm(0.5, 0, darkest)
     axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
     draw_contours(axes, density)
@@ -229,7 +229,7 @@ def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[
 
 
 def draw_contours(axes: Axes, density: np.ndarray) -> None:
-    """Contours of a density on the plane; where bins are too coarse for any, its highest bin."""
+    """Contours of a density on the plane; if bins are too coarse for any, its highest bin."""
     centres = policy.bin_centres(2)
     levels = policy.levels_enclosing(density, ENCLOSED)
     if levels:

@@ -17,8 +17,8 @@ STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
 LONGEST_NAME = 240
 """Of a trial: what file systems take, less what is put before and behind it."""
-LARGEST = 1e15
-"""Of an env step or a return; what is larger is damage."""
+MAX_NUMBER = 1e15
+"""Of an env step or a return; a larger number is damage."""
 
 OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
@@ -135,8 +135,8 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
 
     Args:
         run_dirs: folders of runs or of studies.
-        by: settings to tell runs apart by, as "settings.num_steps", beside those that a study
-            varies.
+        by: settings that separate runs, as "settings.num_steps", in addition to those that a
+            study varies.
 
     Raises:
         DimeError: none is given, one is neither run nor study or damaged, one has no evaluations
@@ -240,7 +240,7 @@ def _problem(record: dict[str, Any]) -> str:
     if missing or not record["returns"]:
         return f"not an evaluation: it lacks {', '.join(sorted(missing)) or 'episodes'}"
     whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
-    whole = whole and 0 <= record["env_step"] < LARGEST and isinstance(record["mode"], str)
+    whole = whole and 0 <= record["env_step"] < MAX_NUMBER and isinstance(record["mode"], str)
     lists = [record["returns"], record["success_last"] or []]
     numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
     return "" if whole and numeric else "damaged: other types than an evaluation's"
@@ -248,7 +248,7 @@ def _problem(record: dict[str, Any]) -> str:
 
 def _is_score(value: Any) -> bool:
     """Whether it is a number, or null for one that JSON does not have."""
-    return value is None or isinstance(value, int | float) and not abs(value) >= LARGEST
+    return value is None or isinstance(value, int | float) and not abs(value) >= MAX_NUMBER
 
 
 def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ _LINE_HEIGHT = 1.5 / 72  # inches per point of the font's size
 _CHARACTERS_PER_INCH = 17.0  # of the caption's font, on average
 _NEEDS_LATEX = "pgf"
 
-# Colours that colour-blind readers tell apart; the marker tells algorithms apart in grey.
+# Colours that colour-blind readers can distinguish; in grey the markers differ.
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#999933"),
     *("#882255", "#56B4E9", "#E69F00", "#117733", "#AA4499", "#44AA99", "#8C6D31"),

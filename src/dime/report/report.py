@@ -51,7 +51,7 @@ def write_report(
 
     Args:
         run_dirs: folders of runs or studies.
-        output: where to; ends in .html.
+        output: the file; ends in .html.
         reference: curves to draw beside them: "shipped" for the published ones of DIME, or a CSV
             file (`read_reference` says its columns).
 

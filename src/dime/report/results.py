@@ -56,7 +56,7 @@ def final_of(curve: Curve) -> Final:
 
 
 def tails_of(curve: Curve) -> list[dict[int, float]]:
-    """The scores of each run that goes on beyond the curve, from the curve's last env step."""
+    """The scores of each run that continues beyond the curve, from the curve's last env step."""
     tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
     return [tail for tail in tails if len(tail) > 1]
 

@@ -39,7 +39,7 @@ def serve(runs_dir: str | Path, port: int = DEFAULT_PORT, *, open_browser: bool 
 
     Args:
         runs_dir: the folder.
-        port: where to listen; 0 for any that is free.
+        port: the port to listen on; 0 for any free one.
         open_browser: also open the page.
 
     Raises:

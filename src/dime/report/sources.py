@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dime.errors import DimeError
-from dime.figures.runs import LARGEST, STUDY_FILE, Run, Study, is_study, open_study, read_runs
+from dime.figures.runs import MAX_NUMBER, STUDY_FILE, Run, Study, is_study, open_study, read_runs
 from dime.training.run_directory import RunDirectory
 
 _MARKERS = {"config.json", "evaluations.jsonl", "status.json"}
@@ -141,7 +141,7 @@ class Entry:
 def _numbers(values: Iterable[Any]) -> list[float]:
     """Those of the values that are numbers which a run can have."""
     numbers = [value for value in values if isinstance(value, int | float)]
-    return [value for value in numbers if 0 <= value < LARGEST and not isinstance(value, bool)]
+    return [value for value in numbers if 0 <= value < MAX_NUMBER and not isinstance(value, bool)]
 
 
 def seed_text(seeds: list[int]) -> str:

@@ -76,7 +76,7 @@
     return (mode === "official" ? curve.official : mode === null || curve.mode === mode);
   }
 
-  /** Line, band and what goes on beyond them; texts are escaped, for the library reads HTML. */
+  /** Line, band and single runs beyond them; texts are escaped, because the library reads HTML. */
   function tracesOf(curve) {
     const colour = inkOf(curve.kind);
     const look = looks.get(curve.kind);
