@@ -104,7 +104,8 @@ class Page:
     """
 
     def __init__(self):
-        if None in map(importlib.util.find_spec, ("plotly", "jinja2")):
+        plotly = importlib.util.find_spec("plotly")  # not imported: only its JavaScript is used
+        if plotly is None or importlib.util.find_spec("jinja2") is None:
             raise DimeError("Reports need plotly and jinja2: pip install 'dime-rl[report]'")
         import jinja2
 
@@ -124,8 +125,8 @@ class Page:
             "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
         }
         environment.globals["official"] = OFFICIAL
-        plotly = resources.files("plotly").joinpath("package_data", "plotly.min.js")
-        self._scripts = [_harmless(plotly.read_text("utf-8")), _harmless(_asset("report.js"))]
+        library = Path(str(plotly.origin)).with_name("package_data") / "plotly.min.js"
+        self._scripts = [_harmless(library.read_text("utf-8")), _harmless(_asset("report.js"))]
         self._template = environment.from_string(_asset("report.html"))
 
     def render(
@@ -151,7 +152,6 @@ class Page:
             videos=videos or {},
             left_out=left_out or [],
             data=data,
-            live=bool(version),
             policy=_policy(self._scripts, live=bool(version)),
             style=_asset("report.css"),
             scripts=self._scripts,
