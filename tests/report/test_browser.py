@@ -17,8 +17,8 @@ from tests.report.browser import (
     wait_until,
 )
 from tests.report.made import append_evaluations, make_grid, make_study, set_status
+from tests.report.test_report import HOSTILE
 from tests.report.test_server import serving
-from tests.report.test_write import HOSTILE
 
 ALGORITHMS = ("dime", "sac", "crossq")
 ENVS = ("dm_control/dog-run", "dm_control/dog-walk", "Ant-v5", "Humanoid-v5", "Hopper-v5")
