@@ -1,4 +1,4 @@
-"""Whether what stands in a figure stands free."""
+"""Whether the parts of a figure overlap."""
 
 from itertools import combinations
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from dime.errors import DimeError
-from dime.figures.scales import default_dims, draw_scales, scales_figure
+from dime.figures.paper import default_dims, draw_figure, scales_figure
 from dime.statistics import bootstrap_interval, iqm
 from tests.figures.layout import assert_free, caption
 from tests.figures.make_run import make_run
@@ -62,10 +62,10 @@ def test_what_is_drawn_is_what_the_records_say(tmp_path):
 
 
 def test_fewer_than_three_seeds_are_thin_lines_and_the_caption_says_so(tmp_path):
-    figure = scales_figure(with_scales(tmp_path / "run", seeds=(4, 7)), dims=[37])
+    figure = scales_figure(with_scales(tmp_path / "run", action_dim=1, seeds=(4, 7)))
     (axes,) = figure.axes
     assert len(axes.lines) == 2 and not bands(axes)
-    assert axes.lines[1].get_ydata().tolist() == [scale(step, 7, 37) for step in STEPS[1:]]
+    assert axes.lines[1].get_ydata().tolist() == [scale(step, 7, 0) for step in STEPS[1:]]
     assert "fewer than 3 seeds" in caption(figure)
 
 
@@ -87,7 +87,7 @@ def test_runs_of_a_kind_are_pooled_and_kinds_told_apart_without_colour(tmp_path)
 @pytest.mark.parametrize("suffix", SIGNATURES)
 def test_files_are_written_in_the_format_of_their_suffix(tmp_path, suffix):
     run = with_scales(tmp_path / "run", action_dim=2)
-    path = draw_scales(run, tmp_path / "new" / f"scales.{suffix}")
+    path = draw_figure("7", run, tmp_path / "new" / f"scales.{suffix}")
     assert path.read_bytes().startswith(SIGNATURES[suffix])
 
 
@@ -96,11 +96,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     other = with_scales(tmp_path / "other", "dm_control/cheetah-run", 6)
     with pytest.raises(DimeError, match="several environments"):
         scales_figure([dog, other])
-    for dims in ([38], [-1], []):
-        with pytest.raises(DimeError, match="dimensions are 0 to 37"):
-            scales_figure(dog, dims)
     silent = make_run(tmp_path / "sac", "dm_control/dog-run", "sac")
     with pytest.raises(DimeError, match="no diffusion_scale .* sac does not learn one"):
         scales_figure([dog, silent])
     with pytest.raises(DimeError, match=r"\.png, \.pdf or \.svg"):
-        draw_scales(dog, tmp_path / "scales.txt")
+        draw_figure("7", dog, tmp_path / "scales.txt")

@@ -17,7 +17,7 @@ _FLAGS = (
 
 @contextmanager
 def open_browser(profile):
-    """Chromium with a profile of its own; a machine without one fails the test, it skips none."""
+    """Chromium with a separate profile; without Chromium the test fails, it is not skipped."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
@@ -54,7 +54,7 @@ def wait_until(condition, seconds=15):
 
 
 def complaints(browser):
-    """What stands in the console as errors or warnings since the last time."""
+    """Errors and warnings in the console since the last call."""
     return [
         entry["message"]
         for entry in browser.get_log("browser")
@@ -63,7 +63,7 @@ def complaints(browser):
 
 
 def requests(browser):
-    """The addresses that were asked for since the last time."""
+    """The addresses that were requested since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [
         message["params"]["request"]["url"]

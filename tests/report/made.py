@@ -74,10 +74,7 @@ def append_evaluations(run, step, seeds=(0, 1, 2), mode="stochastic"):
 
 
 class Read(HTMLParser):
-    """A page as a browser would take it apart: elements, texts by block, embedded data.
-
-    `texts` has the visible text of each part by its `data-block` or section's id.
-    """
+    """A page as a browser would take it apart: elements, texts by id, embedded data."""
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -91,8 +88,7 @@ class Read(HTMLParser):
         attributes = dict(attrs)
         self.elements.append((tag, attributes))
         if tag not in ("meta", "link", "input", "br"):
-            key = attributes.get("data-block") or (attributes.get("id") if tag == "section" else "")
-            self._open.append((tag, key))
+            self._open.append((tag, attributes.get("id")))
         if tag == "script":
             self.scripts.append("")
 
@@ -107,6 +103,7 @@ class Read(HTMLParser):
             self.texts[key] = f"{self.texts.get(key, '')} {data}"
 
     def text(self, part):
+        """The visible text of the element with this id."""
         return " ".join(self.texts.get(part, "").split())
 
 

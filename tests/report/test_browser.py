@@ -17,8 +17,8 @@ from tests.report.browser import (
     wait_until,
 )
 from tests.report.made import append_evaluations, make_grid, make_study, set_status
+from tests.report.test_report import HOSTILE
 from tests.report.test_server import serving
-from tests.report.test_write import HOSTILE
 
 ALGORITHMS = ("dime", "sac", "crossq")
 ENVS = ("dm_control/dog-run", "dm_control/dog-walk", "Ant-v5", "Humanoid-v5", "Hopper-v5")
@@ -166,13 +166,13 @@ def test_texts_of_runs_do_not_run(browser, tmp_path):
     plot = browser.find_element(By.CSS_SELECTOR, ".plot")
     places = itertools.cycle((-50, 50, 0))
 
-    def told():
+    def hover_texts():
         mouse = ActionChains(browser).move_to_element_with_offset(plot, next(places), 0)
         mouse.pause(0.2).perform()
         texts = browser.find_elements(By.CSS_SELECTOR, ".hoverlayer text")
         return "onerror" in "".join(shown := [text.text for text in texts]) and shown
 
-    assert any(BOLD in text for text in wait_until(told))
+    assert any(BOLD in text for text in wait_until(hover_texts))
     assert browser.find_element(By.TAG_NAME, "h1").text == HOSTILE
     assert browser.find_elements(By.TAG_NAME, "img") == []
     assert complaints(browser) == []
@@ -195,8 +195,9 @@ def test_the_live_page_follows_the_runs_and_keeps_what_the_reader_chose(browser,
         zoomed = browser.execute_script(extent, chart(browser))
         append_evaluations(study / "dm_control-dog-run-dime", 2000)
         make_run(tmp_path / "runs" / "new", "Hopper-v5", "bro")
-        points = "return arguments[0].querySelector('.plot').data.map((trace) => trace.x.length)"
-        wait_until(lambda: 5 in browser.execute_script(points, chart(browser)))
+        wait_until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "figure.chart")) == 3)
+        points = "return arguments[0].querySelector('.plot').data?.map((trace) => trace.x.length)"
+        wait_until(lambda: 5 in (browser.execute_script(points, chart(browser)) or []))
         assert browser.execute_script(extent, chart(browser)) == zoomed
         assert all("sac" not in (kinds or []) for kinds in shown(browser))
         assert not toggle(browser, "sac").is_selected()

@@ -53,9 +53,12 @@ def page_of(server):
     return Read(ask(server, "/")[1].decode())
 
 
-def news_of(server, version):
-    answer, content = ask(server, f"/data?have={version}")
-    return json.loads(content) if answer.status == 200 else None
+def poll(server, version):
+    """What an open page asks, and the version that the server has."""
+    headers = {"Host": "localhost", "If-None-Match": f'"{version}"'}
+    answer, content = ask(server, "/", "HEAD", headers)
+    assert content == b""
+    return answer.status, (answer.headers["ETag"] or "").strip('"')
 
 
 @pytest.fixture
@@ -103,12 +106,12 @@ def test_only_this_machine_can_connect(folder):
 )
 def test_names_that_only_resolve_to_this_machine_are_refused(folder, host, status):
     with serving(folder) as server:
-        for path in ("/data", "/files/deep/study/study.json"):
+        for path in ("/", "/files/deep/study/study.json"):
             assert ask(server, path, headers={"Host": host})[0].status == status
-        assert ask(server, "/data", headers={"Accept": "*/*"})[0].status == 403
+        assert ask(server, "/", headers={"Accept": "*/*"})[0].status == 403
 
 
-def test_malformed_requests_are_told_so(folder):
+def test_malformed_requests_are_refused(folder):
     with serving(folder) as server:
         assert ask(server, "http://[")[0].status == 400
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
@@ -187,8 +190,8 @@ def test_files_of_runs_are_handed_out_whole_and_in_part(folder):
             host["Range"] = unclear
             assert ask(server, "/files/inside.mp4", headers=host)[0].status == 200
         page = page_of(server)
-    films = [attributes["src"] for tag, attributes in page.elements if tag == "video"]
-    assert films == ["/files/Ant-v5/crossq/today/video.mp4"]
+    videos = [attributes["src"] for tag, attributes in page.elements if tag == "video"]
+    assert videos == ["/files/Ant-v5/crossq/today/video.mp4"]
 
 
 def test_the_page_may_ask_its_own_server_only(folder):
@@ -200,27 +203,23 @@ def test_the_page_may_ask_its_own_server_only(folder):
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_news_are_what_has_changed(folder):
+def test_a_page_has_another_version_once_the_records_have_changed(folder):
     run = folder / "Ant-v5" / "crossq" / "today"
     with serving(folder) as server:
-        version = page_of(server).data["version"]
-        assert news_of(server, version) is None
+        page = page_of(server)
+        assert poll(server, page.data["version"]) == (304, page.data["version"])
         append_evaluations(run, 2000)
-        news = news_of(server, version)
-        assert list(news["charts"]) == ["Ant-v5"]
-        steps = {curve["kind"]: curve["x"] for curve in news["charts"]["Ant-v5"]["curves"]}
+        status, version = poll(server, page.data["version"])
+        assert status == 200 and version != page.data["version"]
+        page = page_of(server)
+        assert page.data["version"] == version
+        steps = {curve["kind"]: curve["x"] for curve in page.data["charts"]["Ant-v5"]["curves"]}
         assert steps["crossq"] == [0, 500, 1000, 1500, 2000]
         assert steps["dime"] == [0, 500, 1000, 1500]
-        assert news["figures"] == {}
-        assert "table Ant-v5" in news["blocks"]
-        assert "table dm_control/dog-run" not in news["blocks"]
-        assert news["restyled"] is False
-        assert news_of(server, news["version"]) is None
+        assert poll(server, version)[0] == 304
         make_run(folder / "new", "Hopper-v5", "sac")
-        newer = news_of(server, news["version"])
-        assert list(newer["figures"]) == ["Hopper-v5"]
-        assert set(newer["order"]) == {"Ant-v5", "dm_control/dog-run", "Hopper-v5"}
-        assert set(news_of(server, "unheard-of")["charts"]) == set(newer["order"])
+        assert poll(server, version)[0] == poll(server, "unheard-of")[0] == 200
+        assert set(page_of(server).data["charts"]) == {"Ant-v5", "dm_control/dog-run", "Hopper-v5"}
 
 
 def test_half_written_and_damaged_runs_are_listed_and_break_nothing(folder):
@@ -268,22 +267,20 @@ def test_a_run_whose_process_dies_is_dead_although_no_file_changes(folder):
         set_status(run, "running", process=this_process() | {"pid": process.pid, "started": None})
         page = page_of(server)
         assert "running" in page.text("runs") and "still running" in page.text("trouble")
-        have = page.data["version"]
-        assert ask(server, f"/data?have={have}")[0].status == 204
+        assert poll(server, page.data["version"])[0] == 304
         process.kill()
         process.wait()
-        answer, news = ask(server, f"/data?have={have}")
-        assert answer.status == 200
-        blocks = json.loads(news)["blocks"]
-        assert "dead" in blocks["runs"] and "its process is gone" in blocks["trouble"]
+        assert poll(server, page.data["version"])[0] == 200
+        page = page_of(server)
+        assert "dead" in page.text("runs") and "its process is gone" in page.text("trouble")
 
 
-def test_what_cannot_be_told_now_is_an_answer_too(folder, monkeypatch):
+def test_a_page_that_cannot_be_made_now_is_an_answer_too(folder, monkeypatch):
     with serving(folder) as server:
-        version = page_of(server).data["version"]
+        page_of(server)
         monkeypatch.setattr(server.report, "_reader", None)
         set_status(folder / "Ant-v5" / "crossq" / "today", "running", env_step=3)
-        answer, content = ask(server, f"/data?have={version}")
+        answer, content = ask(server, "/")
         assert answer.status == 500
         assert b"cannot be made" in content
 

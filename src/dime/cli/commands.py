@@ -250,7 +250,7 @@ class Plot:
     those that a study varies are known."""
 
     def run(self) -> None:
-        from dime.figures.figures import plot
+        from dime.figures.learning import plot
 
         _print_written([plot(**vars(self))])
 
@@ -276,7 +276,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Draw what a diffusion policy does in states of an episode, and film its chains."""
+    """Draw what a diffusion policy does in states of an episode, and animate its chains."""
 
     run_dir: RunDir
     output: Output
@@ -289,22 +289,22 @@ class Inspect:
     seed: Seed = None
     format: Literal["png", "svg", "pdf"] = "png"
     """Of the figures."""
-    film: Literal["gif", "mp4"] = "gif"
-    """Of the film."""
+    animation: Literal["gif", "mp4"] = "gif"
+    """Of the animation."""
 
     def run(self) -> None:
-        from dime.figures.inspection import inspect_policy
+        from dime.figures.policy import InspectOptions
+        from dime.figures.policy_drawing import inspect_policy
 
-        files = inspect_policy(
-            self.run_dir,
-            self.output,
+        options = InspectOptions(
             checkpoint=self.checkpoint,
             num_states=self.states,
             plane=self.plane,
             seed=self.seed,
-            suffixes=(f".{self.format}", f".{self.film}"),
+            figure_suffix=f".{self.format}",
+            animation_suffix=f".{self.animation}",
         )
-        _print_written(files)
+        _print_written(inspect_policy(self.run_dir, self.output, options))
 
 
 @dataclass(frozen=True)
@@ -327,12 +327,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Serve:
-    """Show the report of all runs below a folder in a browser, live, on this machine only."""
+    """Show the report of all runs below a folder in a browser; it follows them while they train."""
 
     runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
     """Folder with runs and studies anywhere below it."""
     port: int = 8420
-    """Of 127.0.0.1."""
+    """Of 127.0.0.1, which only this machine reaches."""
     open_browser: bool = False
     """Open the page in a browser."""
 

@@ -22,7 +22,7 @@ from dime.cli.commands import EXIT_FAILED
 from dime.deploy.evaluate import film
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError, describe, require
-from dime.figures.figures import plot
+from dime.figures.learning import plot
 from dime.training.config import RunConfig
 from dime.training.loop import RunResult
 from dime.training.presets import preset_settings

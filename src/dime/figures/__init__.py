@@ -1,1 +1,1 @@
-"""Pictures and films of runs."""
+"""Figures of runs and animations of policies."""

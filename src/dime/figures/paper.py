@@ -1,49 +1,61 @@
 """The figures of the paper by number, each from the records of its study."""
 
+import textwrap
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dime.algorithms.registry import ALGORITHMS
+from dime.deploy.policy import load_policy, restore_agents
+from dime.envs.registry import make
+from dime.envs.tiny import two_mode_log_density
 from dime.errors import DimeError, choose, require
-from dime.figures.canvas import check_output, make_figure, save
-from dime.figures.captions import learning_caption
-from dime.figures.curves import MIN_RUNS, History, Panel, panels_of, score, series_of
-from dime.figures.figures import (
-    METRIC_LABELS,
-    colour_of,
-    learning_panels,
-    plain_axes,
+from dime.figures import policy, style
+from dime.figures.curves import (
+    Series,
+    histories_of,
+    official_mode,
+    panels_of,
+    read_reference,
+    series_of,
+)
+from dime.figures.learning import interval_note, learning_caption, learning_panels
+from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, draw_line_chain
+from dime.figures.runs import (
+    Run,
+    RunDirs,
+    by_environment,
+    flatten,
+    folders_of,
+    read_runs,
     unevaluated_note,
 )
-from dime.figures.gallery import gallery_figure
-from dime.figures.reference import read_reference
-from dime.figures.runs import Run, RunDirs, flatten, read_runs
-from dime.figures.scales import scales_figure
-from dime.figures.small_tasks import bandit_histograms
-from dime.figures.temperatures import temperature_chains_figure
+from dime.training.records import read_records
+from dime.training.run_directory import RunDirectory
+
+BANDIT = "dime/TwoModeBandit-v0"
+PAPER_ENVIRONMENTS = (
+    *(f"dm_control/dog-{task}" for task in ("stand", "walk", "trot", "run")),
+    *(f"dm_control/humanoid-{task}" for task in ("stand", "walk", "run")),
+    *("Ant-v3-compatible", "Humanoid-v4"),
+    *(f"myoHand{task}Random-v0" for task in ("ObjHold", "Reach", "KeyTurn", "PenTwirl")),
+)
+"""The thirteen of the paper; Humanoid-v4 has the sizes of its Humanoid-v3."""
 
 _TEMPERATURE = "settings.temperature.initial"
 _NUM_STEPS = "settings.policy.num_denoising_steps"
-
-
 _POINTS_NOTE = (
     "Dots: runs. Line: their interquartile mean, bars: its 95 % stratified bootstrap interval; "
     "with fewer than three runs their mean, no interval."
 )
-
-
-class Point(NamedTuple):
-    """Runs of one setting: its value, and a number for each of them."""
-
-    setting: float
-    numbers: np.ndarray
 
 
 def draw_figure(
@@ -56,8 +68,8 @@ def draw_figure(
     Args:
         name: number of the figure, as "2a", or "comparison".
         run_dirs: folders of its study or of runs; none for "5".
-        output: where to; the suffix says the format (.png, .pdf, .svg).
-        reference: curves to draw beside them, as for `learning_curves`.
+        output: the file; its suffix chooses the format (.png, .pdf, .svg).
+        reference: curves to draw beside them, as for `plot`.
 
     Returns:
         The file written.
@@ -65,30 +77,28 @@ def draw_figure(
     Raises:
         DimeError: no such figure, or its runs are not what it shows.
     """
-    path = check_output(output)
-    return save(paper_figure(name, run_dirs, reference), path)
+    path = style.check_output(output)
+    return style.save(paper_figure(name, run_dirs, reference), path)
 
 
 def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
     """The figure that `draw_figure` writes."""
     choose("figure", name, FIGURES)
-    folders = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
+    folders = folders_of(run_dirs)
     if name == "5":
         require(not folders, "Figure 5 shows the environments: it takes no runs.")
         return gallery_figure()
-    require(bool(folders), f"Figure {name} is drawn from runs: {FIGURES[name].study}.")
-    draw = FIGURES[name].draw
-    return draw(folders, reference) if FIGURES[name].takes_reference else draw(folders)
+    draw, studies = FIGURES[name]
+    require(bool(folders), f"Figure {name} is drawn from runs: those of the {studies}.")
+    return draw(folders, reference) if draw is _curves else draw(folders)
 
 
 def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        algorithm = ALGORITHMS.get(run.config["algorithm"])
         modes = [record["mode"] for record in run.records]
-        mode = algorithm.official_mode if algorithm else modes[0]
-        mode = mode if mode in modes else modes[0]
+        mode = official_mode(run.config["algorithm"], modes)
         records = [record for record in run.records if record["mode"] == mode]
         shown.append(run._replace(records=records))
     return shown
@@ -96,96 +106,93 @@ def official(runs: list[Run]) -> list[Run]:
 
 def _curves(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
     """Learning curves, one per algorithm and setting."""
-    curves = read_reference(reference)
+    published = read_reference(reference)
     panels = panels_of(official(read_runs(run_dirs)))
-    caption = [*learning_caption(panels, curves), *unevaluated_note(run_dirs)]
-    return make_figure(learning_panels(panels, curves), caption)
+    caption = [*learning_caption(panels, published), *unevaluated_note(run_dirs)]
+    return style.make_figure(learning_panels(panels, published), caption)
 
 
-def final_score_points(runs: list[Run], panel: Panel, setting: str) -> tuple[int, list[Point]]:
+# ---- figures 2b and 3b: a number over a setting
+
+
+Points = dict[float, np.ndarray]
+"""By the value of a setting, in rising order, a number for each of its runs."""
+
+
+def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int, Points]:
     """The last env step that all runs share, and the scores there by the value of a setting.
 
     Raises:
         DimeError: the runs lack the setting or share no env step.
     """
-    histories = _histories(official(runs), panel.metric)
-    shared = set.intersection(*(set(history) for of in histories.values() for history in of))
+    histories = [
+        (run, history)
+        for run in official(runs)
+        for history in histories_of([run], run.records[0]["mode"], metric).values()
+    ]
+    shared = set.intersection(*(set(history) for _, history in histories))
     require(bool(shared), "The runs share no evaluated env step.")
     last = max(shared)
     require(last > 0, "The runs share no evaluation after env step 0.")
-    settings = _settings(runs, setting)
-    by_value: dict[float, list[float]] = defaultdict(list)
-    for folder, of_run in histories.items():
-        by_value[settings[folder]] += [history[last] for history in of_run]
-    return last, [Point(value, np.array(by_value[value])) for value in sorted(by_value)]
+    return last, _points(((run, history[last]) for run, history in histories), setting)
 
 
-def wall_clock_points(runs: list[Run], setting: str) -> list[Point]:
+def wall_clock_points(runs: list[Run], setting: str) -> Points:
     """Hours per million env steps between evaluations, by the value of a setting.
 
     Of runs with more than two, the time up to the second is left out: compilation is in it. One
     number per run directory: seeds that share a program share its time.
     """
-    settings = _settings(runs, setting)
+    return _points(((run, _hours(run)) for run in runs), setting)
+
+
+def _hours(run: Run) -> float:
+    steps_evaluated = sorted({record["env_step"] for record in run.records})
+    begin = steps_evaluated[1 if len(steps_evaluated) > 2 else 0]
+    # The last record of an evaluation: its own time is not to be counted either.
+    first = [record for record in run.records if record["env_step"] == begin][-1]
+    last = run.records[-1]
+    steps = last["env_step"] - first["env_step"]
+    require(steps > 0, f"{run.folder} has only one evaluation: there is no time between two.")
+    return (last["wall_time_s"] - first["wall_time_s"]) / steps * 1e6 / 3600
+
+
+def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
     by_value: dict[float, list[float]] = defaultdict(list)
-    for run in runs:
-        steps_evaluated = sorted({record["env_step"] for record in run.records})
-        begin = steps_evaluated[1 if len(steps_evaluated) > 2 else 0]
-        # The last record of an evaluation: its own time is not to be counted either.
-        first = [record for record in run.records if record["env_step"] == begin][-1]
-        last = run.records[-1]
-        steps = last["env_step"] - first["env_step"]
-        require(steps > 0, f"{run.folder} has only one evaluation: there is no time between two.")
-        seconds = last["wall_time_s"] - first["wall_time_s"]
-        by_value[settings[run.folder]].append(seconds / steps * 1e6 / 3600)
-    return [Point(value, np.array(by_value[value])) for value in sorted(by_value)]
-
-
-def _settings(runs: list[Run], setting: str) -> dict[Path, float]:
-    values = {run.folder: flatten(run.config).get(setting) for run in runs}
-    for folder, value in values.items():
+    for run, number in numbers:
+        value = flatten(run.config).get(setting)
         if not isinstance(value, int | float):
-            raise DimeError(f"{folder} has no number {setting}; the figure is drawn over it.")
-    return {folder: float(value) for folder, value in values.items()}  # pyright: ignore[reportArgumentType]
-
-
-def _histories(runs: list[Run], metric: str) -> dict[Path, list[History]]:
-    """By run directory, the history of each of its seeds."""
-    histories: dict[Path, dict[int, History]] = defaultdict(lambda: defaultdict(dict))
-    for run in runs:
-        for record in run.records:
-            value = score(record, metric)
-            histories[run.folder][record["seed"]][record["env_step"]] = value
-    return {folder: list(by_seed.values()) for folder, by_seed in histories.items()}
+            raise DimeError(f"{run.folder} has no number {setting}; the figure is drawn over it.")
+        by_value[float(value)].append(number)
+    return {value: np.array(by_value[value]) for value in sorted(by_value)}
 
 
 def _final_scores(run_dirs: RunDirs) -> Figure:
     """Figure 2b: the last score by temperature."""
     runs = read_runs(run_dirs)
     panels = panels_of(official(runs))
-    draws = []
-    for panel in panels:
-        own = [run for run in runs if run.environment == panel.environment]
-        last, points = final_score_points(own, panel, _TEMPERATURE)
-        label = f"{METRIC_LABELS[panel.metric]} at env step {last:,}"
-        draws.append(partial(_draw_points, points=points, title=panel.environment, label=label))
+    draws: list[style.Draw] = []
+    for panel, own in zip(panels, by_environment(runs).values(), strict=True):
+        last, points = final_score_points(own, panel.metric, _TEMPERATURE)
+        label = f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}"
+        labels = panel.environment, "temperature", label
+        draws.append(partial(_draw_points, points=points, labels=labels))
     note = (
         "Scores at the last env step that all runs share, against the initial temperature (fixed "
         f"in the study figure_2ab). {_POINTS_NOTE}"
     )
     caption = [note, *learning_caption(panels, None)[1:], *unevaluated_note(run_dirs)]
-    return make_figure([partial(draw, xlabel="temperature") for draw in draws], caption)
+    return style.make_figure(draws, caption)
 
 
 def _wall_clock(run_dirs: RunDirs) -> Figure:
     """Figure 3b: wall-clock time by the number of denoising steps."""
     runs = read_runs(run_dirs)
-    draws = []
-    for environment in dict.fromkeys(run.environment for run in runs):
-        own = [run for run in runs if run.environment == environment]
+    draws: list[style.Draw] = []
+    for environment, own in by_environment(runs).items():
+        labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
-        label = "hours per 1M env steps"
-        draws.append(partial(_draw_points, points=points, title=environment, label=label))
+        draws.append(partial(_draw_points, points=points, labels=labels))
     seeds = sorted({len(run.config["training"]["seeds"]) for run in runs})
     shared = " and ".join(map(str, seeds))
     caption = [
@@ -195,69 +202,389 @@ def _wall_clock(run_dirs: RunDirs) -> Figure:
         "slowed each other.",
         *unevaluated_note(run_dirs),
     ]
-    figure = make_figure([partial(draw, xlabel="denoising steps") for draw in draws], caption)
+    figure = style.make_figure(draws, caption)
     for axes in figure.axes:
         axes.set_ylim(bottom=0.0)  # times are compared as ratios
     return figure
 
 
-def _draw_points(axes: Axes, points: list[Point], title: str, label: str, xlabel: str) -> None:
+def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
-    settings = [point.setting for point in points]
-    colour = colour_of("dime")
-    histories: list[Any] = [
-        series_of([{0: float(number)} for number in point.numbers], title) for point in points
-    ]
-    middle = [float(np.mean(series.lines)) for series in histories]
+    colour, settings, middle = style.colour_of("dime"), list(points), []
+    for setting, numbers in points.items():
+        series = series_of([{0: float(number)} for number in numbers], labels[0])
+        middle.append(float(np.mean(series.lines)))
+        many = [setting] * len(numbers)
+        axes.plot(many, numbers, "o", color=colour, markersize=4, alpha=0.55, zorder=4)
+        if series.band is not None:
+            axes.plot(many[:2], series.band[:, 0], color=colour, linewidth=4, alpha=0.25)
     axes.plot(settings, middle, "-", color=colour, linewidth=1.6, zorder=3)
-    for point, series in zip(points, histories, strict=True):
-        many = [point.setting] * len(point.numbers)
-        axes.plot(many, point.numbers, "o", color=colour, markersize=4, alpha=0.55, zorder=4)
-        if series.band is not None and len(point.numbers) >= MIN_RUNS:
-            low, high = series.band[:, 0]
-            axes.plot([point.setting] * 2, [low, high], color=colour, linewidth=4, alpha=0.25)
     axes.set_xscale("log")
     if max(settings) <= 1024 and min(settings) >= 1:
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
         axes.minorticks_off()
-    plain_axes(axes, title, xlabel, label)
+    style.plain_axes(axes, *labels)
+
+
+# ---- figure 7: the learnt diffusion of action dimensions over training
+
+METRIC = "diffusion_scale"
+_NUM_PANELS = 4
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+
+
+def scales_figure(run_dirs: RunDirs) -> Figure:
+    """The learnt diffusion scale over env steps, a panel for each of up to four action dimensions.
+
+    Runs of the same algorithm and variant are pooled, as in learning curves.
+
+    Raises:
+        DimeError: the runs are on several environments, or one has no diffusion scale in its
+            records.
+    """
+    runs = read_runs(run_dirs)
+    by_kind: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_kind[run.kind].append(run)
+    environments = sorted(by_environment(runs))
+    if len(environments) > 1:
+        raise DimeError(
+            f"The runs are on {', '.join(environments)}; action dimensions of several environments "
+            "have nothing in common. Draw a figure for each."
+        )
+    recorded = {kind: _recorded_scales(runs) for kind, runs in by_kind.items()}
+    histories = [history for of_kind in recorded.values() for history in of_kind]
+    action_dim = min(len(scales) for history in histories for scales in history.values())
+    series = {
+        dim: {
+            kind: series_of(
+                ({step: float(scales[dim]) for step, scales in one.items()} for one in of_kind),
+                f"{kind} on {environments[0]}",
+            )
+            for kind, of_kind in recorded.items()
+        }
+        for dim in default_dims(action_dim)
+    }
+    drawn = [one for of_dim in series.values() for one in of_dim.values()]
+    top = max(float((one.lines if one.band is None else one.band).max()) for one in drawn)
+    styles = _styles(by_kind)
+    draws: list[style.Draw] = [
+        partial(_draw_scales, series=of_dim, styles=styles, dim=dim, top=1.08 * top)
+        for dim, of_dim in series.items()
+    ]
+    counts = {kind: len(of_kind) for kind, of_kind in recorded.items()}
+    seeds = "; ".join(f"{kind}: {count}" for kind, count in counts.items())
+    caption = [
+        f"Learnt diffusion on {environments[0]}, whose actions have {action_dim} dimensions: what "
+        "the cosine profile is multiplied by to give the chain's step sizes, in latent units "
+        "squared, as recorded in training.",
+        f"Seeds: {seeds}.{interval_note(counts.values())}",
+    ]
+    if left_out := max(one.num_left_out for one in drawn):
+        caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
+    return style.make_figure(draws, [*caption, *unevaluated_note(run_dirs)])
+
+
+def default_dims(action_dim: int) -> list[int]:
+    """Up to four action dimensions, evenly spaced; of dog's 38 those of the paper.
+
+    >>> default_dims(38), default_dims(6), default_dims(2)
+    ([0, 10, 20, 30], [0, 2, 4], [0, 1])
+    """
+    return list(range(0, action_dim, -(-action_dim // _NUM_PANELS)))
+
+
+def _recorded_scales(runs: list[Run]) -> list[dict[int, np.ndarray]]:
+    """Of each run and seed, the scales of all action dimensions by env step."""
+    histories: dict[tuple[Path, int], dict[int, np.ndarray]] = defaultdict(dict)
+    for run in runs:
+        records = read_records(RunDirectory(run.folder).metrics_file)
+        found = [record for record in records if METRIC in record]
+        if not found:
+            raise DimeError(
+                f"{run.folder} has no {METRIC} in its metrics.jsonl: it has made no updates "
+                f"yet, or {run.config['algorithm']} does not learn one, as dime and dime-gb do."
+            )
+        for record in found:
+            scales = np.asarray(record[METRIC], np.float64)
+            histories[run.folder, record["seed"]][record["env_step"]] = scales
+    return list(histories.values())
+
+
+def _styles(by_kind: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
+    """Colour by algorithm, shade and dashes by variant."""
+    algorithms: dict[str, list[str]] = defaultdict(list)
+    for kind, runs in by_kind.items():
+        algorithms[runs[0].config["algorithm"]].append(kind)
+    styles: dict[str, dict[str, Any]] = {}
+    for algorithm, kinds in algorithms.items():
+        for place, kind in enumerate(kinds):
+            colour = style.shade(style.colour_of(algorithm), place, len(kinds))
+            styles[kind] = {"color": colour, "linestyle": _DASHES[len(styles) % len(_DASHES)]}
+    return styles
+
+
+def _draw_scales(
+    axes: Axes,
+    series: dict[str, Series],
+    styles: dict[str, dict[str, Any]],
+    dim: int,
+    top: float,
+) -> None:
+    for kind, of_kind in series.items():
+        style.draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
+    style.plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
+    axes.set_ylim(0.0, top)
+    style.env_step_axis(axes)
+
+
+# ---- figure 1: chains of a one-dimensional policy at several fixed temperatures
+
+NUM_CHAINS = 50_000
+"""Per run: the histogram's own noise is then a total variation of about 0.01."""
+
+
+class TemperatureChains(NamedTuple):
+    """The chains of one run on the bandit.
+
+    Attributes:
+        temperature: at which it was trained.
+        name: the run's folder.
+        seed: whose policy it is.
+        env_step: how long it was trained.
+        prior_std: of the chains, in latent units.
+        chains: what is drawn; the density is exp(reward / temperature).
+    """
+
+    temperature: float
+    name: str
+    seed: int
+    env_step: int
+    prior_std: float
+    chains: policy.StateView
+
+
+def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
+    """Chains of runs of DIME on the two-mode bandit, a panel per temperature.
+
+    Train them with `--temperature.initial T --no-temperature.learn`.
+
+    Raises:
+        DimeError: not a run of DIME on that environment, its temperature was learnt, or it has no
+            checkpoint.
+    """
+    runs = sorted((chains_of(run.folder) for run in read_runs(run_dirs)), key=lambda r: r[:2])
+    listed = "; ".join(
+        f"{run.temperature:g}: {run.name}, seed {run.seed}, {run.env_step} env steps"
+        for run in runs
+    )
+    caption = [
+        f"DIME on {BANDIT} at fixed temperatures, stochastic actions, {NUM_CHAINS} chains "
+        "each of the newest checkpoint's policy. The reward's exponential is known in closed form; "
+        "total variation: between the last actions and it, 0 to 1.",
+        LINE_NOTE,
+        f"Runs by temperature: {listed}.",
+        *unevaluated_note(run_dirs),
+    ]
+    return style.make_figure(
+        [partial(_draw_chains, run=run) for run in runs], caption, panel_size=(4.2, 3.4)
+    )
+
+
+def chains_of(run_dir: Path) -> TemperatureChains:
+    """The chains of a run's first seed.
+
+    Raises `DimeError` as `temperature_chains_figure`.
+    """
+    restored = restore_agents(run_dir)
+    if restored.config.env != BANDIT:
+        raise DimeError(
+            f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
+            f"drawn on {BANDIT}, where the right answer is known."
+        )
+    agent = policy.DimeAgent.of(restored, 0, run_dir)
+    if agent.config.temperature.learn:
+        raise DimeError(
+            f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
+            f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
+        )
+    obs = make(BANDIT).reset(0)
+    actions, _ = policy.draw_chains(agent.state.policy, obs, NUM_CHAINS, jax.random.key(0))
+    density = policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature)
+    return TemperatureChains(
+        agent.temperature,
+        run_dir.resolve().name,
+        restored.seeds[0],
+        restored.checkpoint.env_step,
+        agent.prior_std,
+        policy.StateView(0, policy.masses(actions), actions[:, :NUM_PATHS].copy(), density),
+    )
+
+
+def _draw_chains(axes: Axes, run: TemperatureChains) -> None:
+    draw_line_chain(axes, run.chains, run.prior_std, "exp(reward / temperature)")
+    axes.set_ylabel("action")
+    title = f"temperature {run.temperature:g}: total variation {run.chains.distance:.2f}"
+    axes.set_title(title, fontsize=10)
+
+
+# ---- comparison: every algorithm on small tasks, and on the two-mode bandit against its density
+
+_NUM_ACTIONS = 4_000
+_EDGES = np.linspace(-1.0, 1.0, 61).tolist()
+_BANDIT_NOTE = (
+    f"Histograms: {_NUM_ACTIONS} actions of each algorithm's newest checkpoint (first seed) on "
+    "the two-mode bandit. Black line: exp(reward / temperature), normalised, at the run's "
+    "fixed temperature; without one at 1, where it is the density whose logarithm is the "
+    "reward: such algorithms lower their temperature, or have none, and one mode is enough."
+)
 
 
 def _comparison(run_dirs: RunDirs) -> Figure:
-    """Every algorithm on the small tasks: curves, and what each does on the two-mode bandit."""
     runs = read_runs(run_dirs)
     panels = panels_of(official(runs))
-    draws, note = bandit_histograms([run.folder for run in runs])
-    caption = [*learning_caption(panels, None), note, *unevaluated_note(run_dirs)]
-    return make_figure([*learning_panels(panels, None), *draws], caption)
+    draws = [*learning_panels(panels, None), *bandit_histograms(runs)]
+    caption = [*learning_caption(panels, None), _BANDIT_NOTE, *unevaluated_note(run_dirs)]
+    return style.make_figure(draws, caption)
 
 
-class _PaperFigure(NamedTuple):
-    draw: Callable[..., Figure]
-    study: str
-    takes_reference: bool = False
+def bandit_histograms(runs: list[Run]) -> list[style.Draw]:
+    """A panel per run on the bandit, in the registry's order.
+
+    Shown are actions of its newest checkpoint's first seed, in the mode that draws plainly from the
+    policy if there is one.
+    """
+    draws: list[style.Draw] = []
+    order = {name: place for place, name in enumerate(ALGORITHMS)}
+    on_bandit = [run for run in runs if run.environment == BANDIT]
+    on_bandit.sort(key=lambda run: order.get(run.config["algorithm"], len(order)))
+    for run in on_bandit:
+        algorithm = ALGORITHMS[run.config["algorithm"]]
+        mode = "stochastic" if "stochastic" in algorithm.modes else algorithm.official_mode
+        obs = np.zeros((_NUM_ACTIONS, 1), np.float32)
+        actions = np.asarray(load_policy(run.folder, mode=mode)(obs))[:, 0]
+        temperature = fixed_temperature(run.config)
+        title = f"{algorithm.name}, {mode.replace('_', ' ')}"
+        title += f", temperature {temperature:g}" if temperature else ""
+        draw = partial(_draw_histogram, actions=actions, title=title)
+        colour = style.colour_of(algorithm.name)
+        draws.append(partial(draw, colour=colour, temperature=temperature or 1.0))
+    return draws
 
 
-def _learning(study: str) -> _PaperFigure:
-    return _PaperFigure(_curves, f"those of the study {study}", takes_reference=True)
+def fixed_temperature(config: dict[str, Any]) -> float | None:
+    """The temperature of a run that does not learn it.
+
+    >>> fixed_temperature({"settings": {"temperature": {"initial": 3.0, "learn": False}}})
+    3.0
+    """
+    temperature = config["settings"].get("temperature")
+    if not isinstance(temperature, dict) or temperature.get("learn", True):
+        return None
+    return float(temperature["initial"])
 
 
-FIGURES = {
-    "1": _PaperFigure(temperature_chains_figure, "those of the study figure_1"),
-    "2a": _learning("figure_2ab"),
-    "2b": _PaperFigure(_final_scores, "those of the study figure_2ab"),
-    "2c": _learning("figure_2cd"),
-    "2d": _learning("figure_2cd"),
-    "3a": _learning("figure_3ab"),
-    "3b": _PaperFigure(_wall_clock, "those of the study figure_3ab"),
-    "3c": _learning("figure_3cd"),
-    "3d": _learning("figure_3cd"),
-    "4": _learning("figure_4"),
-    "5": _PaperFigure(gallery_figure, ""),
-    "6": _learning("figure_6 or figure_6c"),
-    "7": _PaperFigure(scales_figure, "those of the study figure_7"),
-    "8": _learning("figure_8"),
-    "9": _learning("figure_9"),
-    "comparison": _PaperFigure(_comparison, "those of the studies comparison or two_modes"),
+def _draw_histogram(
+    axes: Axes, actions: np.ndarray, title: str, colour: str, temperature: float
+) -> None:
+    axes.hist(actions, _EDGES, density=True, color=colour, alpha=0.6, zorder=2)
+    grid = np.linspace(-1.0, 1.0, 401)
+    exact = np.exp(two_mode_log_density(grid) / temperature)
+    exact /= np.trapezoid(exact, grid)
+    axes.plot(grid, exact, color="black", linewidth=1.2, zorder=3)
+    axes.set_ylim(0.0, min(6.0, 2.2 * float(exact.max())))
+    style.plain_axes(axes, title, "action", "density")
+
+
+# ---- figure 5 and table 1: the environments, pictured, with their sizes
+
+_MAX_COLUMNS = 5
+_REASON_WIDTH, _REASON_LENGTH = 34, 320  # characters
+_MAX_PIXELS = 480  # of a picture's longer side in the figure
+
+
+class Portrait(NamedTuple):
+    """An environment's first frame and sizes, or why there are none.
+
+    Attributes:
+        name: the environment's id.
+        sizes: of observations and actions, in words.
+        frame: uint8 (height, width, 3); None if it could not be rendered.
+        reason: why not; "" if it could.
+    """
+
+    name: str
+    sizes: str
+    frame: np.ndarray | None
+    reason: str = ""
+
+
+def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
+    """The first frame of each environment, with the sizes of observations and actions.
+
+    An environment that cannot be made or rendered here has a panel with the reason.
+    """
+    portraits = [portrait_of(name) for name in environments]
+    draws: list[style.Draw] = [partial(_draw_portrait, portrait=portrait) for portrait in portraits]
+    caption = [
+        f"{len(portraits)} environments: the first frame of the episode with seed 0, rendered by "
+        "the environment with its own camera; length of an observation and of an action, as the "
+        "algorithms see them."
+    ]
+    if missing := [portrait.name for portrait in portraits if portrait.frame is None]:
+        caption.append(f"Not pictured here, for the reason given: {', '.join(missing)}.")
+    columns = min(_MAX_COLUMNS, len(portraits))
+    return style.make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
+
+
+def portrait_of(name: str) -> Portrait:
+    """Makes, resets and renders an environment; whatever it raises is the reason for no picture."""
+    sizes = "not made here"
+    try:
+        with closing(make(name, render=True)) as environment:
+            sizes = f"observation {environment.obs_dim}, action {environment.action_dim}"
+            environment.reset(0)
+            return Portrait(name, sizes, _thinned(environment.render()))
+    except Exception as error:  # the environments' own are of any kind
+        reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}"
+        return Portrait(name, sizes, None, reason)
+
+
+def _thinned(frame: np.ndarray) -> np.ndarray:
+    """The frame with no more pixels than the figure can show."""
+    every = -(-max(frame.shape[:2]) // _MAX_PIXELS)
+    return frame[::every, ::every]
+
+
+def _draw_portrait(axes: Axes, portrait: Portrait) -> None:
+    axes.set_title(f"{portrait.name}\n{portrait.sizes}", fontsize=8, parse_math=False)
+    axes.set(xticks=(), yticks=())
+    axes.spines[:].set_color("#999999")
+    if portrait.frame is not None:
+        axes.imshow(portrait.frame)
+        return
+    reason = textwrap.shorten(portrait.reason, _REASON_LENGTH, placeholder=" ...")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", facecolor="#f4f4f4")
+    text = textwrap.fill(reason, _REASON_WIDTH)
+    axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", parse_math=False)
+
+
+FIGURES: dict[str, tuple[Callable[..., Figure], str]] = {
+    "1": (temperature_chains_figure, "study figure_1"),
+    "2a": (_curves, "study figure_2ab"),
+    "2b": (_final_scores, "study figure_2ab"),
+    "2c": (_curves, "study figure_2cd"),
+    "2d": (_curves, "study figure_2cd"),
+    "3a": (_curves, "study figure_3ab"),
+    "3b": (_wall_clock, "study figure_3ab"),
+    "3c": (_curves, "study figure_3cd"),
+    "3d": (_curves, "study figure_3cd"),
+    "4": (_curves, "study figure_4"),
+    "5": (gallery_figure, ""),
+    "6": (_curves, "study figure_6 or figure_6c"),
+    "7": (scales_figure, "study figure_7"),
+    "8": (_curves, "study figure_8"),
+    "9": (_curves, "study figure_9"),
+    "comparison": (_comparison, "studies comparison or two_modes"),
 }
-"""By number; "comparison" is ours."""
+"""What draws each figure, and the study whose runs it shows; "comparison" is ours."""

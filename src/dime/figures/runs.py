@@ -1,6 +1,7 @@
 """Runs as figures and reports read them: from run directories, and from studies' folders."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,8 @@ STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
 LONGEST_NAME = 240
 """Of a trial: what file systems take, less what is put before and behind it."""
-LARGEST = 1e15
-"""Of an env step or a return; what is larger is damage."""
+MAX_NUMBER = 1e15
+"""Of an env step or a return; a larger number is damage."""
 
 OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
@@ -90,6 +91,12 @@ class Study(NamedTuple):
         folders = [self.folder / trial for trial in self.trials]
         return [folder for folder in folders if (folder / "config.json").is_file()]
 
+    @property
+    def evaluated(self) -> list[Path]:
+        """The run directories of the trials that have evaluations."""
+        files = [(folder, folder / "evaluations.jsonl") for folder in self.begun]
+        return [folder for folder, file in files if file.is_file() and file.stat().st_size]
+
 
 def is_study(folder: Path) -> bool:
     """Whether the folder is a study's."""
@@ -128,19 +135,19 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
 
     Args:
         run_dirs: folders of runs or of studies.
-        by: settings to tell runs apart by, as "settings.num_steps", beside those that a study
-            varies.
+        by: settings that separate runs, as "settings.num_steps", in addition to those that a
+            study varies.
 
     Raises:
         DimeError: none is given, one is neither run nor study or damaged, one has no evaluations
             yet, or no run has one of the settings of `by`.
     """
     by = tuple(by)
-    paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
+    paths = folders_of(run_dirs)
     if not paths:
         raise DimeError("There is nothing to draw: name at least one run directory.")
     runs: dict[Path, Run] = {}
-    for path in map(Path, paths):
+    for path in paths:
         found = _read_study(path, by) if is_study(path) else [_read_run(path, by)]
         runs |= {run.folder.resolve(): run for run in found}
     known = {name for run in runs.values() for name in flatten(run.config)}
@@ -149,41 +156,49 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
     return list(runs.values())
 
 
+def by_environment(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs by their environment's id, in their order."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.environment].append(run)
+    return groups
+
+
+def folders_of(run_dirs: RunDirs) -> list[Path]:
+    """The folders as a list."""
+    return [Path(run_dirs)] if isinstance(run_dirs, str | Path) else list(map(Path, run_dirs))
+
+
 def studies_among(run_dirs: RunDirs) -> list[Study]:
     """The studies among folders."""
-    paths = [run_dirs] if isinstance(run_dirs, str | Path) else list(run_dirs)
-    return [open_study(path) for path in map(Path, paths) if is_study(path)]
+    return [open_study(path) for path in folders_of(run_dirs) if is_study(path)]
 
 
-def unevaluated_trials(study: Study) -> list[str]:
-    """Names of the trials that have no evaluations yet."""
-    evaluated = {folder.name for folder in _evaluated(study)}
-    return [name for name in study.trials if name not in evaluated]
+def unevaluated_note(run_dirs: RunDirs) -> list[str]:
+    """What a caption says of trials that a study plans and no figure can show yet."""
+    counts = {s.name: len(s.trials) - len(s.evaluated) for s in studies_among(run_dirs)}
+    return [
+        f"Left out of {name}: {count} trials that have no evaluations yet."
+        for name, count in counts.items()
+        if count
+    ]
 
 
-def _evaluated(study: Study) -> list[Path]:
-    files = [(folder, folder / "evaluations.jsonl") for folder in study.begun]
-    return [folder for folder, file in files if file.is_file() and file.stat().st_size]
-
-
-def _read_study(folder: Path, by: Iterable[str]) -> list[Run]:
+def _read_study(folder: Path, by: tuple[str, ...]) -> list[Run]:
     study = open_study(folder)
     separate = tuple(dict.fromkeys([*study.varied, *by]))
-    evaluated = _evaluated(study)
-    if not evaluated:
+    if not study.evaluated:
         raise DimeError(f"No trial of {folder} has evaluations yet; try again in a moment.")
-    return [_read_run(trial, separate) for trial in evaluated]
+    return [_read_run(trial, separate) for trial in study.evaluated]
 
 
 def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
     try:
-        run = _read_files(path, separate)
-        _check(run)
+        return _read_files(path, separate)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DimeError(
             f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
         ) from error
-    return run
 
 
 def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
@@ -192,53 +207,48 @@ def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
     config = directory.config()
     if missing := _CONFIG_KEYS - set(config):
         raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
-    try:
-        records = list(read_records(file))
-    except ValueError as error:
-        raise DimeError(f"{file} is damaged: a line is not JSON ({error}).") from error
+    seeds, texts = config["training"]["seeds"], (config["env"], config["algorithm"])
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
+    if not whole or not all(isinstance(text, str) for text in texts):
+        raise DimeError(f"{path}/config.json is damaged: other types than a run's.")
+    records = list(read_records(file))
     if not records:
-        status = directory.status()
-        state, reason = status.get("state", "running"), status.get("reason")
-        if state != "running":
-            told = f": {reason}" if reason else ""
-            raise DimeError(
-                f"{path} has no evaluations, and its state is {state}{told}. Leave this run out, "
-                "or resume it with evaluations."
-            )
-        raise DimeError(
-            f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
-            "the run has started: try again then, or leave this run out."
-        )
+        raise DimeError(_why_no_evaluations(path, directory.status()))
     for number, record in enumerate(records, 1):
-        missing = _RECORD_KEYS - set(record)
-        if missing or not record["returns"]:
-            lacks = ", ".join(sorted(missing)) or "episodes"
-            raise DimeError(f"{file}, line {number}, is not an evaluation: it lacks {lacks}.")
+        if problem := _problem(record):
+            raise DimeError(f"{file}, line {number}, is {problem}.")
     return Run(path, config, records, variant_of(config, separate))
 
 
-def _check(run: Run) -> None:
-    """Raises `DimeError` where config or records have other types than a run's."""
-    texts = [run.environment, run.config["algorithm"]]
-    seeds = run.config["training"]["seeds"]
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    if not whole or not all(isinstance(text, str) for text in texts):
-        raise DimeError(f"{run.folder}/config.json is damaged: other types than a run's.")
-    for number, record in enumerate(run.records, 1):
-        whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
-        whole = whole and 0 <= record["env_step"] < LARGEST
-        lists = [record["returns"], record["success_last"] or []]
-        numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
-        if not whole or not numeric or not isinstance(record["mode"], str):
-            raise DimeError(
-                f"{run.folder}/evaluations.jsonl, line {number}, is damaged: other types "
-                "than an evaluation's."
-            )
+def _why_no_evaluations(path: Path, status: dict[str, Any]) -> str:
+    state = status.get("state", "running")
+    if state == "running":
+        return (
+            f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
+            "the run has started: try again then, or leave this run out."
+        )
+    reason = f": {status['reason']}" if status.get("reason") else ""
+    return (
+        f"{path} has no evaluations, and its state is {state}{reason}. Leave this run out, or "
+        "resume it with evaluations."
+    )
+
+
+def _problem(record: dict[str, Any]) -> str:
+    """What keeps a record from being an evaluation; "" if nothing does."""
+    missing = _RECORD_KEYS - set(record)
+    if missing or not record["returns"]:
+        return f"not an evaluation: it lacks {', '.join(sorted(missing)) or 'episodes'}"
+    whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
+    whole = whole and 0 <= record["env_step"] < MAX_NUMBER and isinstance(record["mode"], str)
+    lists = [record["returns"], record["success_last"] or []]
+    numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
+    return "" if whole and numeric else "damaged: other types than an evaluation's"
 
 
 def _is_score(value: Any) -> bool:
-    """A number, or what stands for one that JSON does not have."""
-    return value is None or isinstance(value, int | float) and not abs(value) >= LARGEST
+    """Whether it is a number, or null for one that JSON does not have."""
+    return value is None or isinstance(value, int | float) and not abs(value) >= MAX_NUMBER
 
 
 def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:

@@ -6,8 +6,9 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 640px)");
   const touch = matchMedia("(pointer: coarse)");
-  let looks = new Map(data.looks.map((look) => [look.kind, look]));
+  const looks = new Map(data.looks.map((look) => [look.kind, look]));
   let mode = document.getElementById("mode")?.value ?? null;
+  let zooms = {};
 
   // ---- looks
 
@@ -75,7 +76,7 @@
     return (mode === "official" ? curve.official : mode === null || curve.mode === mode);
   }
 
-  /** Line, band and what goes on beyond them; texts are escaped, for the library reads HTML. */
+  /** Line, band and single runs beyond them; texts are escaped, because the library reads HTML. */
   function tracesOf(curve) {
     const colour = inkOf(curve.kind);
     const look = looks.get(curve.kind);
@@ -139,6 +140,9 @@
     const all = chart.reference ? [chart.reference, ...chart.curves.filter(chosen)] : chart.curves.filter(chosen);
     const curves = all.filter((curve) => !hidden.has(curve.kind));
     Plotly.react(place, curves.flatMap(tracesOf), layoutOf(chart, curves), SETTINGS);
+    const zoom = zooms[frame.dataset.name] ?? {};
+    delete zooms[frame.dataset.name];
+    if (Object.keys(zoom).length) Plotly.relayout(place, zoom);
     frame.dataset.drawn = "true";
     delete frame.dataset.stale;
   }
@@ -190,10 +194,8 @@
   // ---- controls
 
   function applyControls() {
-    const choices = document.getElementById("mode");
-    if (choices && mode !== null) choices.value = mode;
-    if (!choices || !choices.value) mode = null;
-    if (choices && mode === null) mode = choices.value;
+    const list = document.getElementById("mode");
+    if (list) list.value = mode;
     for (const box of document.querySelectorAll("[data-toggle]")) box.checked = !hidden.has(box.dataset.toggle);
     for (const part of document.querySelectorAll("[data-mode]")) part.hidden = mode !== null && part.dataset.mode !== mode;
   }
@@ -222,55 +224,33 @@
   narrow.addEventListener("change", restyle);
   addEventListener("beforeprint", drawAll);
 
-  // ---- news of a live page
+  // ---- a page of `dime serve` reloads when the records have changed, and keeps the reader's choices
 
-  const parse = (html) => {
-    const template = document.createElement("template");
-    template.innerHTML = html;
-    return template.content;
-  };
+  const KEPT = "dime-report";
 
-  /** Puts new HTML in its place; parts that the reader has opened or scrolled stay so. */
-  function renew(place, html) {
-    const open = new Set([...place.querySelectorAll("details[open]")].map((part) => part.dataset.key));
-    const scrolled = [...place.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
-    const focused = place.contains(document.activeElement) ? document.activeElement.dataset.toggle : undefined;
-    place.replaceChildren(parse(html));
-    for (const part of place.querySelectorAll("details")) part.open = open.has(part.dataset.key);
-    place.querySelectorAll(".scroll").forEach((box, at) => scrolled[at] && box.scrollTo(...scrolled[at]));
-    for (const box of place.querySelectorAll("[data-toggle]")) if (box.dataset.toggle === focused) box.focus();
+  /** What the reader has chosen, opened and zoomed into. */
+  function choices() {
+    const zoomed = {};
+    for (const frame of document.querySelectorAll("figure[data-drawn]")) {
+      const { xaxis, yaxis } = frame.querySelector(".plot").layout;
+      const zoom = {};
+      if (!xaxis.autorange) zoom["xaxis.range"] = xaxis.range;
+      if (!yaxis.autorange) zoom["yaxis.range"] = yaxis.range;
+      zoomed[frame.dataset.name] = zoom;
+    }
+    const open = [...document.querySelectorAll("details[open]")].map((part) => part.dataset.key);
+    return { hidden: [...hidden], mode, open, zoomed: { ...zooms, ...zoomed } };
   }
 
-  function renewFrames(figures, order) {
-    const grid = document.querySelector(".grid");
-    const known = new Map([...frames()].map((frame) => [frame.dataset.name, frame]));
-    for (const [name, html] of Object.entries(figures)) {
-      const fresh = parse(html).firstElementChild;
-      known.get(name)?.replaceWith(fresh);
-      known.set(name, fresh);
-    }
-    for (const [name, frame] of known) if (!order.includes(name)) frame.remove();
-    order.forEach((name, at) => {
-      if (grid.children[at] !== known.get(name)) grid.insertBefore(known.get(name), grid.children[at] ?? null);
-    });
-  }
-
-  function accept(news) {
-    data.version = news.version;
-    document.title = news.title;
-    looks = new Map(news.looks.map((look) => [look.kind, look]));
-    renewFrames(news.figures, news.order);
-    for (const [name, html] of Object.entries(news.blocks)) {
-      const place = document.querySelector(`[data-block="${CSS.escape(name)}"]`);
-      if (place) renew(place, html);
-    }
-    for (const [name, chart] of Object.entries(news.charts)) charts.set(name, chart);
-    applyControls();
-    drawSwatches();
-    for (const frame of frames()) {
-      if (frame.dataset.drawn && (news.charts[frame.dataset.name] || news.restyled)) draw(frame);
-    }
-    watch();
+  function restore() {
+    const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+    sessionStorage.removeItem(KEPT);
+    if (!kept) return;
+    for (const kind of kept.hidden) hidden.add(kind);
+    if (document.querySelector(`#mode option[value="${CSS.escape(kept.mode)}"]`)) mode = kept.mode;
+    const open = new Set(kept.open);
+    for (const part of document.querySelectorAll("details")) part.open = open.has(part.dataset.key);
+    zooms = kept.zoomed;
   }
 
   const status = document.getElementById("live");
@@ -278,18 +258,24 @@
 
   async function poll() {
     try {
-      const answer = await fetch(`/data?have=${encodeURIComponent(data.version)}`, { cache: "no-store" });
-      if (answer.status === 200) accept(await answer.json());
-      if (answer.ok) say("live", false);
+      const headers = { "If-None-Match": `"${data.version}"` };
+      const answer = await fetch("/", { method: "HEAD", cache: "no-store", headers });
+      if (answer.status === 200) {
+        sessionStorage.setItem(KEPT, JSON.stringify(choices()));
+        location.reload();
+        return;
+      }
+      if (answer.status === 304) say("live", false);
       else say("the folder cannot be read at the moment", true);
     } catch (error) {
       say("not connected; trying again", true);
     }
-    setTimeout(poll, document.hidden ? 15000 : 3000);
+    setTimeout(poll, document.hidden ? 15000 : 4000);
   }
 
+  if (data.version) restore();
   applyControls();
   drawSwatches();
   watch();
-  if (data.live) { say("live", false); setTimeout(poll, 3000); }
+  if (data.version) { say("live", false); setTimeout(poll, 4000); }
 })();

@@ -4,13 +4,23 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 
+import dime
+from dime.envs.tiny import MultiGoal
 from dime.errors import DimeError
-from dime.figures import figures
-from dime.figures.curves import panels_of
-from dime.figures.figures import learning_curves, learning_figure, plot, plot_figure
-from dime.figures.reference import read_reference
+from dime.figures import learning
+from dime.figures.curves import panels_of, read_reference
+from dime.figures.learning import (
+    count_goals,
+    draw_paths,
+    paths_caption,
+    play_paths,
+    plot,
+    plot_figure,
+)
 from dime.figures.runs import read_runs
+from tests.figures.layout import caption
 from tests.figures.make_run import make_run
 
 MULTI_GOAL = "dime/MultiGoal-v0"
@@ -19,10 +29,6 @@ SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
 def bands(axes):
     return [item for item in axes.collections if isinstance(item, PolyCollection)]
-
-
-def caption(figure):
-    return figure.get_supxlabel().replace("\n", " ")
 
 
 def legend(figure):
@@ -37,20 +43,20 @@ def stub_policy(monkeypatch):
         assert mode == "stochastic"
         return lambda obs: np.full_like(obs, [1.0, 0.0])
 
-    monkeypatch.setattr(figures, "load_policy", load)
+    monkeypatch.setattr(learning, "load_policy", load)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_files_are_written_in_the_format_of_their_suffix(tmp_path, suffix):
     run = make_run(tmp_path / "run")
     path = tmp_path / "new" / f"curves.{suffix}"
-    assert learning_curves(run, path) == path
+    assert plot(run, path) == path
     assert path.read_bytes().startswith(SIGNATURES[suffix])
 
 
 def test_what_is_drawn_is_what_the_records_say(tmp_path):
     run = make_run(tmp_path / "run", modes=("stochastic", "deterministic"))
-    figure = learning_figure([run])
+    figure = plot_figure([run])
     (axes,) = figure.axes
     (panel,) = panels_of(read_runs(run))
     assert len(axes.lines) == len(panel.curves) == 2
@@ -67,7 +73,7 @@ def test_what_is_drawn_is_what_the_records_say(tmp_path):
 
 def test_the_caption_says_seeds_interval_episodes_and_modes(tmp_path):
     run = make_run(tmp_path / "run", modes=("stochastic", "deterministic"), num_episodes=7)
-    text = caption(learning_figure(run))
+    text = caption(plot_figure(run))
     assert "Seeds per curve: 3." in text
     assert "interquartile mean" in text and "95 % stratified bootstrap interval" in text
     assert "mean return of 7 whole episodes" in text
@@ -77,7 +83,7 @@ def test_the_caption_says_seeds_interval_episodes_and_modes(tmp_path):
 
 def test_fewer_than_three_seeds_are_thin_lines_without_band_and_the_caption_says_so(tmp_path):
     run = make_run(tmp_path / "run", seeds=(0, 1))
-    figure = learning_figure(run)
+    figure = plot_figure(run)
     (axes,) = figure.axes
     assert len(axes.lines) == 2 and not bands(axes)
     assert all(line.get_linewidth() < 1 for line in axes.lines)
@@ -93,7 +99,7 @@ def test_the_caption_says_which_curves_have_other_numbers_of_seeds(tmp_path):
         make_run(tmp_path / "b", "dm_control/dog-walk"),
         make_run(tmp_path / "c", "dm_control/dog-trot", seeds=(4,)),
     ]
-    text = caption(learning_figure(runs))
+    text = caption(plot_figure(runs))
     assert "Seeds per curve: 3; 1 in dime, stochastic on dm_control/dog-trot." in text
 
 
@@ -102,7 +108,7 @@ def test_the_caption_says_what_is_left_out_and_what_differs(tmp_path):
         make_run(tmp_path / "a", steps=(0, 500, 1000, 1500)),
         make_run(tmp_path / "b", steps=(0, 1000), settings={"discount": 0.9}, num_episodes=3),
     ]
-    text = caption(learning_figure(runs))
+    text = caption(plot_figure(runs))
     assert "2 env steps left out" in text
     assert "pooled runs differ in discount" in text
     assert "3 to 5 whole episodes" in text
@@ -112,7 +118,7 @@ def test_curves_differ_in_more_than_colour(tmp_path):
     modes = ("stochastic", "deterministic", "best_of_n")
     algorithms = ("dime", "crossq", "sac", "bro")
     runs = [make_run(tmp_path / name, algorithm=name, modes=modes) for name in algorithms]
-    (axes,) = learning_figure(runs).axes
+    (axes,) = plot_figure(runs).axes
     looks = {(str(line._unscaled_dash_pattern), line.get_marker()) for line in axes.lines}
     assert len(looks) == len(axes.lines) == 12
 
@@ -120,14 +126,14 @@ def test_curves_differ_in_more_than_colour(tmp_path):
 def test_an_algorithm_has_the_same_colour_in_every_figure(tmp_path):
     one = make_run(tmp_path / "a")
     other = make_run(tmp_path / "b", "dm_control/dog-run", "crossq")
-    (alone,) = learning_figure(one).axes[0].lines
-    (together,) = learning_figure([other, one]).axes[1].lines
+    (alone,) = plot_figure(one).axes[0].lines
+    (together,) = plot_figure([other, one]).axes[1].lines
     assert alone.get_color() == together.get_color()
 
 
 def test_the_reference_reaches_as_far_as_the_runs(tmp_path):
     run = make_run(tmp_path / "run", steps=(0, 50_000, 100_000))
-    figure = learning_figure(run, "shipped")
+    figure = plot_figure(run, "shipped")
     (axes,) = figure.axes
     published = read_reference("shipped").find("dm_control/walker-run", "return")
     (line,) = [line for line in axes.lines if line.get_label() == "DIME, published"]
@@ -140,19 +146,19 @@ def test_the_reference_reaches_as_far_as_the_runs(tmp_path):
 
 
 def test_environments_without_reference_are_named(tmp_path):
-    figure = learning_figure(make_run(tmp_path / "run", "Humanoid-v5"), "shipped")
+    figure = plot_figure(make_run(tmp_path / "run", "Humanoid-v5"), "shipped")
     assert len(figure.axes[0].lines) == 1
     assert "None for Humanoid-v5." in caption(figure)
 
 
 def test_a_run_with_one_evaluation_is_drawn(tmp_path):
     run = make_run(tmp_path / "run", steps=(0,))
-    learning_curves(run, tmp_path / "one.png", "shipped")
+    plot(run, tmp_path / "one.png", "shipped")
 
 
 def test_success_rates_have_their_own_axis(tmp_path):
     run = make_run(tmp_path / "run", "myoHandReachRandom-v0", success=True)
-    figure = learning_figure(run)
+    figure = plot_figure(run)
     assert figure.axes[0].get_ylabel() == "success rate"
     assert "share solved at the last step of 5 whole episodes" in caption(figure)
 
@@ -160,11 +166,11 @@ def test_success_rates_have_their_own_axis(tmp_path):
 def test_outputs_that_cannot_be_written_are_refused_before_anything_is_read(tmp_path):
     for name in ("curves.txt", "curves", "curves.pgf"):
         with pytest.raises(DimeError, match=r"\.png, \.pdf or \.svg"):
-            learning_curves(tmp_path / "nowhere", tmp_path / name)
+            plot(tmp_path / "nowhere", tmp_path / name)
     run = make_run(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(DimeError, match="cannot be written to"):
-        learning_curves(run, tmp_path / "file" / "curves.png")
+        plot(run, tmp_path / "file" / "curves.png")
 
 
 def test_plot_adds_the_paths_of_multi_goal_runs(tmp_path, stub_policy):
@@ -188,7 +194,7 @@ def test_texts_do_not_overlap_the_panels(tmp_path):
     environments = [f"dm_control/{name}" for name in ("dog-run", "dog-walk", "dog-trot")]
     runs = [make_run(tmp_path / f"{a}-{e[11:]}", e, a) for a in algorithms for e in environments]
     runs += [make_run(tmp_path / "WIDE", "COMMANDO/MMMMMM-v0", "MAXMMMM", seeds=(0,))]
-    figure = learning_figure(runs, "shipped")
+    figure = plot_figure(runs, "shipped")
     figure.canvas.draw()
     legend_box = figure.legends[0].get_window_extent()
     caption_box = figure._supxlabel.get_window_extent()
@@ -201,12 +207,77 @@ def test_texts_do_not_overlap_the_panels(tmp_path):
 
 def test_long_labels_stay_within_the_figure(tmp_path):
     runs = [make_run(tmp_path / name, "Ant-v5", name) for name in ("a", "b" * 46, "c" * 46)]
-    figure = learning_figure(runs)
+    figure = plot_figure(runs)
     figure.canvas.draw()
     legend_box = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend_box.x0 and legend_box.x1 <= figure.bbox.x1
 
 
 def test_pyplot_and_its_global_state_are_not_used():
-    code = "import sys, dime.figures.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, dime.figures.learning; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def outwards(obs):
+    """Each episode along the axis that its start already leans to."""
+    along = np.abs(obs) == np.abs(obs).max(axis=-1, keepdims=True)
+    return (0.6 * np.sign(obs) * along).astype(np.float32)
+
+
+def stay(obs):
+    return np.zeros_like(obs)
+
+
+def test_paths_end_at_the_goals_that_are_counted():
+    paths = play_paths(outwards, 40)
+    for path in paths:
+        distance = np.linalg.norm(path.position[-1] - MultiGoal.goals[path.goal])
+        assert distance < MultiGoal.goal_radius
+        np.testing.assert_array_less(0.59, np.linalg.norm(np.diff(path.position, axis=0), axis=1))
+    counts = count_goals(paths)
+    assert sum(counts) == 40 and min(counts) > 2
+    assert counts == [sum(path.goal == goal for path in paths) for goal in range(4)]
+
+
+def test_paths_that_reach_nothing_are_counted_too():
+    paths = play_paths(stay, 3)
+    assert [len(path.position) for path in paths] == [31] * 3
+    assert [path.goal for path in paths] == [None] * 3
+    assert "none: 3." in paths_caption(paths, "run")
+
+
+def test_the_policy_is_asked_once_per_step_for_all_episodes():
+    shapes = []
+
+    def policy(obs):
+        shapes.append((obs.shape, obs.dtype))
+        return stay(obs)
+
+    play_paths(policy, 4)
+    assert shapes == [((4, 2), np.float32)] * 30
+
+
+def test_the_same_policy_walks_the_same_paths():
+    for one, other in zip(play_paths(outwards, 5), play_paths(outwards, 5), strict=True):
+        np.testing.assert_array_equal(one.position, other.position)
+
+
+def test_the_panel_shows_paths_counts_and_goals():
+    paths = play_paths(outwards, 6)
+    axes = Figure().subplots()
+    draw_paths(axes, paths, "title")
+    walked = [line for line in axes.lines if len(line.get_xdata()) > 1]
+    for line, path in zip(walked, paths, strict=True):
+        np.testing.assert_array_equal(np.transpose(line.get_data()), path.position)
+    assert [text.get_text() for text in axes.texts[-4:]] == [str(n) for n in count_goals(paths)]
+    assert [tuple(disc.center) for disc in axes.patches] == [tuple(g) for g in MultiGoal.goals]
+
+
+def test_a_trained_run_is_plotted_with_its_own_policy(tmp_path):
+    options = {"num_env_steps": 60, "num_random_steps": 50, "progress": False}
+    dime.train("dime/MultiGoal-v0", preset="laptop", run_dir=tmp_path / "run", **options)
+    figure = plot_figure(tmp_path / "run")
+    curves, paths = figure.axes
+    assert len(curves.lines) == 2  # one seed, two modes
+    starts = [line.get_xdata()[0] for line in paths.lines if len(line.get_xdata()) > 1]
+    assert len(starts) == 50 and np.abs(starts).max() < 1.0

@@ -1,13 +1,20 @@
-"""Looking into a diffusion policy: its chains beside exp(Q / temperature), its entropy bound."""
+"""What a diffusion policy does, in numbers: its chains beside exp(Q / temperature), its bounds.
+
+All densities are on the box of actions, [-1, 1] per dimension, cut into the same bins.
+"""
 
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 from dime.algorithms.dime import DimeConfig, DimeState
 from dime.algorithms.registry import ALGORITHMS
@@ -17,11 +24,13 @@ from dime.deploy.policy import Restored, restore_agents
 from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError, require
-from dime.figures.chains import bin_centres, boltzmann, draw_chains, masses
+from dime.policies.diffusion import DiffusionPolicy
 from dime.training.config import EnvLike
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
 from dime.updates.policy_losses import combined_value
 
+NUM_BINS = {1: 100, 2: 40}
+"""Per action dimension, on a line and on a plane."""
 NUM_CHAINS = 16_384
 """Chains of each state that is drawn."""
 NUM_POINTS = 1000
@@ -30,6 +39,122 @@ NUM_BOUND_CHAINS = 64
 """Chains of each state for the mean of the entropy bound."""
 MAX_BOUND_STATES = 200
 """States along the episode for which it is measured, at most."""
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """What of a policy is drawn, and in which formats."""
+
+    checkpoint: str | Path | None = None
+    """Another checkpoint's folder than the newest one."""
+    num_states: int = 3
+    """How many states, spread evenly over the episode."""
+    plane: Iterable[int] | None = None
+    """One action dimension or two; by default the first two, or the only one."""
+    seed: int | None = None
+    """Which of the run's seeds; the first one by default."""
+    env: EnvLike | None = None
+    """Needed if the run's environment was passed as an object: the same again."""
+    figure_suffix: str = ".png"
+    """Of the figures: .png, .svg or .pdf."""
+    animation_suffix: str = ".gif"
+    """Of the animation: .gif or .mp4."""
+
+
+def bin_edges(dims: int) -> np.ndarray:
+    """The ends of the bins of one action dimension, (bins + 1,), if `dims` are drawn."""
+    return np.linspace(-1.0, 1.0, NUM_BINS[dims] + 1)
+
+
+def bin_centres(dims: int) -> np.ndarray:
+    """The middles of the bins of one action dimension, (bins,), if `dims` are drawn."""
+    edges = bin_edges(dims)
+    return 0.5 * (edges[1:] + edges[:-1])
+
+
+@eqx.filter_jit
+def _draw(policy: DiffusionPolicy, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Any:
+    chain = policy.draw(obs, key)
+    return jnp.tanh(chain.latents), policy.weigh(chain).log_prob
+
+
+def draw_chains(
+    policy: DiffusionPolicy, obs: np.ndarray, num: int, key: Key[Array, ""]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`num` chains for each observation: of (*batch, obs) the results have axes (num, *batch).
+
+    Returns:
+        (steps + 1, num, *batch, act), tanh of every latent, the last being the actions taken; and
+        (num, *batch), one-sample values of the bound on the log density, nats. The last actions and
+        their values are those of `policy.sample` with the same key.
+    """
+    repeated = jnp.broadcast_to(jnp.asarray(obs), (num, *obs.shape))
+    actions, log_prob = _draw(policy, repeated, key)
+    return np.asarray(actions), np.asarray(log_prob, np.float64)
+
+
+def masses(actions: np.ndarray) -> np.ndarray:
+    """The share of samples in each bin.
+
+    Args:
+        actions: (..., samples, dims) in [-1, 1], dims 1 or 2.
+
+    Returns:
+        (..., *bins), an axis of bins per dimension; the bins of each leading index sum to one.
+
+    >>> masses(np.array([[-0.99], [0.99], [0.999], [1.0]]))[[0, -1]]
+    array([0.25, 0.75])
+    """
+    leading, dims = actions.shape[:-2], actions.shape[-1]
+    edges = [bin_edges(dims)] * dims
+    flat = actions.reshape(-1, *actions.shape[-2:])
+    counts = [np.histogramdd(samples, edges)[0] for samples in flat]
+    return np.reshape(counts, (*leading, *[NUM_BINS[dims]] * dims)) / actions.shape[-2]
+
+
+def prior_masses(prior_std: float) -> np.ndarray:
+    """The probability of each bin of a line under tanh of N(0, prior_std^2), in closed form.
+
+    >>> float(prior_masses(2.5).sum().round(9))
+    1.0
+    """
+    prior = NormalDist(0.0, prior_std)
+    with np.errstate(divide="ignore"):
+        latent = np.arctanh(bin_edges(1))
+    below = [prior.cdf(end) if np.isfinite(end) else float(end > 0.0) for end in latent]
+    return np.diff(below)
+
+
+def boltzmann(values: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(values / temperature) on the bins' centres, normalised: its integral over them is one.
+
+    Args:
+        values: (*bins), in units of return.
+        temperature: return per nat.
+
+    >>> float((boltzmann(np.arange(100.0), 2.0) * 2 / 100).sum().round(9))
+    1.0
+    """
+    log_density = (values - values.max()) / temperature
+    density = np.exp(log_density)
+    return density / (density.sum() * (2.0 / len(values)) ** values.ndim)
+
+
+def levels_enclosing(density: np.ndarray, shares: tuple[float, ...]) -> list[float]:
+    """Levels of a density whose regions above hold these shares of its mass, lowest level first.
+
+    Equal levels are returned once, and none that the whole box is above.
+    """
+    falling = np.sort(density, axis=None)[::-1]
+    held = np.cumsum(falling) / falling.sum()
+    levels = {float(falling[min(np.searchsorted(held, s), falling.size - 1)]) for s in shares}
+    return sorted(level for level in levels if falling[-1] < level < falling[0])
+
+
+def total_variation(mass: np.ndarray, density: np.ndarray) -> float:
+    """Half the summed difference between bins' shares and a density on the bins, 0 to 1."""
+    expected = density / density.sum()
+    return float(0.5 * np.abs(mass - expected).sum())
 
 
 class Episode(NamedTuple):
@@ -54,6 +179,11 @@ class StateView(NamedTuple):
     points: np.ndarray
     density: np.ndarray
 
+    @property
+    def distance(self) -> float:
+        """Total variation between the actions and the density, 0 to 1."""
+        return total_variation(self.mass[-1], self.density)
+
 
 class Bounds(NamedTuple):
     """The entropy bound along the episode, (states,): mean over chains and its standard error."""
@@ -73,7 +203,7 @@ class PolicyView(NamedTuple):
         temperature: return per nat.
         states: what is drawn of some states of the episode.
         bounds: the entropy bound along the episode.
-        target_bound: what the temperature drives the bound to; None where it is fixed.
+        target_bound: what the temperature drives the bound to; None if it is fixed.
         step_sizes: (steps, act), integrated diffusion in latent units squared.
         diffusion_scale: (act,), their learnt scale; `initial_scale` before training.
         episode: the episode.
@@ -94,7 +224,7 @@ class PolicyView(NamedTuple):
     prior_std: float
 
 
-class Trained(NamedTuple):
+class DimeAgent(NamedTuple):
     """One seed's agent of a run of DIME, and what its critics' outputs mean."""
 
     config: DimeConfig
@@ -103,7 +233,7 @@ class Trained(NamedTuple):
     prior_std: float
 
     @classmethod
-    def of(cls, restored: Restored, index: int, run_dir: Path) -> "Trained":
+    def of(cls, restored: Restored, index: int, run_dir: Path) -> "DimeAgent":
         """The agent at place `index`.
 
         Raises `DimeError` for a run of an algorithm without a chain with an entropy bound.
@@ -138,26 +268,19 @@ class Trained(NamedTuple):
         return boltzmann(np.asarray(value, np.float64), self.temperature)
 
 
-def view_policy(  # noqa: PLR0913  everything past the first is keyword-only
-    run_dir: str | Path,
-    *,
-    checkpoint: str | Path | None = None,
-    num_states: int = 3,
-    plane: Iterable[int] | None = None,
-    seed: int | None = None,
-    env: EnvLike | None = None,
-) -> PolicyView:
+def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     """Plays an episode of a run's policy and measures what `inspect_policy` draws.
 
-    Arguments and errors are those of `inspect_policy`.
+    Raises `DimeError` as `inspect_policy`.
     """
     folder = Path(run_dir)
+    num_states, checkpoint = options.num_states, options.checkpoint
     require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
     restored = restore_agents(folder, Path(checkpoint) if checkpoint else None)
-    index = restored.place_of(seed, folder)
-    agent = Trained.of(restored, index, folder)
-    dims = _checked_plane(plane, restored.spaces.action_dim)
-    source = environment_of(restored, env, folder)
+    index = restored.place_of(options.seed, folder)
+    agent = DimeAgent.of(restored, index, folder)
+    dims = _checked_plane(options.plane, restored.spaces.action_dim)
+    source = environment_of(restored, options.env, folder)
     with closing(make(source, restored.config.env_kwargs)) as environment:
         environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
         episode = _play(restored, index, environment)
@@ -222,9 +345,9 @@ def _spread(episode: Episode, num: int) -> list[int]:
     return sorted(set(np.linspace(0, last, num).round().astype(int).tolist()))
 
 
-def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
+def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
     key = jax.random.fold_in(jax.random.key(0), env_step)
-    actions = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key).actions
+    actions, _ = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key)
     shown = actions[..., list(plane)]
     return StateView(
         env_step=env_step,
@@ -234,12 +357,13 @@ def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]
     )
 
 
-def _bounds(agent: Trained, episode: Episode) -> Bounds:
+def _bounds(agent: DimeAgent, episode: Episode) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(episode, MAX_BOUND_STATES))
-    drawn = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, jax.random.key(1))
-    error = drawn.log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
-    return Bounds(at, -drawn.log_prob.mean(axis=0), error)
+    key = jax.random.key(1)
+    _, log_prob = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, key)
+    error = log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
+    return Bounds(at, -log_prob.mean(axis=0), error)
 
 
 def _target_bound(config: DimeConfig, action_dim: int) -> float | None:

@@ -1,25 +1,25 @@
-"""Drawing what `view_policy` measured: chains beside exp(Q / temperature), bounds, scales."""
+"""Pictures of a trained diffusion policy: what `dime inspect` writes."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
+import imageio
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from dime.figures.canvas import Draw, make_figure
-from dime.figures.chains import (
-    bin_centres,
-    bin_edges,
-    levels_enclosing,
-    prior_masses,
-    total_variation,
-)
-from dime.figures.policy_views import NUM_BOUND_CHAINS, NUM_CHAINS, PolicyView, StateView
+from dime.deploy.video import refuse_unless_writable, write_video
+from dime.errors import DimeError
+from dime.figures import policy
+from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy
+from dime.figures.style import Draw, check_output, make_figure, open_frame, save
 
-# From white to a blue that lines still stand out from; lightness falls evenly.
+# From white to a blue on which lines are still visible; lightness falls evenly.
 SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
 TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
 ENCLOSED = 0.5, 0.9
@@ -43,24 +43,56 @@ PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
     "column is exp(Q / temperature). " + CONTOURS_NOTE
 )
+FRAMES_PER_SECOND = 4
+"""Denoising steps per second."""
+NUM_LAST_FRAMES = 8
+"""How often the last denoising step is shown, before the animation repeats."""
+_DPI = 100
+_LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
+_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {CONTOURS_NOTE}"
+_ANIMATION_PANEL = 3.2, 3.2  # inches
 
 
-class LineChain(NamedTuple):
-    """A chain of one dimension.
+def inspect_policy(
+    run_dir: str | Path, output_dir: str | Path, options: InspectOptions | None = None
+) -> list[Path]:
+    """Draws what a run's policy does in states of one episode, played with stochastic actions.
 
-    Attributes:
-        mass: (steps + 1, bins), the share of chains per bin.
-        points: (steps + 1, chains), some chains.
-        prior: (bins,), the prior's probabilities.
-        density: (bins,), what the last actions should have.
-        density_name: as in the legend.
+    - `chains`: the chains' marginals by denoising step beside exp(Q / temperature), with Q as the
+      policy's loss has it and the temperature of the checkpoint;
+    - `bounds`: the entropy bound along the episode, the learnt diffusion scales, the step sizes;
+    - `animation`: the chains on their way from the prior to actions.
+
+    The episode is the first one of the seed's evaluation at that env step.
+
+    Args:
+        run_dir: folder of a run of `dime` or `dime-gb`.
+        output_dir: folder for the pictures; created if missing.
+        options: what is drawn, and in which formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DimeError: not a run of DIME, no checkpoint or a damaged one, an action dimension or a
+            seed that there is not, or the pictures cannot be written.
     """
-
-    mass: np.ndarray
-    points: np.ndarray
-    prior: np.ndarray
-    density: np.ndarray
-    density_name: str
+    options = options or InspectOptions()
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DimeError(f"{folder} is no folder to write to: {error}.") from error
+    chains = check_output(folder / f"chains{options.figure_suffix}")
+    bounds = check_output(folder / f"bounds{options.figure_suffix}")
+    animation = folder / f"animation{options.animation_suffix}"
+    check_animation(animation)
+    view = view_policy(run_dir, options)
+    return [
+        save(chains_figure(view), chains),
+        save(bounds_figure(view), bounds),
+        write_animation(view, animation),
+    ]
 
 
 def chains_figure(view: PolicyView) -> Figure:
@@ -82,8 +114,8 @@ def _about_chains(view: PolicyView) -> list[str]:
     dims = " and ".join(map(str, view.plane))
     plural = "" if len(view.plane) == 1 else "s"
     text = (
-        f"{about(view)}; {NUM_CHAINS} chains of each state. Action dimension{plural} {dims} of "
-        f"{view.action_dim}; temperature {view.temperature:.3g}."
+        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. Action dimension{plural} {dims} "
+        f"of {view.action_dim}; temperature {view.temperature:.3g}."
     )
     if view.action_dim == len(view.plane):
         return [text]
@@ -105,7 +137,7 @@ def about(view: PolicyView) -> str:
 
 
 def shown_steps(num_steps: int) -> list[int]:
-    """The denoising steps that have a panel of their own: the prior, some, the action.
+    """The denoising steps that have a panel: the prior, some, the action.
 
     >>> shown_steps(16), shown_steps(1)
     ([0, 8, 12, 16], [0, 1])
@@ -114,51 +146,47 @@ def shown_steps(num_steps: int) -> list[int]:
 
 
 def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
-    name = "exp(Q / temperature)"
-    chain = LineChain(
-        state.mass, state.points[..., 0], prior_masses(view.prior_std), state.density, name
-    )
-    draw_line_chain(axes, chain)
+    draw_line_chain(axes, state, view.prior_std, "exp(Q / temperature)")
     axes.set_ylabel(f"action {view.plane[0]}")
     title = f"env step {state.env_step}"
     if view.action_dim == 1:
-        title += f": total variation {total_variation(state.mass[-1], state.density):.2f}"
+        title += f": total variation {state.distance:.2f}"
     axes.set_title(title, fontsize=10)
 
 
-def draw_line_chain(axes: Axes, chain: LineChain) -> None:
+def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name: str) -> None:
     """Draws a chain from its prior on the left to its actions on the right."""
-    steps = len(chain.mass) - 1
+    steps = len(state.mass) - 1
     side, gap = _SIDE * steps, 0.03 * steps
-    columns = np.arange(steps + 2) - 0.5
-    darkest = max(float(np.quantile(chain.mass, _DARKEST_ON_LINE)), 2.5 * chain.mass[0].mean())
+    mass, columns = state.mass, np.arange(steps + 2) - 0.5
+    darkest = max(float(np.quantile(mass, _DARKEST_ON_LINE)), 2.5 * mass[0].mean())
     norm = PowerNorm(0.7, 0.0, darkest)
-    axes.pcolormesh(columns, bin_edges(1), chain.mass.T, cmap=SHADES, norm=norm, rasterized=True)
-    axes.plot(chain.points[:, :NUM_PATHS], color=PATH, linewidth=0.6, alpha=0.6)
+    axes.pcolormesh(columns, policy.bin_edges(1), mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    axes.plot(state.points[:, :NUM_PATHS, 0], color=PATH, linewidth=0.6, alpha=0.6)
     left, right = -0.5 - gap, steps + 0.5 + gap
-    prior = np.sqrt(chain.prior / chain.prior.max())
-    _draw_sideways(axes, left, -side * prior, GREY, "prior")
-    expected = chain.density / chain.density.sum()
-    scale = side / max(expected.max(), chain.mass[-1].max())
-    _draw_sideways(axes, right, scale * chain.mass[-1], FILL, "last actions")
+    prior = policy.prior_masses(prior_std)
+    _draw_sideways(axes, left, -side * np.sqrt(prior / prior.max()), GREY, "prior")
+    expected = state.density / state.density.sum()
+    scale = side / max(expected.max(), mass[-1].max())
+    _draw_sideways(axes, right, scale * mass[-1], FILL, "last actions")
     axes.plot(
         right + scale * expected,
-        bin_centres(1),
+        policy.bin_centres(1),
         color=TARGET,
         linewidth=1.4,
-        label=chain.density_name,
+        label=density_name,
     )
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
     axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
     axes.set_yticks((-1.0, -0.5, 0.0, 0.5, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, label: str) -> None:
-    """A filled histogram that stands on the vertical line at `base`."""
+    """A filled histogram from the vertical line at `base`."""
     axes.stairs(
         base + height,
-        bin_edges(1),
+        policy.bin_edges(1),
         baseline=base,
         orientation="horizontal",
         fill=True,
@@ -190,8 +218,8 @@ def _plane_rows(view: PolicyView) -> list[Draw]:
 
 def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
     """A share per bin in blue, contours of exp(Q / temperature)."""
-    edges = bin_edges(2)
-    darkest = np.quantile(mass, _DARKEST) or mass.max()  # where all is in few bins, the fullest
+    edges = policy.bin_edges(2)
+    darkest = np.quantile(mass, _DARKEST) or mass.max()  # if all is in few bins, the fullest
     norm = PowerNorm(0.5, 0, darkest)
     axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
     draw_contours(axes, density)
@@ -201,9 +229,9 @@ def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[
 
 
 def draw_contours(axes: Axes, density: np.ndarray) -> None:
-    """Contours of a density on the plane; where bins are too coarse for any, its highest bin."""
-    centres = bin_centres(2)
-    levels = levels_enclosing(density, ENCLOSED)
+    """Contours of a density on the plane; if bins are too coarse for any, its highest bin."""
+    centres = policy.bin_centres(2)
+    levels = policy.levels_enclosing(density, ENCLOSED)
     if levels:
         axes.contour(centres, centres, density.T, levels, colors=TARGET, linewidths=1.1)
     else:
@@ -224,9 +252,9 @@ def bounds_figure(view: PolicyView) -> Figure:
         f"{about(view)}.",
         "Entropy bound: -log_prob of the chain (denoising against noising kernels, with the prior "
         "and the tanh), nats for the whole action; its expectation is at most the policy's "
-        f"entropy. Line: mean over {NUM_BOUND_CHAINS} chains of each of {len(view.bounds.mean)} "
-        f"states; band: two standard errors. Uniform actions have {uniform:.3g}. Vertical lines: "
-        "the states whose chains are drawn.",
+        f"entropy. Line: mean over {policy.NUM_BOUND_CHAINS} chains of each of "
+        f"{len(view.bounds.mean)} states; band: two standard errors. Uniform actions have "
+        f"{uniform:.3g}. Vertical lines: the states whose chains are drawn.",
         "Diffusion scale: what the cosine profile is multiplied by to give the step sizes "
         "(integrated diffusion, latent units squared), learnt per action dimension; dark: the "
         "dimensions whose chains are drawn.",
@@ -252,7 +280,7 @@ def _draw_bounds(axes: Axes, view: PolicyView) -> None:
     if len(at) == 1:
         axes.set(xticks=(0,), xlim=(-1, 1))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_scales(axes: Axes, view: PolicyView) -> None:
@@ -267,7 +295,7 @@ def _draw_scales(axes: Axes, view: PolicyView) -> None:
     axes.set(
         xlabel="action dimension", ylabel="diffusion scale", xlim=(-margin, count - 1 + margin)
     )
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
@@ -280,4 +308,92 @@ def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
+
+
+def check_animation(file: Path) -> None:
+    """Refuses an animation that `write_animation` cannot write.
+
+    Raises:
+        DimeError: the suffix is neither .gif nor .mp4, or there is no encoder for the latter.
+    """
+    if file.suffix == ".mp4":
+        refuse_unless_writable(file)
+    elif file.suffix != ".gif":
+        raise DimeError(f"An animation ends in .gif or .mp4, got {file.name}.")
+
+
+def write_animation(view: PolicyView, file: Path) -> Path:
+    """Writes an animation of the chains of every state, a frame per denoising step.
+
+    Raises:
+        DimeError: the file cannot be written.
+    """
+    try:
+        if file.suffix == ".mp4":
+            write_video(file, frames(view), FRAMES_PER_SECOND)
+        else:
+            pictures: list[Any] = list(frames(view))
+            imageio.mimwrite(file, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)
+    except OSError as error:
+        raise DimeError(f"The animation cannot be written to {file}: {error}.") from error
+    return file
+
+
+def frames(view: PolicyView) -> Iterator[np.ndarray]:
+    """Pictures, uint8 (height, width, 3) of even size: one per denoising step, then the last."""
+    updates: list[Callable[[int], None]] = []
+    start = _start_line if len(view.plane) == 1 else _start_plane
+
+    def draw(axes: Axes, state: StateView) -> None:
+        updates.append(start(axes, state, view.plane))
+
+    draws: list[Draw] = [partial(draw, state=state) for state in view.states]
+    what = _LINE_ANIMATION_NOTE if len(view.plane) == 1 else _PLANE_ANIMATION_NOTE
+    caption = [f"{about(view)}. {what} Temperature {view.temperature:.3g}."]
+    figure = make_figure(draws, caption, panel_size=_ANIMATION_PANEL)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    last = len(view.step_sizes)
+    for step in range(last + 1):
+        for update in updates:
+            update(step)
+        canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]
+        even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2].copy()
+        for _ in range(NUM_LAST_FRAMES if step == last else 1):
+            yield even
+
+
+def _start_plane(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
+    """Draws the contours; the result draws the chains as they are at a denoising step."""
+    (dots,) = axes.plot([], [], ".", color=DARK, markersize=4, alpha=0.55, markeredgewidth=0)
+    draw_contours(axes, state.density)
+    set_box(axes)
+    axes.set(xlabel=f"action {plane[0]}", ylabel=f"action {plane[1]}")
+
+    def update(step: int) -> None:
+        dots.set_data(*state.points[step].T)
+        _set_title(axes, state, step)
+
+    return update
+
+
+def _start_line(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
+    """Draws exp(Q / temperature); the result draws the histogram at a denoising step."""
+    bars = axes.stairs(state.mass[0], policy.bin_edges(1), fill=True, color=FILL)
+    expected = state.density / state.density.max()
+    axes.plot(policy.bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
+    axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
+    axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {plane[0]}")
+
+    def update(step: int) -> None:
+        bars.set_data(state.mass[step] / state.mass[step].max())
+        _set_title(axes, state, step)
+
+    return update
+
+
+def _set_title(axes: Axes, state: StateView, step: int) -> None:
+    last = len(state.mass) - 1
+    axes.set_title(f"env step {state.env_step}, denoising step {step} of {last}", fontsize=9)

@@ -7,9 +7,10 @@ import pytest
 
 from dime.errors import DimeError
 from dime.figures.curves import panels_of
-from dime.figures.figures import colour_of
 from dime.figures.runs import read_runs
-from dime.report import write, write_report
+from dime.figures.style import colour_of
+from dime.report import report as writing
+from dime.report import write_report
 from dime.statistics import bootstrap_interval, iqm
 from tests.figures.make_run import evaluation, make_run
 from tests.report.made import (
@@ -43,7 +44,7 @@ def final_scores(folder, step, mode="stochastic"):
 
 def test_final_scores_are_the_statistics_of_the_records(tmp_path, report):
     study = make_grid(tmp_path / "study", envs=("dm_control/dog-run", "dm_control/dog-walk"))
-    text = report(study).text("summary")
+    text = report(study).text("scores")
     by_algorithm = {}
     for env in ("dog-run", "dog-walk"):
         for algorithm in ("dime", "sac"):
@@ -101,7 +102,7 @@ def test_each_algorithm_is_shown_in_its_official_mode_at_first(tmp_path, report)
 def test_fewer_than_three_seeds_have_no_interval_and_it_says_so(tmp_path, report):
     run = make_run(tmp_path / "run", seeds=(0, 1))
     page = report(run)
-    text = page.text("summary")
+    text = page.text("scores")
     assert f"{final_scores(run, 1500).mean():.1f}" in text
     assert "2 seeds, no interval" in text
     assert "[" not in text
@@ -115,7 +116,7 @@ def test_unequal_seeds_are_all_used_and_said(tmp_path, report):
         make_run(tmp_path / "a", "dm_control/dog-run", seeds=range(3)),
         make_run(tmp_path / "b", "dm_control/dog-walk", seeds=range(5)),
     ]
-    text = report(*runs).text("summary")
+    text = report(*runs).text("scores")
     scores = np.concatenate([final_scores(run, 1500) for run in runs]) / 1000
     assert f"{iqm(scores[:, None]):.3f}" in text
     assert "3 to 5 seeds" in text
@@ -131,8 +132,8 @@ def test_a_run_that_ended_early_shortens_the_comparison_but_hides_nothing(tmp_pa
     (curve,) = page.data["charts"]["dm_control/walker-run"]["curves"]
     assert curve["x"] == [0, 500]
     assert [tail["x"] for tail in curve["tails"]] == [[500, 1000, 1500]] * 3
-    assert "at 500 env steps" in page.text("summary")
-    assert "Thin dotted lines" in page.text("caption")
+    assert "at 500 env steps" in page.text("scores")
+    assert "Thin dotted lines" in page.text("curves")
     assert "early failed 700 of 1.5k the simulator <b>exploded</b>" in page.text("trouble")
     assert "(3 of 4 seeds)" in page.text("curves")
 
@@ -199,7 +200,7 @@ def test_runs_that_cannot_be_averaged_leave_the_others_alone(tmp_path, report):
 def test_a_report_without_any_evaluation_is_written_all_the_same(tmp_path, report):
     run = make_run(tmp_path / "run", steps=())
     page = report(run)
-    assert "No run has an evaluation" in page.text("summary")
+    assert "No run has an evaluation" in page.text("scores")
     assert "run unknown – run has no evaluations yet" in page.text("trouble")
 
 
@@ -222,7 +223,7 @@ def test_texts_of_runs_cannot_become_markup(tmp_path, report):
     assert "img" not in tags
     assert not [key for _, attributes in page.elements for key in attributes if key[:2] == "on"]
     assert list(page.data["charts"]) == [HOSTILE]
-    for part in ("title", "headline", "trouble", "settings", "runs", "reproduction"):
+    for part in ("title", "headline", "trouble", "settings", "runs", "reproduce"):
         assert HOSTILE in page.text(part) or part == "headline", part
 
 
@@ -241,7 +242,7 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(tmp_path, report):
     assert scripts.count("'sha256-") == 2
 
 
-def test_settings_that_differ_stand_side_by_side(tmp_path, report):
+def test_settings_that_differ_are_side_by_side(tmp_path, report):
     dime = {"discount": 0.99, "critic": {"v_max": 100.0, "hidden_dim": 256}}
     sac = {"discount": 0.99, "critic": {"v_max": 200.0}}
     runs = [
@@ -253,27 +254,27 @@ def test_settings_that_differ_stand_side_by_side(tmp_path, report):
     assert "critic.v_max 100.0 200.0" in text
     assert "critic.hidden_dim 256 –" in text
     assert "discount 0.99" not in text
-    assert '"discount": 0.99' in page.text("configs")
+    assert '"discount": 0.99' in page.text("settings")
 
 
-def test_pace_and_machine_are_told(tmp_path, report):
+def test_pace_and_machine_are_shown(tmp_path, report):
     run = make_run(tmp_path / "run")
     set_provenance(run)
     page = report(run)
-    assert "dime 10.0 10.0 to 10.0 1 d 03 h 3 1 run Fast GPU · Linux-6.1" in page.text("throughput")
-    assert "dime train" in page.text("reproduction")
-    assert "/usr/bin" not in page.text("reproduction")
-    assert "1.2.3 abc123 3.11.9 Linux-6.1 Fast GPU (gpu) jax 0.10.2" in page.text("versions")
+    assert "dime 10.0 10.0 to 10.0 1 d 03 h 3 1 run Fast GPU · Linux-6.1" in page.text("speed")
+    assert "dime train" in page.text("reproduce")
+    assert "/usr/bin" not in page.text("reproduce")
+    assert "1.2.3 abc123 3.11.9 Linux-6.1 Fast GPU (gpu) jax 0.10.2" in page.text("reproduce")
     assert "2026-01-02" in page.text("headline")
 
 
-def test_the_studys_file_stands_in_the_report(tmp_path, report):
+def test_the_studys_file_is_in_the_report(tmp_path, report):
     run = make_run(tmp_path / "study" / "run")
     study = make_study(tmp_path / "study", trials=[run], source='seeds = 3\nname = "x"')
-    assert 'seeds = 3 name = "x"' in report(study).text("reproduction")
+    assert 'seeds = 3 name = "x"' in report(study).text("reproduce")
 
 
-def test_variants_of_a_study_are_curves_of_their_own(tmp_path, report):
+def test_variants_of_a_study_have_separate_curves(tmp_path, report):
     runs = [
         make_run(tmp_path / "study" / f"n{n}", settings={"num_steps": n, "discount": 0.99})
         for n in (4, 16)
@@ -283,7 +284,7 @@ def test_variants_of_a_study_are_curves_of_their_own(tmp_path, report):
     assert kinds == ["dime num_steps=4", "dime num_steps=16"]
 
 
-def test_reference_is_drawn_where_there_is_one(tmp_path, report):
+def test_reference_is_drawn_if_there_is_one(tmp_path, report):
     study = make_grid(tmp_path / "study", algorithms=("dime",), steps=(0, 24_000, 48_000))
     page = report(study, reference="shipped")
     charts = page.data["charts"]
@@ -301,10 +302,10 @@ def test_success_is_the_score_of_myosuite(tmp_path, report):
     ]
     page = report(*runs)
     assert page.data["charts"]["myoHandReachRandom-v0"]["metric"] == "success rate"
-    assert "All 2 environments MyoSuite 0.400" in page.text("summary")
+    assert "All 2 environments MyoSuite 0.400" in page.text("scores")
 
 
-def test_films_are_inlined_smallest_first_and_the_rest_named(tmp_path, monkeypatch, report):
+def test_videos_are_inlined_smallest_first_and_the_rest_named(tmp_path, monkeypatch, report):
     sizes = {"dime": 30_000, "sac": 90_000, "bro": 60_000}
     runs = []
     for algorithm, size in sizes.items():
@@ -314,33 +315,34 @@ def test_films_are_inlined_smallest_first_and_the_rest_named(tmp_path, monkeypat
     second = make_run(tmp_path / "second", algorithm="dime", seeds=(4, 5, 6))
     (second / "video.mp4").write_bytes(b"later seed")
     bare = tmp_path / "bare.html"
-    monkeypatch.setattr(write, "MOST_BYTES", 0)
+    monkeypatch.setattr(writing, "MAX_BYTES", 0)
     size = write_report([*runs, second], bare).stat().st_size
-    monkeypatch.setattr(write, "MOST_BYTES", size + 100_000 + 130_000)
+    monkeypatch.setattr(writing, "MAX_BYTES", size + 100_000 + 130_000)
     page = report(*runs, second)
-    films = [attributes["src"] for tag, attributes in page.elements if tag == "video"]
-    assert sorted(map(len, films)) == [40_022, 80_022]
+    videos = [attributes["src"] for tag, attributes in page.elements if tag == "video"]
+    assert sorted(map(len, videos)) == [40_022, 80_022]
     assert "Left out, so that the file stays small: sac on dm_control/walker-run." in page.text(
-        "films"
+        "videos"
     )
     assert (tmp_path / "out" / "report.html").stat().st_size < size + 230_000
 
 
-def test_many_films_stay_below_the_limit(tmp_path):
+def test_many_videos_stay_below_the_limit(tmp_path):
     runs = []
     for number, env in enumerate(["Ant-v5", "Hopper-v5", "Walker2d-v5"]):
         runs.append(make_run(tmp_path / str(number), env))
         (runs[-1] / "video.mp4").write_bytes(bytes(5_000_000))
     path = write_report(runs, tmp_path / "report.html")
     assert 17_000_000 < path.stat().st_size < 20_000_000
-    assert "Left out" in read(path).text("films")
+    assert "Left out" in read(path).text("videos")
 
 
-def test_without_plotly_it_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", ["plotly", "jinja2"])
+def test_without_its_extra_it_says_what_to_install(tmp_path, monkeypatch, missing):
     run = make_run(tmp_path / "run")
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "plotly" else found(name)
+        importlib.util, "find_spec", lambda name: None if name == missing else found(name)
     )
     with pytest.raises(DimeError, match=r"pip install 'dime-rl\[report\]'"):
         write_report(run, tmp_path / "report.html")

@@ -1,23 +1,29 @@
-"""Figures as files: panels in a grid, a legend above, a caption below; no global state.
+"""The figures' style: panels in a grid, legend above, caption below; colours and curves.
 
 `matplotlib.pyplot` is not used: figures are drawn with the Agg backend wherever this runs.
 """
 
 import math
 import textwrap
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
+from dime.figures.curves import Curve, Panel, Series
 
 Draw = Callable[[Axes], None]
 """Draws one panel."""
@@ -30,6 +36,18 @@ _LEGEND_LINE, _LEGEND_GAPS = 3.2, 3.2  # of an entry, in units of the legend's s
 _LINE_HEIGHT = 1.5 / 72  # inches per point of the font's size
 _CHARACTERS_PER_INCH = 17.0  # of the caption's font, on average
 _NEEDS_LATEX = "pgf"
+
+# Colours that colour-blind readers can distinguish; in grey the markers differ.
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#999933"),
+    *("#882255", "#56B4E9", "#E69F00", "#117733", "#AA4499", "#44AA99", "#8C6D31"),
+)
+_MARKERS = "os^DvPX<>hp"
+_MODE_DASHES = {"stochastic": "-", "deterministic": (0, (4, 2)), "best_of_n": (0, (1, 1.5))}
+_OTHER_DASHES = (0, (6, 2, 1, 2))
+_NUM_MARKERS = 8  # per line
+_LIGHTEST = 0.6  # of white in the last variant's shade
+METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 
 
 def check_output(output: str | Path) -> Path:
@@ -64,14 +82,17 @@ def make_figure(
 
     Args:
         draws: one function per panel, row by row.
-        caption: paragraphs to stand below.
+        caption: paragraphs below the panels.
         columns: panels in a row; by default as many as make a compact figure.
         panel_size: width and height of a panel, in inches.
     """
-    columns = columns or _num_columns(len(draws))
+    # up to three panels side by side, more of them in a square, never more than four a row
+    square = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(draws))))
+    columns = columns or (len(draws) if len(draws) <= 3 else square)
     rows = math.ceil(len(draws) / columns)
     width = max(_MIN_WIDTH, columns * panel_size[0])
-    text = _wrapped(caption, width)
+    characters = int(width * _CHARACTERS_PER_INCH)
+    text = "\n".join(textwrap.fill(paragraph, characters) for paragraph in caption)
     with _plain_style():
         figure = Figure(facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
@@ -91,7 +112,7 @@ def make_figure(
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure, the folders above it too where they are missing.
+    """Writes a figure, and the folders above it if they are missing.
 
     Raises:
         DimeError: the file cannot be written there.
@@ -103,16 +124,6 @@ def save(figure: Figure, path: Path) -> Path:
     except OSError as error:
         raise DimeError(f"The figure cannot be written to {path}: {error}.") from error
     return path
-
-
-def _num_columns(num_panels: int) -> int:
-    """Up to three panels side by side, more of them in a square, never more than four a row."""
-    return num_panels if num_panels <= 3 else min(_MAX_COLUMNS, math.ceil(math.sqrt(num_panels)))
-
-
-def _wrapped(paragraphs: list[str], width: float) -> str:
-    characters = int(width * _CHARACTERS_PER_INCH)
-    return "\n".join(textwrap.fill(paragraph, characters) for paragraph in paragraphs)
 
 
 def _add_legend(figure: Figure, width: float) -> int:
@@ -149,3 +160,81 @@ def _plain_style() -> Iterator[None]:
     """Matplotlib's defaults, whatever the user's own settings are."""
     with matplotlib.style.context("default"), matplotlib.rc_context({"svg.hashsalt": "dime"}):
         yield
+
+
+def plain_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Title and labels; a light grid below, and no frame above and to the right."""
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    open_frame(axes)
+
+
+def open_frame(axes: Axes) -> None:
+    """No frame above and to the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def env_step_axis(axes: Axes) -> None:
+    """Few round ticks, as "500k"."""
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
+    """Draws the band below, the line or lines above; only the first line has a label."""
+    width = 0.8 if series.band is None else 1.8
+    every = -(-len(series.env_step) // _NUM_MARKERS)
+    for number, line in enumerate(series.lines):
+        shown = label if number == 0 else "_nolegend_"
+        axes.plot(series.env_step, line, label=shown, linewidth=width, markevery=every, **style)
+    if series.band is not None:
+        low, high = series.band
+        axes.fill_between(
+            series.env_step, low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=2
+        )
+
+
+def colour_of(algorithm: str) -> str:
+    """The colour of an algorithm, the same in every figure and report, as "#RRGGBB"."""
+    return _COLOURS[_place(algorithm) % len(_COLOURS)]  # 13 colours, 11 markers: 143 pairs
+
+
+def _place(algorithm: str) -> int:
+    known = list(ALGORITHMS)
+    return known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
+
+
+def shade(colour: str, place: int, count: int) -> str:
+    """The colour of the `place`-th of `count` variants: from the colour itself towards white.
+
+    >>> shade("#0072B2", 0, 3), shade("#0072B2", 2, 3)
+    ('#0072b2', '#99c7e0')
+    """
+    white = _LIGHTEST * place / max(count - 1, 1)
+    red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def variants_of(panels: list[Panel]) -> dict[str, list[str]]:
+    """The variants of each algorithm, in the order in which they are shown."""
+    variants: dict[str, dict[str, None]] = {}
+    for curve in (curve for panel in panels for curve in panel.curves):
+        variants.setdefault(curve.algorithm, {})[curve.variant] = None
+    return {algorithm: list(names) for algorithm, names in variants.items()}
+
+
+def curve_style(curve: Curve, variants: dict[str, list[str]]) -> dict[str, Any]:
+    """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
+    of_algorithm = variants[curve.algorithm]
+    number = of_algorithm.index(curve.variant)
+    colour = shade(colour_of(curve.algorithm), number, len(of_algorithm))
+    return {
+        "color": colour,
+        "linestyle": _MODE_DASHES.get(curve.mode, _OTHER_DASHES),
+        "marker": _MARKERS[(_place(curve.algorithm) + number) % len(_MARKERS)],
+        "zorder": 3,
+        "markersize": 4.5,
+        "markerfacecolor": colour if curve.mode == "stochastic" else "white",
+    }

@@ -9,19 +9,28 @@ import pytest
 from dime.api import make_config
 from dime.deploy.policy import Restored, restore_agents
 from dime.errors import DimeError
-from dime.figures import policy_views
-from dime.figures.chains import NUM_BINS, bin_centres
-from dime.figures.inspection import inspect_policy
-from dime.figures.policy_figures import SHADES, bounds_figure, chains_figure, shown_steps
-from dime.figures.policy_films import NUM_LAST_FRAMES, check_film, frames
-from dime.figures.policy_views import (
+from dime.figures import policy
+from dime.figures.policy import (
+    NUM_BINS,
     NUM_BOUND_CHAINS,
     Bounds,
+    DimeAgent,
     Episode,
+    InspectOptions,
     PolicyView,
     StateView,
-    Trained,
+    bin_centres,
     view_policy,
+)
+from dime.figures.policy_drawing import (
+    NUM_LAST_FRAMES,
+    SHADES,
+    bounds_figure,
+    chains_figure,
+    check_animation,
+    frames,
+    inspect_policy,
+    shown_steps,
 )
 from dime.updates.policy_losses import combined_value
 from tests.figures.layout import assert_free, caption
@@ -34,7 +43,7 @@ SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 @pytest.fixture(scope="module")
 def view(dime_run):
-    return view_policy(dime_run, env=walks())
+    return view_policy(dime_run, InspectOptions(env=walks()))
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +119,13 @@ def test_the_density_is_exp_of_q_over_the_runs_temperature(dime_run, view):
 
 def test_of_a_known_q_the_density_is_the_closed_form(dime_run, monkeypatch):
     """Q couples three dimensions; the one that is not drawn stays at its mean."""
-    agent = Trained.of(restore_agents(dime_run), 0, dime_run)
+    agent = DimeAgent.of(restore_agents(dime_run), 0, dime_run)
     precision = np.array([[30.0, 10.0, -8.0], [10.0, 20.0, 5.0], [-8.0, 5.0, 25.0]], np.float32)
 
     def quadratic(critics, stats, obs, action, head):
         return -0.5 * jnp.einsum("...i,ij,...j->...", action, precision, action)
 
-    monkeypatch.setattr(policy_views, "combined_value", quadratic)
+    monkeypatch.setattr(policy, "combined_value", quadratic)
     mean = np.array([9.0, 0.4, 9.0])  # of what is drawn the mean does not matter
     density = agent.density(np.zeros(2, np.float32), mean, (2, 0))
     # Given dimension 1, the others are Gaussian: precision P / T, mean -P^-1 p 0.4.
@@ -168,7 +177,7 @@ def test_a_plane_has_a_row_per_state_and_a_panel_per_step(view):
 
 
 def test_a_line_has_prior_chain_actions_and_density_in_one_panel(bandit):
-    view = view_policy(bandit)
+    view = view_policy(bandit, InspectOptions())
     assert view.plane == (0,) and view.action_dim == 1
     (state,) = view.states  # an episode of one step
     (axes,) = chains_figure(view).axes
@@ -183,7 +192,7 @@ def test_a_line_has_prior_chain_actions_and_density_in_one_panel(bandit):
 
 
 def test_a_line_of_a_wider_action_is_a_slice_and_has_no_total_variation(dime_run):
-    view = view_policy(dime_run, plane=[1], env=walks())
+    view = view_policy(dime_run, InspectOptions(plane=[1], env=walks()))
     figure = chains_figure(view)
     assert figure.axes[0].get_ylabel() == "action 1"
     assert "total variation" not in figure.axes[0].get_title()
@@ -191,7 +200,7 @@ def test_a_line_of_a_wider_action_is_a_slice_and_has_no_total_variation(dime_run
     assert view.states[0].density.shape == (NUM_BINS[1],)
 
 
-def test_a_film_has_a_frame_per_denoising_step(view):
+def test_an_animation_has_a_frame_per_denoising_step(view):
     pictures = list(frames(view))
     assert len(pictures) == 3 + NUM_LAST_FRAMES - 1
     for picture in pictures:
@@ -203,25 +212,34 @@ def test_a_film_has_a_frame_per_denoising_step(view):
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_everything_is_written_in_the_format_of_its_suffix(tmp_path, bandit, suffix):
-    written = inspect_policy(bandit, tmp_path / "new" / "folder", suffixes=(suffix, ".gif"))
-    assert [path.name for path in written] == [f"chains{suffix}", f"bounds{suffix}", "film.gif"]
+    written = inspect_policy(
+        bandit, tmp_path / "new" / "folder", InspectOptions(figure_suffix=suffix)
+    )
+    assert [path.name for path in written] == [
+        f"chains{suffix}",
+        f"bounds{suffix}",
+        "animation.gif",
+    ]
     for path in written[:2]:
         assert path.read_bytes().startswith(SIGNATURES[suffix])
-    film = imageio.mimread(written[2])
-    assert len(film) == 3  # the last is shown for longer
+    animation = imageio.mimread(written[2])
+    assert len(animation) == 3  # the last is shown for longer
 
 
-def test_a_film_as_mp4(tmp_path, bandit):
+def test_an_animation_as_mp4(tmp_path, bandit):
     pytest.importorskip("imageio_ffmpeg")
-    written = inspect_policy(bandit, tmp_path, suffixes=(".png", ".mp4"))
+    written = inspect_policy(bandit, tmp_path, InspectOptions(animation_suffix=".mp4"))
     assert written[2].read_bytes()[4:8] == b"ftyp"
 
 
 def test_another_seed_and_another_checkpoint(dime_run):
     older = checkpoints(dime_run)[0]
-    assert "after 45 env steps" in view_policy(dime_run, env=walks(), checkpoint=older).source
+    assert (
+        "after 45 env steps"
+        in view_policy(dime_run, InspectOptions(env=walks(), checkpoint=older)).source
+    )
     with pytest.raises(DimeError, match=r"has no seed 3 .* there are \[0\]"):
-        view_policy(dime_run, env=walks(), seed=3)
+        view_policy(dime_run, InspectOptions(env=walks(), seed=3))
 
 
 @pytest.mark.parametrize(
@@ -236,29 +254,29 @@ def test_another_seed_and_another_checkpoint(dime_run):
 )
 def test_planes_that_there_are_not_are_refused(dime_run, plane, reason):
     with pytest.raises(DimeError, match=reason):
-        view_policy(dime_run, plane=plane, env=walks())
+        view_policy(dime_run, InspectOptions(plane=plane, env=walks()))
 
 
 def test_a_plane_of_a_one_dimensional_action_is_refused(bandit):
     with pytest.raises(DimeError, match="actions have one dimension, a line"):
-        view_policy(bandit, plane=(0, 1))
+        view_policy(bandit, InspectOptions(plane=(0, 1)))
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path, dime_run):
     with pytest.raises(DimeError, match="num_states is 0"):
-        view_policy(dime_run, num_states=0)
+        view_policy(dime_run, InspectOptions(num_states=0))
     with pytest.raises(DimeError, match="passed as a Python object"):
-        view_policy(dime_run)
+        view_policy(dime_run, InspectOptions())
     with pytest.raises(DimeError, match=r"\.png, \.pdf or \.svg"):
-        inspect_policy(dime_run, tmp_path, suffixes=(".txt", ".gif"))
+        inspect_policy(dime_run, tmp_path, InspectOptions(figure_suffix=".txt"))
     with pytest.raises(DimeError, match=r"\.gif or \.mp4"):
-        inspect_policy(dime_run, tmp_path, suffixes=(".png", ".avi"))
+        inspect_policy(dime_run, tmp_path, InspectOptions(animation_suffix=".avi"))
     with pytest.raises(DimeError, match="not a run"):
         inspect_policy(tmp_path, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(DimeError, match="no folder to write to"):
         inspect_policy(dime_run, tmp_path / "file")
-    check_film(tmp_path / "film.gif")
+    check_animation(tmp_path / "animation.gif")
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "dacer", "dime-gaussian"])
@@ -267,7 +285,7 @@ def test_other_algorithms_are_refused_with_those_that_work(tmp_path, dime_run, a
     config = make_config("dime/MultiGoal-v0", algorithm, "laptop")
     other = Restored(**(restored._asdict() | {"config": config}))
     with pytest.raises(DimeError, match=f"a run of {algorithm}, .* of runs of: dime, dime-gb"):
-        Trained.of(other, 0, tmp_path)
+        DimeAgent.of(other, 0, tmp_path)
 
 
 @pytest.mark.parametrize("dims", [1, 2])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.figures.chains import (
+from dime.figures.policy import (
     NUM_BINS,
     bin_centres,
     boltzmann,
@@ -29,10 +29,10 @@ def test_chains_end_in_the_actions_that_the_policy_samples(config):
     assert latents.shape == (6, 4, 2, 2)
     np.testing.assert_array_equal(jnp.tanh(latents[-1]), sample.action, strict=True)
 
-    chains = draw_chains(policy, OBS, 4, jax.random.key(7))
-    assert chains.actions.shape == (6, 4, 2, 2) and chains.log_prob.shape == (4, 2)
-    np.testing.assert_allclose(chains.actions, np.tanh(latents), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(chains.log_prob, sample.log_prob, rtol=1e-4, atol=1e-4)
+    actions, log_prob = draw_chains(policy, OBS, 4, jax.random.key(7))
+    assert actions.shape == (6, 4, 2, 2) and log_prob.shape == (4, 2)
+    np.testing.assert_allclose(actions, np.tanh(latents), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_prob, sample.log_prob, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dims", [1, 2])

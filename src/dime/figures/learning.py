@@ -1,0 +1,296 @@
+"""The figures of runs: learning curves, and paths on the multi-goal plane."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from dime.deploy.policy import load_policy
+from dime.envs.registry import make_env
+from dime.envs.tiny import MultiGoal
+from dime.figures import style
+from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, panels_of, read_reference
+from dime.figures.runs import RunDirs, read_runs, studies_among, unevaluated_note
+from dime.training.run_directory import RunDirectory
+
+_REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
+_MAX_NAMES = 4  # in an enumeration; the rest is counted
+_NUM_PATHS = 50
+
+ENVIRONMENT = "dime/MultiGoal-v0"
+GOAL_NAMES = ("right", "left", "top", "bottom")
+"""Of `MultiGoal.goals`, in their order."""
+
+PATHS_NOTE = (
+    "Discs: goals, each with the number of episodes that reached it. Contours: reward of a "
+    "position at zero action, without the goals' bonus. Paths that reach no goal: black, dashed."
+)
+_PATH, _GOAL, _CONTOUR, _LOST = "#0072B2", "#D55E00", "#8c8c8c", "#333333"
+_COUNT_DISTANCE = 1.45  # of a count from its goal's centre, outwards
+
+BatchPolicy = Callable[[np.ndarray], np.ndarray]
+"""Observations (episodes, 2) to actions (episodes, 2), in the environment's own units."""
+
+
+def plot(
+    run_dirs: RunDirs,
+    output: str | Path,
+    reference: str | Path | None = None,
+    by: Iterable[str] = (),
+) -> Path:
+    """Draws score over env steps: a panel per environment, a curve per algorithm and action mode.
+
+    A curve is the interquartile mean over seeds with its 95 % stratified bootstrap interval; with
+    fewer than three seeds, each seed is drawn by itself. Runs of the same environment and
+    algorithm are pooled. The score is the return; for MyoSuite's environments the success rate.
+    A multi-goal run outside studies also has a panel with paths of its newest checkpoint's policy.
+
+    Args:
+        run_dirs: folders of runs or studies.
+        output: the file; its suffix chooses the format (.png, .pdf, .svg, ...).
+        reference: curves to draw beside them: "shipped" for the published ones of DIME, or a CSV
+            file (`read_reference` says its columns).
+        by: settings that separate runs of one algorithm, as "settings.discount".
+
+    Returns:
+        The file written.
+
+    Raises:
+        DimeError: one of the folders is not a run or has no evaluations yet, the reference cannot
+            be read, a checkpoint is damaged, or the format cannot be written.
+    """
+    path = style.check_output(output)
+    return style.save(plot_figure(run_dirs, reference, by), path)
+
+
+def plot_figure(
+    run_dirs: RunDirs, reference: str | Path | None = None, by: Iterable[str] = ()
+) -> Figure:
+    """The figure that `plot` writes."""
+    runs = read_runs(run_dirs, by)
+    panels, published = panels_of(runs), read_reference(reference)
+    draws, captions = learning_panels(panels, published), learning_caption(panels, published)
+    in_studies = {trial for study in studies_among(run_dirs) for trial in study.begun}
+    folders = [
+        run.folder
+        for run in runs
+        if run.environment == ENVIRONMENT and run.folder not in in_studies
+    ]
+    with_paths = [folder for folder in folders if RunDirectory(folder).checkpoints.steps()]
+    for folder in with_paths:
+        name = folder.resolve().name
+        paths = play_paths(load_policy(folder, mode="stochastic"), _NUM_PATHS)
+        draws.append(partial(draw_paths, paths=paths, title=f"{ENVIRONMENT}: paths\n{name}"))
+        captions.append(paths_caption(paths, name))
+    if with_paths:
+        captions.append(PATHS_NOTE)
+    captions += unevaluated_note(run_dirs)
+    if waiting := [folder.resolve().name for folder in folders if folder not in with_paths]:
+        captions.append(f"No paths of {', '.join(waiting)}: no checkpoint yet.")
+    return style.make_figure(draws, captions)
+
+
+def learning_panels(panels: list[Panel], reference: Reference | None) -> list[style.Draw]:
+    """What draws the curves of each panel."""
+    variants = style.variants_of(panels)
+    return [
+        partial(_draw_panel, panel=panel, variants=variants, reference=reference)
+        for panel in panels
+    ]
+
+
+def _draw_panel(
+    axes: Axes, panel: Panel, variants: dict[str, list[str]], reference: Reference | None
+) -> None:
+    """Draws the curves of one environment, and the reference as far as they reach."""
+    for curve in panel.curves:
+        style.draw_series(axes, curve.series, curve.label, style.curve_style(curve, variants))
+    published = reference and reference.find(panel.environment, panel.metric)
+    if reference is not None and published is not None:
+        last = max(curve.last_step for curve in panel.curves)
+        style.draw_series(axes, published.until(last), reference.name, _REFERENCE_STYLE)
+        if last > 0:
+            axes.set_xlim(-0.03 * last, 1.03 * last)
+    style.plain_axes(axes, panel.environment, "env steps", style.METRIC_LABELS[panel.metric])
+    if panel.metric == "success_rate":
+        axes.set_ylim(-0.03, 1.03)
+    style.env_step_axis(axes)
+
+
+def learning_caption(panels: list[Panel], reference: Reference | None) -> list[str]:
+    """The sentences that a reader of learning curves needs, one paragraph per item."""
+    curves = [(panel, curve) for panel in panels for curve in panel.curves]
+    paragraphs = [_statistic(curves), _protocol(panels)]
+    if reference is not None:
+        paragraphs.append(_reference(panels, reference))
+    # what of the runs is not drawn, and what should not have been pooled
+    remarks = {_named(curves, pair): "; ".join(_remarks(pair[1])) for pair in curves}
+    notes = " ".join(f"{name}: {text}." for name, text in remarks.items() if text)
+    return [*paragraphs, notes] if notes else paragraphs
+
+
+def _statistic(curves: list[tuple[Panel, Curve]]) -> str:
+    """The most frequent number of seeds, and the curves that have another; what line and band are.
+
+    As "3; 2 in sac, stochastic".
+    """
+    counts = Counter(curve.series.num_runs or 0 for _, curve in curves)
+    usual = counts.most_common(1)[0][0]
+    text = f"Seeds per curve: {usual}"
+    for count in sorted(set(counts) - {usual}):
+        odd = [_named(curves, pair) for pair in curves if pair[1].series.num_runs == count]
+        text += f"; {count} in {_enumerated(odd)}"
+    return f"{text}.{interval_note(counts)}"
+
+
+def interval_note(counts: Iterable[int]) -> str:
+    """What line and band are, for curves of these numbers of seeds."""
+    text = ""
+    if max(counts) >= MIN_RUNS:
+        text += (
+            " Line: interquartile mean over seeds; band: 95 % stratified bootstrap interval "
+            "(2000 resamples)."
+        )
+    if min(counts) < MIN_RUNS:
+        text += f" With fewer than {MIN_RUNS} seeds each is a thin line, with no interval."
+    return text
+
+
+def _protocol(panels: list[Panel]) -> str:
+    curves = [curve for panel in panels for curve in panel.curves]
+    episodes = sorted(set().union(*(curve.num_episodes for curve in curves)))
+    count = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
+    modes = " or ".join(dict.fromkeys(curve.mode.replace("_", " ") for curve in curves))
+    metrics = {panel.metric for panel in panels}
+    means = ["mean return"] * ("return" in metrics)
+    means += ["share solved at the last step"] * ("success_rate" in metrics)
+    plural = "" if episodes == [1] else "s"
+    return (
+        f"Score of a seed: {' or '.join(means)} of {count} whole episode{plural} per evaluation "
+        f"with {modes} actions, on separate evaluation environments; no smoothing."
+    )
+
+
+def _reference(panels: list[Panel], reference: Reference) -> str:
+    missing = [
+        panel.environment
+        for panel in panels
+        if reference.find(panel.environment, panel.metric) is None
+    ]
+    text = f"{reference.name}: {reference.note}; interquartile mean and 95 % interval."
+    return f"{text} None for {_enumerated(missing)}." if missing else text
+
+
+def _remarks(curve: Curve) -> list[str]:
+    remarks = []
+    if count := curve.series.num_left_out:
+        plural = "" if count == 1 else "s"
+        remarks.append(f"{count} env step{plural} left out, not evaluated for all of its seeds")
+    if count := curve.num_silent:
+        remarks.append(f"{count} of its seeds left out, not evaluated at all")
+    if count := curve.num_repeated:
+        plural = "" if count == 1 else "s"
+        remarks.append(f"{count} seed{plural} counted more than once, from several folders")
+    if curve.differences:
+        remarks.append(f"pooled runs differ in {_enumerated(curve.differences)}")
+    return remarks
+
+
+def _named(curves: list[tuple[Panel, Curve]], pair: tuple[Panel, Curve]) -> str:
+    """The curve's label, with the environment if the figure has several."""
+    panel, curve = pair
+    several = len({other.environment for other, _ in curves}) > 1
+    return f"{curve.label} on {panel.environment}" if several else curve.label
+
+
+def _enumerated(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _MAX_NAMES
+    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+class Path2D(NamedTuple):
+    """An episode: its positions (steps + 1, 2), and which goal it reached, None for none."""
+
+    position: np.ndarray
+    goal: int | None
+
+
+def play_paths(policy: BatchPolicy, num_episodes: int) -> list[Path2D]:
+    """Plays episodes side by side, with the seeds 0, 1, ...; one call of the policy per step.
+
+    >>> [path.goal for path in play_paths(lambda obs: np.full_like(obs, [1.0, 0.0]), 2)]
+    [0, 0]
+    """
+    environments = [make_env(ENVIRONMENT) for _ in range(num_episodes)]
+    starts = [env.reset(seed=seed) for seed, env in enumerate(environments)]
+    obs = np.stack([start for start, _ in starts])
+    positions = [[info["position"]] for _, info in starts]
+    reached = np.zeros(num_episodes, bool)
+    running = np.ones(num_episodes, bool)
+    while running.any():
+        actions = policy(obs)
+        for i in np.flatnonzero(running):
+            obs[i], _, terminated, truncated, info = environments[i].step(actions[i])
+            positions[i].append(info["position"])
+            reached[i] = info["success"]
+            running[i] = not (terminated or truncated)
+    ends = np.stack([path[-1] for path in positions])
+    nearest = ((ends[:, None] - MultiGoal.goals) ** 2).sum(axis=-1).argmin(axis=-1)
+    return [
+        Path2D(np.stack(path), int(goal) if success else None)
+        for path, goal, success in zip(positions, nearest, reached, strict=True)
+    ]
+
+
+def count_goals(paths: list[Path2D]) -> list[int]:
+    """How many episodes reached each of the four goals."""
+    return [sum(path.goal == goal for path in paths) for goal in range(len(GOAL_NAMES))]
+
+
+def paths_caption(paths: list[Path2D], run: str) -> str:
+    """The sentences under the panel."""
+    counts = count_goals(paths)
+    goals = ", ".join(f"{name} {n}" for name, n in zip(GOAL_NAMES, counts, strict=True))
+    return (
+        f"Paths of {run}: {len(paths)} stochastic episodes of the newest checkpoint's policy "
+        f"(first seed). Episodes that reached a goal: {goals}; none: {len(paths) - sum(counts)}."
+    )
+
+
+def draw_paths(axes: Axes, paths: list[Path2D], title: str) -> None:
+    """Contours of the reward, goals with the number of episodes that reached them, paths."""
+    _draw_reward(axes)
+    for path in paths:
+        colour, dashes = (_LOST, "--") if path.goal is None else (_PATH, "-")
+        axes.plot(
+            *path.position.T, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.6, zorder=3
+        )
+        axes.plot(*path.position[-1:].T, ".", color=colour, markersize=3, zorder=4)
+    for goal, count in zip(MultiGoal.goals, count_goals(paths), strict=True):
+        disc = Circle(tuple(goal), MultiGoal.goal_radius, facecolor=_GOAL, alpha=0.35, zorder=2)
+        axes.add_patch(disc)
+        place = goal + _COUNT_DISTANCE * goal / np.linalg.norm(goal)
+        axes.text(place[0], place[1], str(count), fontsize=9, ha="center", va="center", zorder=5)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set(xlabel="x", ylabel="y", aspect="equal")
+    axes.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5))
+    axes.set(xlim=(-MultiGoal.limit, MultiGoal.limit), ylim=(-MultiGoal.limit, MultiGoal.limit))
+
+
+def _draw_reward(axes: Axes) -> None:
+    axis = np.linspace(-MultiGoal.limit, MultiGoal.limit, 141)
+    plane = np.stack(np.meshgrid(axis, axis), axis=-1)  # (141, 141, 2)
+    offset = plane[:, :, None] - MultiGoal.goals  # (141, 141, goals, 2)
+    reward = -MultiGoal.reward_scale * (offset**2).sum(axis=-1).min(axis=-1)
+    levels = [-5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5]
+    lines = axes.contour(
+        axis, axis, reward, levels, colors=_CONTOUR, linewidths=0.6, linestyles="solid", zorder=1
+    )
+    axes.clabel(lines, levels[1:], fontsize=6, fmt="%g")
