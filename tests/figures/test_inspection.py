@@ -23,8 +23,8 @@ from dime.figures.policy_views import (
     Trained,
     view_policy,
 )
-from dime.updates.policy_losses import combined_value
 from tests.figures.layout import assert_free, caption
+from tests.joint_critics import combined_value
 from tests.training.runs import DIME, checkpoints, read_lines, start
 from tests.training.walk import walks
 

@@ -20,7 +20,6 @@ from dime.errors import DimeError, require
 from dime.figures.chains import bin_centres, boltzmann, draw_chains, masses
 from dime.training.config import EnvLike
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
-from dime.updates.policy_losses import combined_value
 
 NUM_CHAINS = 16_384
 """Chains of each state that is drawn."""
@@ -132,9 +131,7 @@ class Trained(NamedTuple):
             action[..., dimension] = values
         critics = self.state.critics
         everywhere = jnp.broadcast_to(jnp.asarray(obs), (*axes[0].shape, len(obs)))
-        value = combined_value(
-            critics.online, critics.stats, everywhere, jnp.asarray(action), self.head
-        )
+        value = self.head.combined_value(critics.outputs(everywhere, jnp.asarray(action)))
         return boltzmann(np.asarray(value, np.float64), self.temperature)
 
 
@@ -161,7 +158,7 @@ def view_policy(  # noqa: PLR0913  everything past the first is keyword-only
     with closing(make(source, restored.config.env_kwargs)) as environment:
         environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
         episode = _play(restored, index, environment)
-    policy = agent.state.policy
+    policy = agent.state.policy.module
     return PolicyView(
         source=f"{folder.resolve().name}: {restored.config.algorithm} on {restored.config.env}, "
         f"seed {restored.seeds[index]}, after {restored.checkpoint.env_step} env steps",
@@ -224,7 +221,7 @@ def _spread(episode: Episode, num: int) -> list[int]:
 
 def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
     key = jax.random.fold_in(jax.random.key(0), env_step)
-    actions = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key).actions
+    actions = draw_chains(agent.state.policy.module, obs[env_step], NUM_CHAINS, key).actions
     shown = actions[..., list(plane)]
     return StateView(
         env_step=env_step,
@@ -237,7 +234,9 @@ def _view(agent: Trained, obs: np.ndarray, env_step: int, plane: tuple[int, ...]
 def _bounds(agent: Trained, episode: Episode) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(episode, MAX_BOUND_STATES))
-    drawn = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, jax.random.key(1))
+    drawn = draw_chains(
+        agent.state.policy.module, episode.obs[at], NUM_BOUND_CHAINS, jax.random.key(1)
+    )
     error = drawn.log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
     return Bounds(at, -drawn.log_prob.mean(axis=0), error)
 

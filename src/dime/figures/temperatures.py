@@ -112,7 +112,7 @@ def chains_of(run_dir: Path) -> TemperatureChains:
             f"{ENVIRONMENT} --preset laptop --temperature.initial T --no-temperature.learn"
         )
     obs = make(ENVIRONMENT).reset(0)
-    drawn = draw_chains(agent.state.policy, obs, NUM_CHAINS, jax.random.key(0))
+    drawn = draw_chains(agent.state.policy.module, obs, NUM_CHAINS, jax.random.key(0))
     reward = two_mode_log_density(bin_centres(1))
     chain = LineChain(
         mass=masses(drawn.actions),
