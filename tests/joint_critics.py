@@ -1,19 +1,15 @@
 """The joint critics' pieces by themselves, for tests that compute with parameters of their own."""
 
+import optax
+
 from dime.critics.critics import Critics, CriticState, critic_outputs
 from dime.critics.critics import joint_outputs as joint_outputs_of
+from dime.critics.heads import QuantileHead
 from dime.types import Transition
 
 
-class _Width:
-    """A head as far as the networks know it."""
-
-    def __init__(self, output_dim):
-        self.output_dim = output_dim
-
-
 def init_critics(config, output_dim, spec, key):
-    made = config.make(spec, _Width(output_dim)).start(key)
+    made = config.make(spec, QuantileHead(output_dim)).start(key)
     return made.online, made.stats
 
 
@@ -32,7 +28,7 @@ def combined_value(critics, stats, obs, action, head):
 
 
 def joint_critic_loss(critics, stats, transition, next_action, backup, head):
-    made = Critics(None, 2, head, None)
+    made = Critics(lambda key: None, 2, head, optax.identity())
     state = CriticState(critics, None, stats)
     loss, (stats, metrics) = made.loss(critics, state, transition, next_action, backup)
     return loss, (stats, metrics | {"critic_loss": loss})

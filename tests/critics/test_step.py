@@ -37,7 +37,7 @@ def critics_of(optimizer, output_dim=1):
 
 
 def trained_by(optimizer, head):
-    return Critics(None, 2, head, optimizer, target_rate=0.25)
+    return Critics(lambda key: None, 2, head, optimizer, target_rate=0.25)
 
 
 def values(critics, obs, action):
@@ -90,7 +90,7 @@ def test_a_head_with_several_outputs_has_its_own_target_and_loss():
 
 def test_copies_follow_only_when_told():
     critics = critics_of(optax.sgd(RATE))
-    after = trained_by(None, None).follow(critics)
+    after = trained_by(optax.sgd(RATE), ScalarHead()).follow(critics)
     online, slow, moved = (c.layers[0].kernel for c in (critics.online, critics.slow, after.slow))
     np.testing.assert_allclose(moved, 0.75 * slow + 0.25 * online, rtol=1e-5)
     np.testing.assert_array_equal(after.online.layers[0].kernel, online)
@@ -98,7 +98,7 @@ def test_copies_follow_only_when_told():
 
 def test_value_is_one_number_from_all_critics_for_every_draw():
     critics, draws = linear(9), normal(6, 7, ROWS, 2)
-    value = jax.jit(trained_by(None, ScalarHead(jnp.min)).value)
+    value = jax.jit(trained_by(optax.sgd(RATE), ScalarHead(jnp.min)).value)
     together = value(CriticState(critics, None), TRANSITION.obs, draws)
     assert together.shape == (7, ROWS)
     for draw in range(7):

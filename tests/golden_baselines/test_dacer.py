@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig, dacer
+from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig
 from dime.algorithms.dacer.gaussian import GaussianReturn
 from dime.algorithms.registry import ALGORITHMS
 from dime.critics.critics import critic_outputs
@@ -133,7 +133,7 @@ def of_recorded_actions(golden, agent):
             return jnp.asarray(values)[number] + jnp.abs(found - expected).max()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dacer, "mean_mixture_entropy", entropy_of)
+            patch.setattr("dime.algorithms.dacer.dacer.mean_mixture_entropy", entropy_of)
             return agent.update(state, batch, key, counters)
 
     return Agent(agent.init, agent.act, update)

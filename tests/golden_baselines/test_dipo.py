@@ -11,6 +11,7 @@ import pytest
 from dime.algorithms import dipo
 from dime.algorithms.dipo import ActionMemory
 from dime.algorithms.registry import ALGORITHMS
+from dime.critics.critics import critic_outputs
 from dime.critics.heads import ScalarHead, smallest
 from dime.critics.target import TargetCriticConfig
 

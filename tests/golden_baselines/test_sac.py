@@ -107,8 +107,8 @@ def test_forward(golden, agent, start):
 
 def test_losses(golden, training):
     for index, metrics in enumerate(training.metrics):
-        target = -spec_of(golden).action_dim  # -1 nat per dimension
-        log_prob = metrics["entropy_per_dim"] * target
+        target = spec_of(golden).action_dim  # a log density of 1 nat per dimension
+        log_prob = -metrics["entropy_per_dim"] * target
         log_temperature = training.states[index].temperature.log_value
         for name, found in [
             ("critic_loss", metrics["critic_loss"]),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from dime.critics.heads import Head, SoftBackup
+from dime.critics.heads import SoftBackup
 from dime.errors import require_at_least
 from dime.optimizers import OptimizerConfig, descend
 from dime.types import EnvSpec, Metrics, Transition
@@ -68,12 +68,13 @@ class Critics:
 
     `make(key)` makes one network; a network with `initial_stats` normalises by batch statistics,
     and current and next pairs then share one pass in training mode (Bhatt et al. 2024; DIME
-    section 4.4). With `target_rate` None there are no target parameters.
+    section 4.4). With `target_rate` None there are no target parameters. `head` is a `Head`; a
+    `ValueHead` suffices where `step` is not used.
     """
 
     make: Callable[[Key[Array, ""]], Any]
     num_critics: int
-    head: Head
+    head: Any
     optimizer: optax.GradientTransformation
     target_rate: float | None = None
 

@@ -44,20 +44,25 @@ class SoftBackup(NamedTuple):
 
 
 @runtime_checkable
-class Head(Protocol):
-    """The meaning of a critic's output."""
+class ValueHead(Protocol):
+    """The meaning of a critic's output, for critics with a training step of their own."""
 
     @property
     def output_dim(self) -> int:
         """Width of the critic's last layer."""
         ...
 
-    def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
-        """Q, in units of return."""
-        ...
-
     def combined_value(self, output: Float[Array, "critics *batch out"]) -> Float[Array, "*batch"]:
         """Q as policies see it, one number from all critics."""
+        ...
+
+
+@runtime_checkable
+class Head(ValueHead, Protocol):
+    """The meaning of a critic's output, its target and its loss."""
+
+    def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
+        """Q, in units of return."""
         ...
 
     def target(self, next_output: Float[Array, "critics batch out"], backup: SoftBackup) -> Array:

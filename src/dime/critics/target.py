@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Array
 
 from dime.critics.critics import CriticNetworkConfig, Critics
-from dime.critics.heads import Head, HeadConfig
+from dime.critics.heads import HeadConfig, ValueHead
 from dime.errors import require_rate
 from dime.networks.initializers import Start, lecun
 from dime.networks.layers import Mlp
@@ -27,7 +27,7 @@ class TargetCriticConfig(CriticNetworkConfig):
     def make(
         self,
         spec: EnvSpec,
-        head: Head,
+        head: ValueHead,
         activation: Callable[[Array], Array],
         start: Start = lecun,
     ) -> Critics:

@@ -5,7 +5,7 @@ actions, as much as an estimate of the policy's entropy asks for.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,8 +105,7 @@ class DacerState(NamedTuple):
 
 def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head: Any = GaussianHead()
-    critics = config.critic.make(spec, head, mish, _START)
+    critics = config.critic.make(spec, GaussianHead(), mish, _START)
     policy_optimizer = config.policy.make_optimizer()
     target_cost = -config.noise.target_entropy_per_dim * spec.action_dim
 
