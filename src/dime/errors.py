@@ -12,6 +12,13 @@ class DimeError(Exception):
     """
 
 
+class Checked:
+    """Base of configs: each checks its own fields in `__post_init__` after its bases' fields."""
+
+    def __post_init__(self):
+        pass
+
+
 def require(condition: bool, message: str) -> None:
     """Raises `DimeError(message)` unless the condition holds."""
     if not condition:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 AlgorithmState: TypeAlias = Any
@@ -39,6 +40,12 @@ class Batch(eqx.Module):
 
     transition: Transition
     index: Int[Array, " batch"]
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The first and the second half of the rows, which were drawn independently."""
+        middle = self.index.shape[0] // 2
+        first = jax.tree.map(lambda leaf: leaf[:middle], self)
+        return first, jax.tree.map(lambda leaf: leaf[middle:], self)
 
 
 class Counters(NamedTuple):

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro.optimism import Explorer, bounded, explore_step, unbounded
-from dime.algorithms.bro.optimistic import OptimismConfig
+from dime.algorithms.bro.explorer import Explorer, OptimismConfig, bounded, explore_step, unbounded
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import EnvSpec
 from tests.drawn import normal
@@ -118,6 +117,6 @@ def test_the_actor_goes_where_the_critics_disagree():
 def test_the_exploring_law_is_moved_by_what_it_sees():
     explorer = begin(jax.random.key(0))
     law = TanhGaussian(MEAN, normal(3, ROWS, 2))
-    made = jax.jit(Explorer.law)(explorer, OBS, law)
+    made = jax.jit(Explorer.distribution)(explorer, OBS, law)
     np.testing.assert_allclose(made.mean, MEAN + explorer.shift(OBS, MEAN), rtol=1e-4)
     np.testing.assert_allclose(jnp.exp(made.log_std), 0.75 * jnp.exp(law.log_std), rtol=1e-5)

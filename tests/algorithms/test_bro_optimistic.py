@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro.optimistic import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
+from dime.algorithms.bro.explorer import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
 from dime.errors import DimeError
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import EnvSpec

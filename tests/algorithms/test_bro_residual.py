@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.algorithms.bro.residual import BroNet, BroTrunk, LayerNorm, ResidualBlock
+from dime.algorithms.bro.networks import BroNet, BroTrunk, LayerNorm, ResidualBlock
 from tests.drawn import drawn, normal
 
 WIDTH = 6

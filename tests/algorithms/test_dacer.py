@@ -113,7 +113,7 @@ def test_policy_and_copies_move_in_every_second_update_and_the_noise_when_it_is_
     update, policy_moves, noise_moves
 ):
     after, _ = updated(update)
-    assert same(after.policy, state().policy) is not policy_moves
+    assert same(after.policy.module, state().policy.module) is not policy_moves
     assert same(after.noise_scale.log_value, state().noise_scale.log_value) is not noise_moves
     assert not same(after.critics.online, ONLINE)
     if policy_moves:  # the copies follow the critics just updated
@@ -166,5 +166,5 @@ def test_actions_in_training_have_a_tenth_of_the_scale_as_noise():
 def test_evaluation_is_without_the_noise():
     act = jax.jit(AGENT.act["observation_seeded"])
     action = act(state(), TRANSITION.obs, jax.random.key(2), counters())
-    expected = jax.jit(DdpmPolicy.observation_seeded)(state().policy, TRANSITION.obs)
+    expected = jax.jit(DdpmPolicy.observation_seeded)(state().policy.module, TRANSITION.obs)
     np.testing.assert_allclose(action, expected, atol=1e-5)

@@ -60,7 +60,7 @@ def field(critics, action):
 def test_the_network_is_matched_to_the_same_field_at_every_step():
     """Of the critics just updated, at the noisy action wherever it is, without any factor."""
     after, metrics, key = updated()
-    transition, policy = batch().transition, state().policy
+    transition, policy = batch().transition, state().policy.module
     noisy, _, index = jax.jit(lambda key: policy.noise(transition.action, key))(key)
     assert np.abs(noisy).max() > 1.0
     assert len(np.unique(index)) == 3
@@ -76,7 +76,7 @@ def test_the_network_is_matched_to_the_same_field_at_every_step():
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
     assert float(metrics["policy_gradient_norm"]) == pytest.approx(norm, rel=1e-4)
     # Adam's first moment is a tenth of the first gradient.
-    mean = jax.tree.map(lambda leaf: 10.0 * leaf, after.policy_optimizer[0].mu)
+    mean = jax.tree.map(lambda leaf: 10.0 * leaf, after.policy.optimizer[0].mu)
     assert_trees_close(mean, gradient, 1e-3)
 
 
@@ -122,6 +122,6 @@ def test_the_modes_are_without_added_noise():
     made, _, _ = agent()
     obs = batch().transition.obs
     action = jax.jit(made.act["stochastic"])(state(), obs, jax.random.key(2), counters())
-    expected = jax.jit(DdpmPolicy.sample)(state().policy, obs, jax.random.key(2))
+    expected = jax.jit(DdpmPolicy.sample)(state().policy.module, obs, jax.random.key(2))
     np.testing.assert_allclose(action, expected, atol=1e-5)
     assert not same(action, agent()[2](state(), obs, jax.random.key(2), counters()))

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics import joint as ensemble
 from dime.critics.heads import CategoricalHead, ScalarHead
 from dime.critics.joint import CriticConfig
 from dime.types import EnvSpec
+from tests import joint_critics
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 CONFIG = CriticConfig(hidden_dim=8, num_atoms=7, v_min=-1.0, v_max=1.0)
 ROWS = 16
 
 
-init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1, 2))
-joint_outputs = jax.jit(ensemble.joint_outputs)
-evaluate_critics = jax.jit(ensemble.evaluate_critics)
+init_critics = jax.jit(joint_critics.init_critics, static_argnums=(0, 1, 2))
+joint_outputs = jax.jit(joint_critics.joint_outputs)
+evaluate_critics = jax.jit(joint_critics.evaluate_critics)
 
 
 def pairs(key=0):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dime.critics.critics import critic_outputs, follow
 from dime.critics.heads import ScalarHead, SoftBackup
-from dime.critics.target import TargetCriticConfig, critic_outputs, follow, init_critics
+from dime.critics.target import TargetCriticConfig
 from dime.errors import DimeError
 from dime.types import EnvSpec
 
@@ -19,7 +20,7 @@ CONFIG = TargetCriticConfig(hidden_dim=8)
 
 
 def test_every_critic_has_its_own_parameters_and_sees_observation_and_action():
-    made = init_critics(CONFIG, CONFIG.sizes(EnvSpec(3, 2), 1), jax.nn.relu, key())
+    made = CONFIG.make(EnvSpec(3, 2), ScalarHead(), jax.nn.relu).start(key())
     critics = made.online
     for online, slow in zip(*map(jax.tree.leaves, (made.online, made.slow)), strict=True):
         np.testing.assert_array_equal(online, slow)

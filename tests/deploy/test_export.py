@@ -184,7 +184,7 @@ def test_weights_alone_are_those_that_the_mode_needs(dime_run, tmp_path):
         names[mode] = set(weights)
         state = restore_agents(dime_run).state
         np.testing.assert_array_equal(
-            weights[".policy.control.output.kernel"], state.policy.control.output.kernel[0]
+            weights[".policy.control.output.kernel"], state.policy.module.control.output.kernel[0]
         )
     assert all(name.startswith(".policy.") for name in names["stochastic"])
     assert any(name.startswith(".critics.") for name in names["best_of_n"])

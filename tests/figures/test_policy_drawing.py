@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dime.api import make_config
+from dime.critics.critics import CriticState
 from dime.deploy.policy import Restored, restore_agents
 from dime.errors import DimeError
-from dime.figures import policy
 from dime.figures.policy import (
     NUM_BINS,
     NUM_BOUND_CHAINS,
@@ -32,8 +32,8 @@ from dime.figures.policy_drawing import (
     inspect_policy,
     shown_steps,
 )
-from dime.updates.policy_losses import combined_value
 from tests.figures.layout import assert_free, caption
+from tests.joint_critics import combined_value
 from tests.training.runs import DIME, checkpoints, read_lines, start
 from tests.training.walk import walks
 
@@ -122,10 +122,12 @@ def test_of_a_known_q_the_density_is_the_closed_form(dime_run, monkeypatch):
     agent = DimeAgent.of(restore_agents(dime_run), 0, dime_run)
     precision = np.array([[30.0, 10.0, -8.0], [10.0, 20.0, 5.0], [-8.0, 5.0, 25.0]], np.float32)
 
-    def quadratic(critics, stats, obs, action, head):
-        return -0.5 * jnp.einsum("...i,ij,...j->...", action, precision, action)
+    class Quadratic:
+        def combined_value(self, action):
+            return -0.5 * jnp.einsum("...i,ij,...j->...", action, precision, action)
 
-    monkeypatch.setattr(policy, "combined_value", quadratic)
+    monkeypatch.setattr(CriticState, "outputs", lambda critics, obs, action: action)
+    agent = agent._replace(head=Quadratic())
     mean = np.array([9.0, 0.4, 9.0])  # of what is drawn the mean does not matter
     density = agent.density(np.zeros(2, np.float32), mean, (2, 0))
     # Given dimension 1, the others are Gaussian: precision P / T, mean -P^-1 p 0.4.

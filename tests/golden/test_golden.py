@@ -5,12 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.joint import evaluate_critics, joint_outputs
 from dime.diffusion.controlled_sde import denoising_mean, gaussian_log_prob, noising_mean
 from dime.networks.batch_renorm import BatchRenorm, RunningStats
-from dime.policies.squash import tanh_log_det
-from dime.updates.gradient_step import gradient_step
-from dime.updates.policy_losses import joint_critic_loss
+from dime.optimizers import gradient_step
+from dime.policies.tanh_gaussian import tanh_log_det
 from dime.updates.temperature import temperature_loss
 from tests.golden.arrays import (
     FILES,
@@ -21,6 +19,7 @@ from tests.golden.arrays import (
     policy_loss,
     transition_of,
 )
+from tests.joint_critics import evaluate_critics, joint_critic_loss, joint_outputs
 
 pytestmark = [pytest.mark.promise("R15"), pytest.mark.usefixtures("optimised")]
 

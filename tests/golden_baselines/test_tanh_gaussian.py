@@ -42,7 +42,9 @@ def policy_of(golden, prefix, template):
 
 
 def test_distribution(golden, policy):
-    distribution = jax.jit(lambda policy, obs: (policy.law(obs), policy.deterministic(obs)))
+    distribution = jax.jit(
+        lambda policy, obs: (policy.distribution(obs), policy.deterministic(obs))
+    )
     law, mode = distribution(policy, widened(golden.arrays["obs"]))
     assert_close(law.mean, golden.arrays["mean"], EXACT)
     assert_close(law.log_std, golden.arrays["log_std"], EXACT)  # one of them at its bound

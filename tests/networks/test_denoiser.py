@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.denoiser import Denoiser
+from dime.networks.chain_networks import Denoiser
+from dime.networks.embeddings import LearntFourierFeatures, SinusoidalFeatures
 from dime.networks.initializers import orthogonal_with
-from dime.networks.time_features import LearntFourierFeatures, SinusoidalFeatures
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal
 

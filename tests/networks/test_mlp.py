@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.networks.initializers import orthogonal_with
-from dime.networks.mlp import Mlp
+from dime.networks.layers import Mlp
 from tests.drawn import drawn, normal
 
 

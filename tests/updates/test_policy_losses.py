@@ -5,11 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics import joint as ensemble
 from dime.critics.heads import SoftBackup
-from dime.critics.joint import CriticConfig, evaluate_critics, joint_outputs
+from dime.critics.joint import CriticConfig
 from dime.types import EnvSpec, Transition
-from dime.updates.policy_losses import combined_value, joint_critic_loss, max_entropy_policy_loss
+from dime.updates.policy_losses import max_entropy_policy_loss
+from tests import joint_critics
+from tests.joint_critics import (
+    combined_value,
+    evaluate_critics,
+    joint_critic_loss,
+    joint_outputs,
+)
 
 SPEC, ROWS = EnvSpec(obs_dim=3, action_dim=2), 12
 CONFIGS = {
@@ -18,7 +24,7 @@ CONFIGS = {
 }
 
 
-init_critics = jax.jit(ensemble.init_critics, static_argnums=(0, 1, 2))
+init_critics = jax.jit(joint_critics.init_critics, static_argnums=(0, 1, 2))
 
 
 def batch():

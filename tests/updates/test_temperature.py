@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.updates.gradient_step import gradient_step
+from dime.optimizers import gradient_step
 from dime.updates.temperature import TemperatureConfig, temperature_loss
 
 

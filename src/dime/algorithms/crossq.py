@@ -8,24 +8,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.critics.critics import CriticState
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.joint import CrossQCriticConfig, JointCritics
-from dime.errors import require_at_least, require_positive, require_unit_interval
-from dime.networks.batch_renorm import WARMUP_CALLS
-from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
+from dime.critics.joint import CrossQCriticConfig
+from dime.errors import require_at_least
+from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenormMlp, Stats
+from dime.optimizers import OptimizerConfig, TrainState
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.gradient_step import descend
-from dime.updates.modes import best_of_n
-from dime.updates.policy_losses import combined_value, joint_critic_step, max_entropy_policy_loss
+from dime.updates.action_modes import action_modes
+from dime.updates.policy_losses import max_entropy_policy_loss
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
 
 
 @dataclass(frozen=True)
-class CrossQPolicyConfig:
+class CrossQPolicyConfig(OptimizerConfig):
     """The normalised network that gives mean and standard deviation."""
 
     hidden_dim: int = 256
@@ -40,14 +39,19 @@ class CrossQPolicyConfig:
     """Policy updates with plain batch normalisation before renormalisation (released code)."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_at_least(self, 1, "hidden_dim", "num_hidden_layers")
         require_at_least(self, 0, "renorm_warmup_updates")
-        require_positive(self, "learning_rate")
-        require_unit_interval(self, "adam_b1")
+
+    def make(self, spec: EnvSpec, key) -> BatchRenormMlp:
+        """The network at the start of training."""
+        hidden = [self.hidden_dim] * self.num_hidden_layers
+        sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
+        return BatchRenormMlp(sizes, self.renorm_warmup_updates, key)
 
 
 @dataclass(frozen=True)
-class CrossQConfig:
+class CrossQConfig(AlgorithmConfig):
     """Everything that CrossQ's mathematics depends on; the defaults are DIME's table 3."""
 
     policy: CrossQPolicyConfig = field(default_factory=CrossQPolicyConfig)
@@ -55,16 +59,12 @@ class CrossQConfig:
         default_factory=lambda: CrossQCriticConfig(learning_rate=7e-4)
     )
     temperature: EntropyTemperatureConfig = field(default_factory=EntropyTemperatureConfig)
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
     policy_delay: int = 3
     """Critic updates per update of policy and temperature, counted over the run."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "policy_delay", "num_action_candidates")
-        require_unit_interval(self, "discount")
+        super().__post_init__()
+        require_at_least(self, 1, "policy_delay")
 
 
 _POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "entropy_per_dim")
@@ -73,32 +73,26 @@ _POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "entropy_per_dim")
 class CrossQState(NamedTuple):
     """What training changes."""
 
-    policy: BatchRenormMlp
+    policy: TrainState
     policy_stats: Stats
-    policy_optimizer: Any
-    critics: JointCritics
+    critics: CriticState
     temperature: Temperature
     policy_metrics: Metrics  # of the last policy update, zeros before the first
 
 
 def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest)
-    policy_optimizer = optax.adam(config.policy.learning_rate, b1=config.policy.adam_b1)
-    critic_optimizer = config.critic.make_optimizer()
+    critics = config.critic.make(spec, ScalarHead(combine=smallest))
+    policy_optimizer = config.policy.make_optimizer()
     target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim
 
     def init(key) -> CrossQState:
         policy_key, critic_key = jax.random.split(key)
-        hidden = [config.policy.hidden_dim] * config.policy.num_hidden_layers
-        sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
-        policy = BatchRenormMlp(sizes, config.policy.renorm_warmup_updates, policy_key)
-        parameters: Any = policy
+        policy = config.policy.make(spec, policy_key)
         return CrossQState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             policy_stats=policy.initial_stats(),
-            policy_optimizer=policy_optimizer.init(parameters),
-            critics=JointCritics.start(config.critic, head.output_dim, spec, critic_key),
+            critics=critics.start(critic_key),
             temperature=Temperature.start(config.temperature),
             policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
@@ -115,26 +109,22 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         return state, metrics | state.policy_metrics | {"temperature": state.temperature.value}
 
     def update_critics(state: CrossQState, transition, key) -> tuple[CrossQState, Metrics]:
-        following = _law(state, transition.next_obs).sample(key)  # running statistics
-        entropy_cost = state.temperature.value * following.log_prob
+        next_sample = _distribution(state, transition.next_obs).sample(key)  # running statistics
+        entropy_cost = state.temperature.value * next_sample.log_prob
         backup = SoftBackup.of(transition, config.discount, entropy_cost)
-        critics, metrics = joint_critic_step(
-            state.critics, transition, following.action, backup, head, critic_optimizer
-        )
-        return state._replace(critics=critics), metrics
+        new, metrics = critics.step(state.critics, transition, next_sample.action, backup)
+        return state._replace(critics=new), metrics
 
     def update_policy(state: CrossQState, obs, key) -> CrossQState:
-        def loss(policy: BatchRenormMlp):
+        def loss(policy: BatchRenormMlp) -> Any:
             output, stats = policy.train(obs, state.policy_stats)
             sample = TanhGaussian.from_output(output).sample(key)
             q = value(state, obs, sample.action)
             loss = max_entropy_policy_loss(sample.log_prob, q, state.temperature.value)
             return loss, (sample.log_prob, stats)
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        log_prob, stats = descent.told
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        log_prob, stats = descent.aux
         temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
@@ -143,32 +133,25 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         return state._replace(
             policy=policy,
             policy_stats=stats,
-            policy_optimizer=optimizer,
             temperature=temperature,
             policy_metrics=dict(zip(_POLICY_METRICS, measured, strict=True)),
         )
 
-    def sample(state: CrossQState, obs, key):
-        return _law(state, obs).sample(key).action
-
     def value(state: CrossQState, obs, action):
-        return combined_value(state.critics.online, state.critics.stats, obs, action, head)
+        return critics.value(state.critics, obs, action)
 
-    def stochastic(state: CrossQState, obs, key, counters):
-        return sample(state, obs, key)
-
-    act = {
-        "explore": stochastic,
-        "stochastic": stochastic,
-        "deterministic": lambda state, obs, key, counters: _law(state, obs).mode(),
-        "best_of_n": best_of_n(sample, value, config.num_action_candidates),
-    }
-    return Agent(init=init, act=act, update=update)
+    modes = action_modes(
+        lambda state, obs, key: _distribution(state, obs).sample(key).action,
+        lambda state, obs: _distribution(state, obs).mode(),
+        value,
+        config.num_action_candidates,
+    )
+    return Agent(init=init, act=modes | {"explore": modes["stochastic"]}, update=update)
 
 
-def _law(state: CrossQState, obs) -> TanhGaussian:
-    """The policy's law in evaluation mode."""
-    return TanhGaussian.from_output(state.policy(obs, state.policy_stats))
+def _distribution(state: CrossQState, obs) -> TanhGaussian:
+    """The policy's distribution in evaluation mode."""
+    return TanhGaussian.from_output(state.policy.module(obs, state.policy_stats))
 
 
 _GYM = Preset(

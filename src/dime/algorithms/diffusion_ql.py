@@ -10,27 +10,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.critics.critics import CriticState, follow
 from dime.critics.heads import SoftBackup, smallest
-from dime.critics.target import (
-    HeadedTargetCriticConfig,
-    TargetCritics,
-    critic_outputs,
-    follow,
-    init_critics,
-)
+from dime.critics.target import HeadedTargetCriticConfig
 from dime.errors import require, require_at_least, require_unit_interval
 from dime.networks.activations import mish
-from dime.networks.denoiser import Denoiser
+from dime.networks.chain_networks import Denoiser
+from dime.networks.embeddings import SinusoidalFeatures, sinusoidal_frequencies
 from dime.networks.initializers import uniform_fan_in
-from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.optimizers import TrainState
 from dime.policies.consistency import ConsistencyPolicy
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import softmax_of
-from dime.updates.gradient_step import descend
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import chain_modes, softmax_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +91,7 @@ class ExplorationConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionQlConfig:
+class DiffusionQlConfig(AlgorithmConfig):
     """Everything that Diffusion-QL's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: AveragedPolicyConfig = field(default_factory=AveragedPolicyConfig)
@@ -113,45 +106,39 @@ class DiffusionQlConfig:
     num_action_candidates: int = 50
     """Actions from which one is drawn with probability proportional to exp(Q), in training and in
     the evaluation mode softmax_of_n; in best_of_n the most valued is taken."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_at_least(self, 0.0, "behaviour_weight")
-        require_at_least(self, 1, "num_action_candidates")
         num_critics = self.critic.num_critics
         require(
             num_critics == 2,
             f"num_critics is {num_critics}; it must be 2: the policy follows one and is scaled by "
             "the other.",
         )
-        require_unit_interval(self, "discount")
 
 
 class DiffusionQlState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy | ConsistencyPolicy
+    policy: TrainState
     averaged_policy: DdpmPolicy | ConsistencyPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
 
 
 def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
     head = config.critic.make_head(combine=smallest, weight=1.0)
+    critics = config.critic.make(spec, head, mish, uniform_fan_in)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
 
     def init(key) -> DiffusionQlState:
         policy_key, critic_key = jax.random.split(key)
-        policy: Any = config.policy.make(spec, policy_key)
-        sizes = config.critic.sizes(spec, head.output_dim)
+        policy = config.policy.make(spec, policy_key)
         return DiffusionQlState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             averaged_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, mish, critic_key, uniform_fan_in),
+            critics=critics.start(critic_key),
         )
 
     def update(state: DiffusionQlState, batch, key, counters):
@@ -159,14 +146,12 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
         transition = batch.transition
         next_action = state.averaged_policy.sample(transition.next_obs, critic_key)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
-        )
-        state = state._replace(critics=critics)
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        state = state._replace(critics=new)
         state, policy_metrics = update_policy(state, transition, policy_key)
         state = average(state, counters.update)
-        critics = state.critics.followed(config.critic.target_rate)
-        return state._replace(critics=critics), metrics | policy_metrics
+        state = state._replace(critics=critics.follow(state.critics))
+        return state, metrics | policy_metrics
 
     def update_policy(state: DiffusionQlState, transition, key):
         sample_key, coin_key, behaviour_key = jax.random.split(key, 3)
@@ -174,10 +159,9 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
 
         def loss(policy: Any):
             action = policy.sample(transition.obs, sample_key)
-            outputs = critic_outputs(state.critics.online, transition.obs, action)
-            value = head.value(outputs)
-            scale = jax.lax.stop_gradient(jnp.abs(value[1 - ahead]).mean())
-            loss = -value[ahead].mean() / scale
+            q = head.value(state.critics.outputs(transition.obs, action))
+            scale = jax.lax.stop_gradient(jnp.abs(q[1 - ahead]).mean())
+            loss = -q[ahead].mean() / scale
             if config.behaviour_weight == 0.0:
                 return loss, None
             cloning = policy.behaviour_loss(
@@ -185,29 +169,29 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
             )
             return loss + config.behaviour_weight * cloning, None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
+        policy, descent = state.policy.descend(policy_optimizer, loss)
         metrics: Metrics = {
             "policy_loss": descent.loss,
             "policy_gradient_norm": descent.gradient_norm,
         }
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+        return state._replace(policy=policy), metrics
 
     def average(state: DiffusionQlState, update) -> DiffusionQlState:
         averaged = jax.lax.cond(
             (update >= config.policy.average_from) & (update % config.policy.average_every == 0),
-            lambda: follow(state.averaged_policy, state.policy, 1.0 - config.policy.average_decay),
+            lambda: follow(
+                state.averaged_policy, state.policy.module, 1.0 - config.policy.average_decay
+            ),
             lambda: state.averaged_policy,
         )
         return state._replace(averaged_policy=averaged)
 
     def value(state: DiffusionQlState, obs, action):
-        return value_of(state.critics.slow, head)(obs, action)
+        return critics.slow_value(state.critics, obs, action)
 
     def softmax_of_n(state: DiffusionQlState, obs, key, counters):
         sample_key, choice_key = jax.random.split(key)
-        actions = state.policy.sample(obs, sample_key, config.num_action_candidates)
+        actions = state.policy.module.sample(obs, sample_key, config.num_action_candidates)
         return softmax_of(actions, value(state, obs, actions), choice_key)
 
     def explore(state: DiffusionQlState, obs, key, counters):

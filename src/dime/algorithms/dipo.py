@@ -6,27 +6,26 @@ Remembered actions climb the critics' gradient; a denoising policy learns to mak
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.critics.critics import Critics, CriticState, follow
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig, TargetCritics, follow, init_critics
+from dime.critics.target import TargetCriticConfig
 from dime.diffusion.schedules import cosine_betas
-from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
+from dime.errors import require_at_least, require_positive, require_rate
 from dime.networks.activations import mish
-from dime.networks.denoiser import Denoiser
+from dime.networks.chain_networks import Denoiser
+from dime.networks.embeddings import SinusoidalFeatures, sinusoidal_frequencies
 from dime.networks.initializers import normal_with
-from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.optimizers import TrainState, gradient_step
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
-from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.action_memory import ActionMemory
-from dime.updates.gradient_step import descend, gradient_step
-from dime.updates.halves import halves
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.types import Agent, Batch, EnvSpec, Metrics
+from dime.updates.action_modes import chain_modes
 
 # The released code redraws entries beyond 2 standard deviations, but into a tensor that it drops.
 _START = normal_with(0.5)
@@ -69,7 +68,7 @@ class ImprovementConfig:
 
 
 @dataclass(frozen=True)
-class DipoConfig:
+class DipoConfig(AlgorithmConfig):
     """Everything that DIPO's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: SlowDdpmPolicyConfig = field(default_factory=SlowDdpmPolicyConfig)
@@ -81,76 +80,107 @@ class DipoConfig:
     improvement: ImprovementConfig = field(default_factory=ImprovementConfig)
     target_policy_delay: int = 1
     """Updates per update of the slow policy (HalfCheetah: 2)."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "target_policy_delay", "num_action_candidates")
-        require_unit_interval(self, "discount")
+        super().__post_init__()
+        require_at_least(self, 1, "target_policy_delay")
+
+
+_NONE = -(2**31)  # the number of no transition, also of none in a row still to be filled
+
+
+class ActionMemory(eqx.Module):
+    """Actions by row of the replay, and which transition each was remembered for.
+
+    Transition number t (0, 1, 2, ...) stands in row t % capacity until a newer one takes its
+    place; what was remembered for the older one counts no longer then.
+    """
+
+    actions: Float[Array, "rows act"]
+    numbers: Int[Array, " rows"]
+
+    @classmethod
+    def start(cls, capacity: int, action_dim: int) -> "ActionMemory":
+        """Nothing is remembered."""
+        return cls(jnp.zeros((capacity, action_dim)), jnp.full(capacity, _NONE, jnp.int32))
+
+    def recall(self, batch: Batch, env_step: Int[Array, ""]) -> Float[Array, "batch act"]:
+        """What is remembered for each row's transition, else the action taken."""
+        fresh = self.numbers[batch.index] == self._number(batch.index, env_step)
+        return jnp.where(fresh[:, None], self.actions[batch.index], batch.transition.action)
+
+    def remember(
+        self, batch: Batch, env_step: Int[Array, ""], action: Float[Array, "batch act"]
+    ) -> "ActionMemory":
+        """With these actions for the rows' transitions."""
+        return ActionMemory(
+            self.actions.at[batch.index].set(action),
+            self.numbers.at[batch.index].set(self._number(batch.index, env_step)),
+        )
+
+    def _number(self, row: Int[Array, " batch"], env_step: Int[Array, ""]):
+        """The newest transition in a row after `env_step` env steps."""
+        newest = env_step - 1
+        return newest - (newest - row) % self.actions.shape[0]
 
 
 class DipoState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
+    policy: TrainState
     slow_policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
     memory: ActionMemory
 
 
-def init_dipo_networks(config: Any, spec: EnvSpec, key) -> tuple[DdpmPolicy, TargetCritics]:
-    """Policy and critics of DIPO and of QVPO, which builds on it."""
-    policy_key, critic_key = jax.random.split(key)
+def dipo_policy(config: SlowDdpmPolicyConfig, spec: EnvSpec, key) -> DdpmPolicy:
+    """The policy of DIPO and of QVPO, which builds on it, at the start of training."""
 
     def features(key):
         return SinusoidalFeatures(sinusoidal_frequencies(16, 15), (256, 32), key, _START)
 
-    denoiser = Denoiser(spec, config.policy.hidden, features, policy_key, _START)
-    policy = DdpmPolicy(denoiser, config.policy.num_denoising_steps, cosine_betas)
-    sizes = config.critic.sizes(spec, 1)
-    return policy, init_critics(config.critic, sizes, mish, critic_key, _START)
+    denoiser = Denoiser(spec, config.hidden, features, key, _START)
+    return DdpmPolicy(denoiser, config.num_denoising_steps, cosine_betas)
+
+
+def dipo_critics(config: TargetCriticConfig, spec: EnvSpec) -> Critics:
+    """The critics of both."""
+    return config.make(spec, ScalarHead(combine=smallest, weight=1.0), mish, _START)
 
 
 def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest, weight=1.0)
+    critics = dipo_critics(config.critic, spec)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
     num_remembered = spec.replay_capacity if config.improvement.write_back else 0
 
     def init(key) -> DipoState:
-        policy, critics = init_dipo_networks(config, spec, key)
-        parameters: Any = policy
+        policy_key, critic_key = jax.random.split(key)
+        policy = dipo_policy(config.policy, spec, policy_key)
         return DipoState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             slow_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(parameters),
-            critics=critics,
+            critics=critics.start(critic_key),
             memory=ActionMemory.start(num_remembered, spec.action_dim),
         )
 
     def update(state: DipoState, batch, key, counters) -> tuple[DipoState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
-        for_critics, for_policy = halves(batch)
+        for_critics, for_policy = batch.halves()
         transition = for_critics.transition
         next_action = state.slow_policy.sample(transition.next_obs, critic_key)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
-        )
-        state = state._replace(critics=critics)
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        state = state._replace(critics=new)
         state, action = improve(state, for_policy, counters)
         state, policy_metrics = imitate(state, for_policy.transition.obs, action, policy_key)
         slow_policy = jax.lax.cond(
             counters.update % config.target_policy_delay == 0,
-            lambda: follow(state.slow_policy, state.policy, config.policy.target_rate),
+            lambda: follow(state.slow_policy, state.policy.module, config.policy.target_rate),
             lambda: state.slow_policy,
         )
-        critics = state.critics.followed(config.critic.target_rate)
-        return state._replace(slow_policy=slow_policy, critics=critics), metrics | policy_metrics
+        state = state._replace(slow_policy=slow_policy, critics=critics.follow(state.critics))
+        return state, metrics | policy_metrics
 
     def improve(state: DipoState, batch, counters) -> tuple[DipoState, Array]:
         """Remembered actions climb the critics, and are remembered again."""
@@ -169,18 +199,16 @@ def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
         def loss(policy: DdpmPolicy):
             return policy.noise_errors(obs, action, key).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
+        policy, descent = state.policy.descend(policy_optimizer, loss)
         metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+        return state._replace(policy=policy), metrics
 
     def value(state: DipoState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
     act = {
-        "explore": lambda state, obs, key, counters: state.policy.sample(obs, key),
-        "noise_free": lambda state, obs, key, counters: state.policy.noise_free(obs, key),
+        "explore": lambda state, obs, key, counters: state.policy.module.sample(obs, key),
+        "noise_free": lambda state, obs, key, counters: state.policy.module.noise_free(obs, key),
         **chain_modes(value, config.num_action_candidates),
     }
     return Agent(init=init, act=act, update=update, batches_per_update=2)

@@ -5,31 +5,26 @@ gradient through the chain.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.critics.critics import CriticState
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import (
-    TargetCriticConfig,
-    TargetCritics,
-    critic_outputs,
-    init_critics,
-)
+from dime.critics.target import TargetCriticConfig
 from dime.diffusion.ddpm import ancestral_step
 from dime.diffusion.schedules import variance_preserving_betas
-from dime.errors import require_at_least, require_positive, require_unit_interval
-from dime.networks.denoiser import Denoiser
+from dime.errors import require_at_least, require_positive
+from dime.networks.chain_networks import Denoiser
+from dime.networks.embeddings import LearntFourierFeatures
 from dime.networks.initializers import xavier
-from dime.networks.time_features import LearntFourierFeatures
+from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.gradient_step import descend
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import chain_modes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +42,7 @@ class QsmPolicyConfig(DdpmPolicyConfig):
 
 
 @dataclass(frozen=True)
-class QsmConfig:
+class QsmConfig(AlgorithmConfig):
     """Everything that QSM's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: QsmPolicyConfig = field(default_factory=QsmPolicyConfig)
@@ -57,44 +52,34 @@ class QsmConfig:
     50, on most of DMC 100 to 200, on Ant 1)."""
     exploration_std: float = 0.1
     """Standard deviation of what is added to actions in training and in the critics' target."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_positive(self, "alignment")
         require_at_least(self, 0.0, "exploration_std")
-        require_at_least(self, 1, "num_action_candidates")
-        require_unit_interval(self, "discount")
 
 
 class QsmState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    policy: TrainState
+    critics: CriticState
 
 
 def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest, weight=1.0)
-    learning_rate = optax.cosine_decay_schedule(
-        config.policy.learning_rate, config.policy.decay_updates
+    critics = config.critic.make(
+        spec, ScalarHead(combine=smallest, weight=1.0), jax.nn.relu, xavier
     )
-    policy_optimizer = config.policy.make_optimizer(learning_rate)
-    critic_optimizer = config.critic.make_optimizer()
+    policy_optimizer = config.policy.make_optimizer(
+        optax.cosine_decay_schedule(config.policy.learning_rate, config.policy.decay_updates)
+    )
 
     def init(key) -> QsmState:
         policy_key, critic_key = jax.random.split(key)
-
-        policy: Any = initial_policy(config.policy, spec, policy_key)
-        sizes = config.critic.sizes(spec, head.output_dim)
+        policy = initial_policy(config.policy, spec, policy_key)
         return QsmState(
-            policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, jax.nn.relu, critic_key, xavier),
+            policy=TrainState.start(policy, policy_optimizer), critics=critics.start(critic_key)
         )
 
     def update(state: QsmState, batch, key, counters) -> tuple[QsmState, Metrics]:
@@ -102,19 +87,17 @@ def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
         transition = batch.transition
         next_action = explore(state, transition.next_obs, critic_key, counters)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
-        )
-        state = state._replace(critics=critics.followed(config.critic.target_rate))
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        state = state._replace(critics=critics.follow(new))
         state, policy_metrics = match_score(state, transition, policy_key)
         return state, metrics | policy_metrics
 
     def match_score(state: QsmState, transition, key) -> tuple[QsmState, Metrics]:
-        noisy, _, index = state.policy.noise(transition.action, key)
+        noisy, _, index = state.policy.module.noise(transition.action, key)
 
         def mean_value(action):  # the mean of the critics, not the smallest
-            outputs = critic_outputs(state.critics.online, transition.obs, action)
-            return head.value(outputs).mean(axis=0).sum()
+            outputs = state.critics.outputs(transition.obs, action)
+            return critics.head.value(outputs).mean(axis=0).sum()
 
         # The same field at every step: no factor sqrt(1 - alpha_bar) (released code).
         target = -config.alignment * jax.grad(mean_value)(noisy)
@@ -123,20 +106,18 @@ def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
             predicted = policy.denoiser(noisy, transition.obs, index)
             return ((predicted - target) ** 2).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
+        policy, descent = state.policy.descend(policy_optimizer, loss)
         metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+        return state._replace(policy=policy), metrics
 
     def explore(state: QsmState, obs, key, counters):
         chain_key, noise_key = jax.random.split(key)
-        action = state.policy.sample(obs, chain_key)
+        action = state.policy.module.sample(obs, chain_key)
         noise = config.exploration_std * jax.random.normal(noise_key, action.shape)
         return jnp.clip(action + noise, -1.0, 1.0)
 
     def value(state: QsmState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
     act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
     return Agent(init=init, act=act, update=update)

@@ -5,24 +5,24 @@ its average, and a few uniform actions that keep it exploring.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.algorithms.algorithm import Algorithm, Preset
-from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
-from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig, TargetCritics, follow
-from dime.errors import require, require_at_least, require_unit_interval
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.dipo import SlowDdpmPolicyConfig, dipo_critics, dipo_policy
+from dime.critics.critics import CriticState, follow
+from dime.critics.heads import SoftBackup
+from dime.critics.target import TargetCriticConfig
+from dime.errors import require, require_at_least
+from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import best_of, repeat
-from dime.updates.gradient_step import descend
-from dime.updates.halves import halves
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import best_of, chain_modes, repeat
+from dime.updates.policy_losses import Value
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class UniformActionsConfig:
 
 
 @dataclass(frozen=True)
-class QvpoConfig:
+class QvpoConfig(AlgorithmConfig):
     """Everything that QVPO's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: SlowDdpmPolicyConfig = field(
@@ -67,71 +67,66 @@ class QvpoConfig:
     """The most valued of so many actions is taken in training, and stands in the target."""
     num_action_candidates: int = 32
     """The most valued of so many actions is taken in the evaluation mode best_of_n."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
 
     def __post_init__(self):
-        candidates = ("num_exploration_candidates", "num_action_candidates")
-        require_at_least(self, 1, *candidates)
+        super().__post_init__()
+        require_at_least(self, 1, "num_exploration_candidates")
         require_at_least(self, 2, "num_training_candidates")
-        require_unit_interval(self, "discount")
 
 
 class QvpoState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
+    policy: TrainState
     slow_policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
 
 
 def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest, weight=1.0)
+    critics = dipo_critics(config.critic, spec)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
     uniform = config.uniform_actions
 
     def init(key) -> QvpoState:
-        policy, critics = init_dipo_networks(config, spec, key)
-        parameters: Any = policy
+        policy_key, critic_key = jax.random.split(key)
+        policy = dipo_policy(config.policy, spec, policy_key)
         return QvpoState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             slow_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(parameters),
-            critics=critics,
+            critics=critics.start(critic_key),
         )
 
     def update(state: QvpoState, batch, key, counters) -> tuple[QvpoState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
-        for_critics, for_policy = halves(batch)
+        for_critics, for_policy = batch.halves()
         state, metrics = update_critics(state, for_critics.transition, critic_key)
         weight = uniform_weight(counters.env_step)
         state, policy_metrics = update_policy(state, for_policy.transition.obs, weight, policy_key)
         rate = config.policy.target_rate
         return state._replace(
-            slow_policy=follow(state.slow_policy, state.policy, rate),
-            critics=state.critics.followed(config.critic.target_rate),
+            slow_policy=follow(state.slow_policy, state.policy.module, rate),
+            critics=critics.follow(state.critics),
         ), metrics | policy_metrics
 
     def update_critics(state: QvpoState, transition, key) -> tuple[QvpoState, Metrics]:
-        value = value_of(state.critics.slow, head)
         next_action = best_action(
-            state.slow_policy, value, transition.next_obs, config.num_exploration_candidates, key
+            state.slow_policy,
+            partial(critics.slow_value, state.critics),
+            transition.next_obs,
+            config.num_exploration_candidates,
+            key,
         )
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
-        )
-        return state._replace(critics=critics), metrics
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        return state._replace(critics=new), metrics
 
     def update_policy(state: QvpoState, obs, uniform_weight, key) -> tuple[QvpoState, Metrics]:
         draw_key, uniform_key, noise_key = jax.random.split(key, 3)
-        drawn = state.policy.sample(obs, draw_key, config.num_training_candidates)
-        value = value_of(state.critics.online, head)(obs, drawn)
-        advantage = advantage_of_best(value)
-        best = best_of(drawn, value)[None]
+        drawn = state.policy.module.sample(obs, draw_key, config.num_training_candidates)
+        q = value(state, obs, drawn)
+        advantage = advantage_of_best(q)
+        best = best_of(drawn, q)[None]
         shape = (uniform.num, *best.shape[1:])
         others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
         # One row per state and action, each with a step and a noise of its own.
@@ -143,26 +138,24 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
             errors = policy.noise_errors(repeat(obs, 1 + uniform.num), action, noise_key)
             return (weight * errors).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
+        policy, descent = state.policy.descend(policy_optimizer, loss)
         metrics = {
             "policy_loss": descent.loss,
             "policy_gradient_norm": descent.gradient_norm,
             "advantage": advantage.mean(),
         }
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+        return state._replace(policy=policy), metrics
 
     def uniform_weight(env_step):
         remaining = 1.0 - env_step / uniform.decay_env_steps
         return jnp.maximum(uniform.final_weight, uniform.initial_weight * remaining)
 
     def value(state: QvpoState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
     def explore(state: QvpoState, obs, key, counters):
-        value = value_of(state.critics.online, head)
-        return best_action(state.policy, value, obs, config.num_exploration_candidates, key)
+        num = config.num_exploration_candidates
+        return best_action(state.policy.module, partial(value, state), obs, num, key)
 
     act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
     return Agent(init=init, act=act, update=update, batches_per_update=2)
@@ -176,7 +169,7 @@ def advantage_of_best(value: Float[Array, "draws batch"]) -> Float[Array, " batc
     return jnp.maximum(value.max(axis=0) - value.mean(axis=0), 0.0)
 
 
-def best_action(policy: DdpmPolicy, value: Any, obs, num: int, key):
+def best_action(policy: DdpmPolicy, value: Value, obs, num: int, key):
     """The most valued of `num` actions of the policy, for each observation."""
     actions = policy.sample(obs, key, num)
     return best_of(actions, value(obs, actions))

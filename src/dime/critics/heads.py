@@ -7,14 +7,16 @@ axis of critics.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dime.errors import Checked, DimeError, require, require_at_least
 from dime.types import Metrics, Transition
 
+HeadName: TypeAlias = Literal["categorical", "scalar"]
 _LOG_OFFSET = 1e-15  # released code: ln(p + 1e-15)
 
 
@@ -42,20 +44,25 @@ class SoftBackup(NamedTuple):
 
 
 @runtime_checkable
-class Head(Protocol):
-    """The meaning of a critic's output."""
+class ValueHead(Protocol):
+    """The meaning of a critic's output, for critics with a training step of their own."""
 
     @property
     def output_dim(self) -> int:
         """Width of the critic's last layer."""
         ...
 
-    def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
-        """Q, in units of return."""
-        ...
-
     def combined_value(self, output: Float[Array, "critics *batch out"]) -> Float[Array, "*batch"]:
         """Q as policies see it, one number from all critics."""
+        ...
+
+
+@runtime_checkable
+class Head(ValueHead, Protocol):
+    """The meaning of a critic's output, its target and its loss."""
+
+    def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
+        """Q, in units of return."""
         ...
 
     def target(self, next_output: Float[Array, "critics batch out"], backup: SoftBackup) -> Array:
@@ -275,3 +282,45 @@ class QuantileHead:
         huber = jnp.where(jnp.abs(error) < 1.0, 0.5 * error**2, jnp.abs(error) - 0.5)
         weight = jnp.abs(shares[:, None] - (error < 0.0))
         return (weight * huber).mean(axis=-1).sum(axis=-1).mean(axis=-1).sum(), {}
+
+
+@dataclass(frozen=True)
+class HeadConfig(Checked):
+    """A critic's head, and the support of a categorical one."""
+
+    head: HeadName = "scalar"
+    """`scalar` or, as the variants of figure 8, `categorical`."""
+    v_min: float | None = None
+    """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
+    Gym, -3600 on MyoSuite, which the presets fill in); None where it is still to be given."""
+    v_max: float | None = None
+    """Highest return of the support (paper, appendix E: 200, 1600, 3600)."""
+    num_atoms: int = 101
+    """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""
+    entropy_weight: float = 0.005
+    """Weight of the distribution's entropy in the loss, at least 0 (paper, appendix D)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, 2, "num_atoms")
+        require_at_least(self, 0.0, "entropy_weight")
+        require(
+            self.head in get_args(HeadName),
+            f"head is {self.head!r}; it must be one of: {', '.join(get_args(HeadName))}.",
+        )
+        low = -float("inf") if self.v_min is None else self.v_min
+        high = float("inf") if self.v_max is None else self.v_max
+        given = [bound for bound in (self.v_min, self.v_max) if bound is not None]
+        require(
+            low < high and all(abs(bound) < float("inf") for bound in given),
+            f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
+            "v_min must be below v_max.",
+        )
+
+    def make_head(self, combine: Callable[..., Array] = jnp.mean, weight: float = 0.5) -> Head:
+        """The head that `head` names; the arguments are those of a scalar one."""
+        if self.head == "scalar":
+            return ScalarHead(combine, weight)
+        if self.v_min is None or self.v_max is None:
+            raise DimeError("The categorical critic needs a support: give v_min and v_max.")
+        return CategoricalHead(self.num_atoms, self.v_min, self.v_max, self.entropy_weight)

@@ -409,7 +409,7 @@ def chains_of(run_dir: Path) -> TemperatureChains:
             f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
         )
     obs = make(BANDIT).reset(0)
-    actions, _ = policy.draw_chains(agent.state.policy, obs, NUM_CHAINS, jax.random.key(0))
+    actions, _ = policy.draw_chains(agent.state.policy.module, obs, NUM_CHAINS, jax.random.key(0))
     density = policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature)
     return TemperatureChains(
         agent.temperature,

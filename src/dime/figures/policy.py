@@ -27,7 +27,6 @@ from dime.errors import DimeError, require
 from dime.policies.diffusion import DiffusionPolicy
 from dime.training.config import EnvLike
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
-from dime.updates.policy_losses import combined_value
 
 NUM_BINS = {1: 100, 2: 40}
 """Per action dimension, on a line and on a plane."""
@@ -262,9 +261,7 @@ class DimeAgent(NamedTuple):
             action[..., dimension] = values
         critics = self.state.critics
         everywhere = jnp.broadcast_to(jnp.asarray(obs), (*axes[0].shape, len(obs)))
-        value = combined_value(
-            critics.online, critics.stats, everywhere, jnp.asarray(action), self.head
-        )
+        value = self.head.combined_value(critics.outputs(everywhere, jnp.asarray(action)))
         return boltzmann(np.asarray(value, np.float64), self.temperature)
 
 
@@ -284,7 +281,7 @@ def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     with closing(make(source, restored.config.env_kwargs)) as environment:
         environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
         episode = _play(restored, index, environment)
-    policy = agent.state.policy
+    policy = agent.state.policy.module
     return PolicyView(
         source=f"{folder.resolve().name}: {restored.config.algorithm} on {restored.config.env}, "
         f"seed {restored.seeds[index]}, after {restored.checkpoint.env_step} env steps",
@@ -347,7 +344,7 @@ def _spread(episode: Episode, num: int) -> list[int]:
 
 def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
     key = jax.random.fold_in(jax.random.key(0), env_step)
-    actions, _ = draw_chains(agent.state.policy, obs[env_step], NUM_CHAINS, key)
+    actions, _ = draw_chains(agent.state.policy.module, obs[env_step], NUM_CHAINS, key)
     shown = actions[..., list(plane)]
     return StateView(
         env_step=env_step,
@@ -361,7 +358,7 @@ def _bounds(agent: DimeAgent, episode: Episode) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(episode, MAX_BOUND_STATES))
     key = jax.random.key(1)
-    _, log_prob = draw_chains(agent.state.policy, episode.obs[at], NUM_BOUND_CHAINS, key)
+    _, log_prob = draw_chains(agent.state.policy.module, episode.obs[at], NUM_BOUND_CHAINS, key)
     error = log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
     return Bounds(at, -log_prob.mean(axis=0), error)
 

@@ -15,12 +15,12 @@ from jaxtyping import Array, Float, Int, Key
 from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step
 from dime.diffusion.schedules import variance_preserving_betas
 from dime.errors import require_at_least
-from dime.networks.denoiser import Denoiser
-from dime.optimizers import AdamConfig
+from dime.networks.chain_networks import Denoiser
+from dime.optimizers import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DdpmPolicyConfig(AdamConfig):
+class DdpmPolicyConfig(OptimizerConfig):
     """The denoising chain, its network and its optimiser."""
 
     num_denoising_steps: int

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Key
 
 from dime.diffusion.controlled_sde import (
@@ -21,14 +20,15 @@ from dime.diffusion.controlled_sde import (
     sample_chain,
 )
 from dime.diffusion.schedules import inverse_softplus, learnt_step_sizes
-from dime.errors import require_at_least, require_positive, require_unit_interval
-from dime.networks.control import ControlNetwork
-from dime.policies.squash import tanh_log_det
+from dime.errors import require_at_least, require_positive
+from dime.networks.chain_networks import ControlNetwork
+from dime.optimizers import OptimizerConfig
+from dime.policies.tanh_gaussian import tanh_log_det
 from dime.types import EnvSpec, Metrics, Sample
 
 
 @dataclass(frozen=True)
-class DiffusionPolicyConfig:
+class DiffusionPolicyConfig(OptimizerConfig):
     """The denoising chain and its network."""
 
     num_denoising_steps: int = 16
@@ -42,26 +42,19 @@ class DiffusionPolicyConfig:
     """Width of the network and of its step embedding (paper, table 2)."""
     num_hidden_layers: int = 3
     """Hidden layers of the network (paper, table 2)."""
-    learning_rate: float = 3e-4
-    """Of Adam (paper, table 2)."""
     adam_b1: float = 0.5
     """Adam's decay of the first moment, in [0, 1) (released code)."""
-    max_gradient: float = 1.0
+    max_gradient: float | None = 1.0
     """Each entry of the gradient is clipped to +- this (released code)."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_at_least(self, 1, "num_denoising_steps", "hidden_dim", "num_hidden_layers")
-        require_positive(self, "prior_std", "initial_step_scale", "learning_rate", "max_gradient")
-        require_unit_interval(self, "adam_b1")
+        require_positive(self, "prior_std", "initial_step_scale")
 
     def make(self, spec: EnvSpec, key: Key[Array, ""]) -> "DiffusionPolicy":
         """The policy at the start of training."""
         return DiffusionPolicy(self, spec, key)
-
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Adam after clipping the gradient entry by entry (released code)."""
-        adam = optax.adam(self.learning_rate, b1=self.adam_b1)
-        return optax.chain(optax.clip(self.max_gradient), adam)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.registry import find_algorithm
-from dime.critics.head_config import HeadConfig
+from dime.critics.heads import HeadConfig
 from dime.training.config import TrainingConfig, replace_nested
 
 # Returns that the categorical critic can tell apart (paper, appendix E).

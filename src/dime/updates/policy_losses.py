@@ -1,69 +1,43 @@
-"""The losses of maximum-entropy actor-critic methods, with the entropy or a bound on it."""
+"""What makes a policy proportional to exp(Q / temperature)."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dime.critics.heads import Head, SoftBackup
-from dime.critics.joint import JointCritics, evaluate_critics, joint_outputs
-from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
-from dime.types import Metrics, Transition
-from dime.updates.gradient_step import descend
+from dime.types import Sample
 
-
-def joint_critic_loss(
-    critics: BatchRenormMlp,
-    stats: Stats,
-    transition: Transition,
-    next_action: Float[Array, "batch act"],
-    backup: SoftBackup,
-    head: Head,
-) -> tuple[Float[Array, ""], tuple[Stats, Metrics]]:
-    """Critic loss without a target network; and the statistics after the pass (DIME eqs. 21, 24).
-
-    Current and next pairs share one training pass. Only the finished target is held fixed:
-    gradients do flow through the batch statistics, to which the next pairs contribute.
-    """
-    pairs = jnp.concatenate([transition.obs, transition.action], axis=-1)
-    next_pairs = jnp.concatenate([transition.next_obs, next_action], axis=-1)
-    outputs, next_outputs, stats = joint_outputs(critics, stats, pairs, next_pairs)
-    target = jax.lax.stop_gradient(head.target(next_outputs, backup))
-    loss, metrics = head.loss(outputs, target)
-    q_mean = head.value(jax.lax.stop_gradient(outputs)).mean()
-    metrics |= head.target_metrics(jax.lax.stop_gradient(next_outputs), backup)
-    return loss, (stats, metrics | {"critic_loss": loss, "q_mean": q_mean})
+Value: TypeAlias = Callable[[Array, Array], Array]
+"""(obs, action) to one number from all critics."""
+Objective: TypeAlias = Callable[..., tuple[Array, Sample]]
+"""(policy, obs, key, value, temperature) to the loss and the samples that it was made from."""
 
 
-def joint_critic_step(
-    critics: JointCritics,
-    transition: Transition,
-    next_action: Float[Array, "batch act"],
-    backup: SoftBackup,
-    head: Head,
-    optimizer: optax.GradientTransformation,
-) -> tuple[JointCritics, Metrics]:
-    """The critics after one step on `joint_critic_loss`."""
-
-    def loss(online: BatchRenormMlp):
-        return joint_critic_loss(online, critics.stats, transition, next_action, backup, head)
-
-    online, state, descent = descend(optimizer, loss, critics.optimizer, critics.online)
-    stats, metrics = descent.told
-    metrics |= {"critic_gradient_norm": descent.gradient_norm}
-    return JointCritics(online, stats, state), metrics
+def reverse_kl(
+    policy: Any,
+    obs: Float[Array, "batch obs"],
+    key: Key[Array, ""],
+    value: Value,
+    temperature: Float[Array, ""],
+) -> tuple[Float[Array, ""], Sample]:
+    """SAC's objective, through the sample (a whole chain in DIME's eq. 27)."""
+    sample = policy.sample(obs, key)
+    q = value(obs, sample.action)
+    return max_entropy_policy_loss(sample.log_prob, q, temperature), sample
 
 
-def combined_value(
-    critics: BatchRenormMlp,
-    stats: Stats,
-    obs: Float[Array, "*batch obs"],
-    action: Float[Array, "*batch act"],
-    head: Head,
-) -> Float[Array, "*batch"]:
-    """Q(s, a) in evaluation mode, one number from all critics, in units of return."""
-    pairs = jnp.concatenate([obs, action], axis=-1)
-    return head.combined_value(evaluate_critics(critics, stats, pairs))
+def log_variance_over(num_chains: int) -> Objective:
+    """The objective over several chains of each state (DIME section 6)."""
+
+    def log_variance(policy, obs, key, value, temperature):
+        repeated = jnp.broadcast_to(obs, (num_chains, *obs.shape))
+        sample = policy.sample_detached(repeated, key)
+        q = value(repeated, sample.action)
+        return log_variance_policy_loss(sample.log_prob, q, temperature), sample
+
+    return log_variance
 
 
 def max_entropy_policy_loss(

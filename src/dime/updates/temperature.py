@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dime.errors import require, require_positive, require_unit_interval
-from dime.updates.gradient_step import gradient_step
+from dime.optimizers import gradient_step
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,22 @@ class Temperature(NamedTuple):
 
 def temperature_loss(
     log_temperature: Float[Array, ""],
-    running_cost: Float[Array, "*batch"],
+    cost: Float[Array, "*batch"],
     target: float,
 ) -> Float[Array, ""]:
-    """Falls when the temperature rises while the running cost exceeds its target (DIME eq. 28).
+    """Falls when the temperature rises while the cost exceeds its target (DIME eq. 28).
 
-    `target` in nats for the whole action. DIME's released code drives the running cost, which
-    leaves out the prior draw's constant share of the log density.
+    The cost is the log density, `target` minus the target entropy, in nats for the whole action.
+    DIME's released code takes the running cost, which leaves out the prior draw's constant share of
+    the log density.
     """
-    return -jnp.exp(log_temperature) * (running_cost.mean() - target)
+    return -jnp.exp(log_temperature) * (cost.mean() - target)
 
 
 def log_temperature_loss(
     log_temperature: Float[Array, ""],
-    log_prob: Float[Array, "*batch"],
-    target_entropy: float,
+    cost: Float[Array, "*batch"],
+    target: float,
 ) -> Float[Array, ""]:
-    """The same with the log temperature itself as the factor, as SAC's later codes have it."""
-    return -log_temperature * (log_prob.mean() + target_entropy)
+    """The same with the log temperature as the factor, as SAC's later codes and DACER have it."""
+    return -log_temperature * (cost.mean() - target)

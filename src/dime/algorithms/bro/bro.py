@@ -5,23 +5,28 @@ disagree, and full resets.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from dime.algorithms.algorithm import Algorithm, Preset
-from dime.algorithms.bro.optimism import Explorer, explore_step
-from dime.algorithms.bro.optimistic import BroNetConfig, BroPolicy, OptimismConfig
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.bro.explorer import (
+    BroNetConfig,
+    BroPolicy,
+    Explorer,
+    OptimismConfig,
+    explore_step,
+)
+from dime.algorithms.bro.networks import BroNet
 from dime.algorithms.bro.resets import with_resets
-from dime.algorithms.bro.residual import BroNet
+from dime.critics.critics import Critics, CriticState
 from dime.critics.heads import QuantileHead, SoftBackup
-from dime.critics.target import TargetCritics, critic_outputs, stacked
-from dime.errors import require, require_at_least, require_rate, require_unit_interval
+from dime.errors import require, require_at_least, require_rate
+from dime.optimizers import TrainState
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.gradient_step import descend
-from dime.updates.modes import best_of_n
-from dime.updates.policy_losses import max_entropy_policy_loss
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import action_modes
+from dime.updates.policy_losses import reverse_kl
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
 
 _RESETS = (15_001, 50_001, 250_001, 500_001, 750_001, 1_000_001, 1_500_001, 2_000_001)
@@ -29,7 +34,7 @@ _RESETS = (15_001, 50_001, 250_001, 500_001, 750_001, 1_000_001, 1_500_001, 2_00
 
 @dataclass(frozen=True)
 class BroCriticConfig(BroNetConfig):
-    """The two critics and their slow copies."""
+    """The two critics and their target parameters."""
 
     hidden_dim: int = 512
     """Width of the networks."""
@@ -45,9 +50,20 @@ class BroCriticConfig(BroNetConfig):
         require_at_least(self, 1, "num_quantiles")
         require_rate(self, "target_rate")
 
+    def make(self, spec: EnvSpec) -> Critics:
+        """Two residual critics of quantiles."""
+        sizes = (spec.obs_dim + spec.action_dim, self.hidden_dim, self.num_quantiles)
+        return Critics(
+            make=lambda key: BroNet(sizes, self.num_blocks, key),
+            num_critics=2,
+            head=QuantileHead(self.num_quantiles),
+            optimizer=self.make_optimizer(),
+            target_rate=self.target_rate,
+        )
+
 
 @dataclass(frozen=True)
-class BroConfig:
+class BroConfig(AlgorithmConfig):
     """Everything that BRO's mathematics depends on; the defaults are DIME's table 3."""
 
     policy: BroNetConfig = field(default_factory=BroNetConfig)
@@ -58,14 +74,9 @@ class BroConfig:
     )
     reset_env_steps: tuple[int, ...] = _RESETS
     """Env steps at which everything but the replay begins again (released code)."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "num_action_candidates")
-        require_unit_interval(self, "discount")
+        super().__post_init__()
         require(
             all(0 < step < 2**31 for step in self.reset_env_steps),
             f"reset_env_steps are {self.reset_env_steps}; each must be 1 to 2147483647.",
@@ -80,38 +91,28 @@ class BroFastConfig(BroConfig):
     """Env steps at which everything but the replay begins again (released code)."""
 
 
-def init_critics(config: BroCriticConfig, spec: EnvSpec, key) -> TargetCritics:
-    """Two residual critics of quantiles."""
-    sizes = (spec.obs_dim + spec.action_dim, config.hidden_dim, config.num_quantiles)
-    online = stacked(lambda one: BroNet(sizes, config.num_blocks, one), 2, key)
-    return TargetCritics.start(online, config.make_optimizer())
-
-
 class BroState(NamedTuple):
     """What training changes."""
 
-    policy: BroPolicy
-    policy_optimizer: Any
+    policy: TrainState
     explorer: Explorer
-    critics: TargetCritics
+    critics: CriticState
     temperature: Temperature
 
 
 def bro(config: BroConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = QuantileHead(config.critic.num_quantiles)
+    critics = config.critic.make(spec)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
     target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim
 
     def init(key) -> BroState:
         policy_key, explorer_key, critic_key = jax.random.split(key, 3)
-        policy: Any = BroPolicy(config.policy, spec, policy_key)
+        policy = BroPolicy(config.policy, spec, policy_key)
         return BroState(
-            policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),
+            policy=TrainState.start(policy, policy_optimizer),
             explorer=Explorer.start(config.optimism, spec, explorer_key),
-            critics=init_critics(config.critic, spec, critic_key),
+            critics=critics.start(critic_key),
             temperature=Temperature.start(config.temperature),
         )
 
@@ -120,46 +121,36 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         obs = batch.transition.obs
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
         state, policy_metrics = update_policy(state, obs, policy_key)
-        law = state.policy.law(obs)
         explorer, explorer_metrics = explore_step(
             config.optimism,
             state.explorer,
             obs,
-            law,
-            lambda action: critic_outputs(state.critics.online, obs, action),
+            state.policy.module.distribution(obs),
+            lambda action: state.critics.outputs(obs, action),
             explorer_key,
         )
         state = state._replace(explorer=explorer)
         return state, critic_metrics | policy_metrics | explorer_metrics
 
     def update_critics(state: BroState, transition, key) -> tuple[BroState, Metrics]:
-        following = state.policy.law(transition.next_obs).sample(key)
-        entropy_cost = state.temperature.value * following.log_prob
+        next_sample = state.policy.module.sample(transition.next_obs, key)
+        entropy_cost = state.temperature.value * next_sample.log_prob
         backup = SoftBackup.of(transition, config.discount, entropy_cost)
-        critics, metrics = bellman_step(
-            state.critics, transition, following.action, backup, head, critic_optimizer
-        )
-        return state._replace(critics=critics.followed(config.critic.target_rate)), metrics
+        new, metrics = critics.step(state.critics, transition, next_sample.action, backup)
+        return state._replace(critics=critics.follow(new)), metrics
 
     def update_policy(state: BroState, obs, key) -> tuple[BroState, Metrics]:
         temperature = state.temperature.value
 
-        def loss(policy: BroPolicy):
-            sample = policy.law(obs).sample(key)
-            q = value(state, obs, sample.action)
-            return max_entropy_policy_loss(sample.log_prob, q, temperature), sample.log_prob
+        def loss(policy):
+            return reverse_kl(policy, obs, key, partial(value, state), temperature)
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        log_prob = descent.told
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        log_prob = descent.aux.log_prob
         new_temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
-        state = state._replace(
-            policy=policy, policy_optimizer=optimizer, temperature=new_temperature
-        )
-        return state, {
+        return state._replace(policy=policy, temperature=new_temperature), {
             "policy_loss": descent.loss,
             "policy_gradient_norm": descent.gradient_norm,
             "entropy_per_dim": -log_prob.mean() / spec.action_dim,
@@ -167,21 +158,20 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         }
 
     def explore(state: BroState, obs, key, counters):
-        return state.explorer.law(obs, state.policy.law(obs)).sample(key).action
-
-    def sample(state: BroState, obs, key):
-        return state.policy.law(obs).sample(key).action
+        policy = state.policy.module.distribution(obs)
+        return state.explorer.distribution(obs, policy).sample(key).action
 
     def value(state: BroState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
-    act = {
-        "explore": explore,
-        "stochastic": lambda state, obs, key, counters: sample(state, obs, key),
-        "deterministic": lambda state, obs, key, counters: state.policy.law(obs).mode(),
-        "best_of_n": best_of_n(sample, value, config.num_action_candidates),
-    }
-    return with_resets(Agent(init=init, act=act, update=update), config.reset_env_steps)
+    modes = action_modes(
+        lambda state, obs, key: state.policy.module.sample(obs, key).action,
+        lambda state, obs: state.policy.module.distribution(obs).mode(),
+        value,
+        config.num_action_candidates,
+    )
+    agent = Agent(init=init, act=modes | {"explore": explore}, update=update)
+    return with_resets(agent, config.reset_env_steps)
 
 
 def refuse_missed_resets(settings: BroConfig, training: Any) -> None:

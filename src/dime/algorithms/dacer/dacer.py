@@ -5,36 +5,32 @@ actions, as much as an estimate of the policy's entropy asks for.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
 from dime.algorithms.dacer.gaussian import (
+    GaussianHead,
     GaussianReturn,
     follow_spread,
     gaussian_loss,
     gaussian_target,
 )
 from dime.algorithms.dacer.mixture_entropy import mean_mixture_entropy
-from dime.critics.heads import smallest
-from dime.critics.target import (
-    TargetCriticConfig,
-    TargetCritics,
-    critic_outputs,
-    init_critics,
-)
-from dime.errors import require, require_at_least, require_positive, require_unit_interval
+from dime.critics.critics import CriticState, critic_outputs
+from dime.critics.target import TargetCriticConfig
+from dime.errors import require, require_at_least, require_positive
 from dime.networks.activations import mish
-from dime.networks.denoiser import Denoiser
+from dime.networks.chain_networks import Denoiser
+from dime.networks.embeddings import SinusoidalFeatures, sinusoidal_frequencies
 from dime.networks.initializers import truncated_normal_with
-from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.gradient_step import descend
-from dime.updates.modes import chain_modes
+from dime.updates.action_modes import chain_modes
 from dime.updates.temperature import EntropyTemperatureConfig, Temperature, log_temperature_loss
 
 _START = truncated_normal_with(1.0)
@@ -72,7 +68,7 @@ class NoiseConfig(EntropyTemperatureConfig):
 
 
 @dataclass(frozen=True)
-class DacerConfig:
+class DacerConfig(AlgorithmConfig):
     """Everything that DACER's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: DdpmPolicyConfig = field(
@@ -85,16 +81,12 @@ class DacerConfig:
     reward_scale: float = 0.2
     """What rewards are multiplied by before all else (released code)."""
     policy_delay: int = 2
-    """Critic updates per update of the policy and the critics' copies."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
+    """Critic updates per update of the policy and the target parameters."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_positive(self, "reward_scale")
-        require_at_least(self, 1, "policy_delay", "num_action_candidates")
-        require_unit_interval(self, "discount")
+        require_at_least(self, 1, "policy_delay")
 
 
 _POLICY_METRICS = ("policy_loss", "policy_gradient_norm")
@@ -103,9 +95,8 @@ _POLICY_METRICS = ("policy_loss", "policy_gradient_norm")
 class DacerState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    policy: TrainState
+    critics: CriticState
     spread: Float[Array, " critics"]  # running mean of the critics' standard deviations
     noise_scale: Temperature
     entropy_per_dim: Float[Array, ""]  # the last estimate
@@ -114,19 +105,16 @@ class DacerState(NamedTuple):
 
 def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
+    critics = config.critic.make(spec, GaussianHead(), mish, _START)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
-    target_entropy = config.noise.target_entropy_per_dim * spec.action_dim
+    target_cost = -config.noise.target_entropy_per_dim * spec.action_dim
 
     def init(key) -> DacerState:
         policy_key, critic_key = jax.random.split(key)
-
-        policy: Any = initial_policy(config.policy, spec, policy_key)
-        sizes = config.critic.sizes(spec, 2)
+        policy = initial_policy(config.policy, spec, policy_key)
         return DacerState(
-            policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, mish, critic_key, _START),
+            policy=TrainState.start(policy, policy_optimizer),
+            critics=critics.start(critic_key),
             spread=jnp.zeros(config.critic.num_critics),
             noise_scale=Temperature.start(config.noise),
             entropy_per_dim=jnp.zeros(()),
@@ -158,10 +146,10 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
     def update_critics(state: DacerState, transition, key) -> tuple[DacerState, Metrics]:
         action_key, draw_key = jax.random.split(key)
         next_action = noisy(state, transition.next_obs, action_key)
-        following = critic_outputs(state.critics.slow, transition.next_obs, next_action)
+        next_outputs = critic_outputs(state.critics.slow, transition.next_obs, next_action)
         reward = config.reward_scale * transition.reward
         discount = config.discount * (1.0 - transition.terminated)
-        target = gaussian_target(GaussianReturn.of(following), reward, discount, draw_key)
+        target = gaussian_target(GaussianReturn.of(next_outputs), reward, discount, draw_key)
         target = jax.lax.stop_gradient(target)
 
         def loss(online):
@@ -170,12 +158,9 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
             spread = jax.lax.stop_gradient(follow_spread(state.spread, returns.std))
             return gaussian_loss(returns, target, spread), (spread, returns)
 
-        online, optimizer, descent = descend(
-            critic_optimizer, loss, state.critics.optimizer, state.critics.online
-        )
-        spread, returns = descent.told
-        critics = TargetCritics(online, state.critics.slow, optimizer)
-        return state._replace(critics=critics, spread=spread), {
+        new, descent = state.critics.descend(critics.optimizer, loss)
+        spread, returns = descent.aux
+        return state._replace(critics=new, spread=spread), {
             "critic_loss": descent.loss,
             "critic_gradient_norm": descent.gradient_norm,
             "q_mean": returns.mean.mean(),
@@ -184,17 +169,15 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
 
     def update_policy(state: DacerState, obs, key, *, before: DacerState) -> DacerState:
         def loss(policy: DdpmPolicy):
-            action = noisy(before._replace(policy=policy), obs, key)
+            acting = before._replace(policy=before.policy._replace(module=policy))
+            action = noisy(acting, obs, key)
             return -value(before, obs, action).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
+        policy, descent = state.policy.descend(policy_optimizer, loss)
         measured = (descent.loss, descent.gradient_norm)
         return state._replace(
             policy=policy,
-            policy_optimizer=optimizer,
-            critics=state.critics.followed(config.critic.target_rate),
+            critics=critics.follow(state.critics),
             policy_metrics=dict(zip(_POLICY_METRICS, measured, strict=True)),
         )
 
@@ -206,24 +189,23 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
         # A fixed key for the fit in the released code; a fresh one here.
         entropy = mean_mixture_entropy(actions, config.noise.num_components, fit_key)
         scale = state.noise_scale.step(
-            config.noise, lambda log: log_temperature_loss(log, -entropy, target_entropy)
+            config.noise, lambda log: log_temperature_loss(log, -entropy, target_cost)
         )
         return state._replace(noise_scale=scale, entropy_per_dim=entropy / spec.action_dim)
 
     def noisy(state: DacerState, obs, key, num: int | None = None):
         chain_key, noise_key = jax.random.split(key)
-        action = state.policy.sample(obs, chain_key, num)
+        action = state.policy.module.sample(obs, chain_key, num)
         noise = _noise_std(config, state) * jax.random.normal(noise_key, action.shape)
         return jnp.clip(action + noise, -1.0, 1.0)
 
     def value(state: DacerState, obs, action):
-        outputs = critic_outputs(state.critics.online, obs, action)
-        return smallest(GaussianReturn.of(outputs).mean)
+        return critics.value(state.critics, obs, action)
 
     act = {
         "explore": lambda state, obs, key, counters: noisy(state, obs, key),
-        "observation_seeded": lambda state, obs, key, counters: state.policy.observation_seeded(
-            obs
+        "observation_seeded": lambda state, obs, key, counters: (
+            state.policy.module.observation_seeded(obs)
         ),
         **chain_modes(value, config.num_action_candidates),
     }

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dime.critics.heads import smallest
+
 _SPREAD_RATE = 0.005
 _MIN_VARIANCE = 0.1
 _MAX_DRAW = 3.0
@@ -26,6 +28,16 @@ class GaussianReturn(NamedTuple):
         return cls(output[..., 0], jax.nn.softplus(output[..., 1]))
 
 
+class GaussianHead:
+    """Mean and standard deviation of the return, from two outputs."""
+
+    output_dim = 2
+
+    def combined_value(self, output: Float[Array, "critics *batch 2"]) -> Float[Array, "*batch"]:
+        """The smaller mean."""
+        return smallest(GaussianReturn.of(output).mean)
+
+
 class GaussianTarget(NamedTuple):
     """What a critic is trained towards: a mean, and a draw that the spread is learnt from."""
 
@@ -34,20 +46,20 @@ class GaussianTarget(NamedTuple):
 
 
 def gaussian_target(
-    following: GaussianReturn,
+    next_return: GaussianReturn,
     reward: Float[Array, " batch"],
     discount: Float[Array, " batch"],
     key: Key[Array, ""],
 ) -> GaussianTarget:
-    """The backup of the critic with the smaller mean; fields of `following` lead with critics.
+    """The backup of the critic with the smaller mean; fields of `next_return` lead with critics.
 
     The draw is cut at three standard deviations.
     """
-    noise = jax.random.normal(key, following.mean.shape)
-    draws = following.mean + following.std * jnp.clip(noise, -_MAX_DRAW, _MAX_DRAW)
-    smaller = following.mean.argmin(axis=0)[None]
+    noise = jax.random.normal(key, next_return.mean.shape)
+    draws = next_return.mean + next_return.std * jnp.clip(noise, -_MAX_DRAW, _MAX_DRAW)
+    smaller = next_return.mean.argmin(axis=0)[None]
     mean, draw = (
-        jnp.take_along_axis(values, smaller, axis=0)[0] for values in (following.mean, draws)
+        jnp.take_along_axis(values, smaller, axis=0)[0] for values in (next_return.mean, draws)
     )
     return GaussianTarget(reward + discount * mean, reward + discount * draw)
 

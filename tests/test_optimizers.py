@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dime.updates.gradient_step import gradient_step
+from dime.optimizers import gradient_step
 
 
 def test_first_step_of_adam_has_the_learning_rates_size():

@@ -8,11 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from dime.critics.critics import Critics, CriticState, critic_outputs
 from dime.critics.heads import QuantileHead, ScalarHead, SoftBackup
-from dime.critics.target import TargetCritics, critic_outputs, stacked
-from dime.networks.mlp import Mlp
+from dime.networks.layers import Mlp
 from dime.types import Transition
-from dime.updates.target_critics import bellman_step, value_of
 from tests.drawn import drawn, normal
 
 ROWS, RATE, DISCOUNT = 12, 0.1, 0.9
@@ -27,13 +26,18 @@ NEXT_ACTION, COST = normal(4, ROWS, 2), normal(5, ROWS)
 
 
 def linear(seed, output_dim=1):
-    return drawn(partial(stacked, partial(Mlp, (5, output_dim), jnp.tanh), 2), seed)
+    make = partial(Mlp, (5, output_dim), jnp.tanh)
+    return drawn(lambda key: jax.vmap(make)(jax.random.split(key, 2)), seed)
 
 
 def critics_of(optimizer, output_dim=1):
     """The copies are not what the critics are."""
     online = linear(7, output_dim)
-    return TargetCritics(online, linear(8, output_dim), optimizer.init(online))
+    return CriticState(online, optimizer.init(online), slow=linear(8, output_dim))
+
+
+def trained_by(optimizer, head):
+    return Critics(lambda key: None, 2, head, optimizer, target_rate=0.25)
 
 
 def values(critics, obs, action):
@@ -48,9 +52,8 @@ def test_a_step_goes_down_the_squared_distance_from_the_copies_backup(combine):
     optimizer, head = optax.sgd(RATE), ScalarHead(combine, weight=1.0)
     critics = critics_of(optimizer)
     backup = SoftBackup.of(TRANSITION, DISCOUNT, COST)
-    after, metrics = jax.jit(bellman_step, static_argnums=(4, 5))(
-        critics, TRANSITION, NEXT_ACTION, backup, head, optimizer
-    )
+    step = jax.jit(trained_by(optimizer, head).step)
+    after, metrics = step(critics, TRANSITION, NEXT_ACTION, backup)
     following, _ = values(critics.slow, TRANSITION.next_obs, NEXT_ACTION)
     following = (following.min if combine is jnp.min else following.mean)(axis=0)
     alive = 1.0 - np.asarray(TRANSITION.terminated)
@@ -76,9 +79,8 @@ def test_a_head_with_several_outputs_has_its_own_target_and_loss():
     optimizer, head = optax.sgd(RATE), QuantileHead(4)
     critics = critics_of(optimizer, output_dim=4)
     backup = SoftBackup.of(TRANSITION, DISCOUNT)
-    _, metrics = jax.jit(bellman_step, static_argnums=(4, 5))(
-        critics, TRANSITION, NEXT_ACTION, backup, head, optimizer
-    )
+    step = jax.jit(trained_by(optimizer, head).step)
+    _, metrics = step(critics, TRANSITION, NEXT_ACTION, backup)
     target = head.target(critic_outputs(critics.slow, TRANSITION.next_obs, NEXT_ACTION), backup)
     outputs = critic_outputs(critics.online, TRANSITION.obs, TRANSITION.action)
     assert float(metrics["critic_loss"]) == pytest.approx(
@@ -88,7 +90,7 @@ def test_a_head_with_several_outputs_has_its_own_target_and_loss():
 
 def test_copies_follow_only_when_told():
     critics = critics_of(optax.sgd(RATE))
-    after = critics.followed(0.25)
+    after = trained_by(optax.sgd(RATE), ScalarHead()).follow(critics)
     online, slow, moved = (c.layers[0].kernel for c in (critics.online, critics.slow, after.slow))
     np.testing.assert_allclose(moved, 0.75 * slow + 0.25 * online, rtol=1e-5)
     np.testing.assert_array_equal(after.online.layers[0].kernel, online)
@@ -96,8 +98,8 @@ def test_copies_follow_only_when_told():
 
 def test_value_is_one_number_from_all_critics_for_every_draw():
     critics, draws = linear(9), normal(6, 7, ROWS, 2)
-    value = jax.jit(lambda o, a: value_of(critics, ScalarHead(jnp.min))(o, a))
-    together = value(TRANSITION.obs, draws)
+    value = jax.jit(trained_by(optax.sgd(RATE), ScalarHead(jnp.min)).value)
+    together = value(CriticState(critics, None), TRANSITION.obs, draws)
     assert together.shape == (7, ROWS)
     for draw in range(7):
         each, _ = values(critics, TRANSITION.obs, draws[draw])

@@ -1,4 +1,6 @@
-"""The affine layer."""
+"""The affine layer and the plain multilayer perceptron."""
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -28,3 +30,26 @@ def dense_stack(
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = zip(sizes[:-1], sizes[1:], strict=True)
     return tuple(Dense(i, o, k, start) for (i, o), k in zip(pairs, keys, strict=True))
+
+
+class Mlp(eqx.Module):
+    """Dense layers of widths `sizes[0], sizes[1], ...`, an activation after all but the last."""
+
+    layers: tuple[Dense, ...]
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        activation: Callable[[Array], Array],
+        key: Key[Array, ""],
+        start: Start = lecun,
+    ):
+        self.layers = dense_stack(sizes, key, start)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
+        """The last layer's output."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)

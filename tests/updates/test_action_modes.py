@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.updates.candidates import best_of, repeat, softmax_of
+from dime.updates.action_modes import best_of, repeat, softmax_of
 from tests.drawn import normal
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dime.algorithms.dipo import ActionMemory
 from dime.types import Batch, Transition
-from dime.updates.action_memory import ActionMemory
 
 CAPACITY = 4
 recall, remember = jax.jit(ActionMemory.recall), jax.jit(ActionMemory.remember)
