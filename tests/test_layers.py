@@ -30,7 +30,7 @@ PURE = set().union(*LAYERS[:5])
 REINFORCEMENT_LEARNING = set().union(*LAYERS[1:5])
 PURE_MAY_IMPORT = {
     "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
-    "difflib", "importlib", "math", "numpy",
+    "difflib", "functools", "importlib", "math", "numpy", "tomllib",
 }  # fmt: skip
 STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}
 COMPUTED_BY_JAX = {"jax_env.py", "playground.py"}  # environments for the device

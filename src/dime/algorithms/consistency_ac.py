@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 
 from dime.algorithms.algorithm import Algorithm
 from dime.algorithms.diffusion_ql import (
-    LAPTOP,
-    PAPER,
-    RELEASED,
     AveragedPolicyConfig,
     DiffusionQlConfig,
     diffusion_ql,
@@ -58,5 +55,4 @@ CONSISTENCY_AC = Algorithm(
     config=ConsistencyAcConfig,
     network_evaluations=network_evaluations,
     modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
-    presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
 )

@@ -3,13 +3,13 @@
 Policy and critics are normalised networks; current and next pairs share one pass of the critics.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import CriticState
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.joint import CrossQCriticConfig
@@ -154,18 +154,6 @@ def _distribution(state: CrossQState, obs) -> TanhGaussian:
     return TanhGaussian.from_output(state.policy.module(obs, state.policy_stats))
 
 
-_GYM = Preset(
-    settings={
-        "policy": {"num_hidden_layers": 2, "learning_rate": 1e-3},
-        "critic": {"learning_rate": 1e-3},
-        "temperature": {"learning_rate": 1e-3},
-    },
-    training={"updates_per_env_step": 1},
-)
-_RELEASED_DM_CONTROL = Preset(  # the authors' submission script, the same for every task
-    {part: {"learning_rate": 8e-4} for part in ("policy", "critic", "temperature")}
-)
-
 CROSSQ = Algorithm(
     name="crossq",
     paper="Bhatt et al., ICLR 2024",
@@ -175,10 +163,4 @@ CROSSQ = Algorithm(
     make=crossq,
     config=CrossQConfig,
     network_evaluations=lambda settings: (1, 2),
-    presets={
-        # DIME, appendix E: table 3 on DMC and MyoSuite, the original settings on Gym.
-        "paper": Preset(by_env={"mujoco": _GYM, "Swimmer-*": Preset({"discount": 0.9999})}),
-        "released": replace(_GYM, by_env={"dm_control": _RELEASED_DM_CONTROL}),
-        "laptop": Preset({"critic": {"hidden_dim": 256}}),
-    },
 )

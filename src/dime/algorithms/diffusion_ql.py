@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import CriticState, follow
 from dime.critics.heads import SoftBackup, smallest
 from dime.critics.target import HeadedTargetCriticConfig
@@ -207,32 +207,6 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
     return Agent(init=init, act=act, update=update)
 
 
-LAPTOP = Preset(
-    {
-        "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 3e-4},
-        "critic": {"num_hidden_layers": 2},
-        "exploration": {"decay_env_steps": 2_000},
-        "num_action_candidates": 16,
-    },
-)
-PAPER = Preset(
-    training={
-        "updates_per_env_step": 1,
-        "num_random_steps": 10_000,
-        "replay_capacity": 100_000,
-    },
-)
-RELEASED = Preset(
-    {"exploration": {"decay_env_steps": 300_000}},
-    training={
-        "num_env_steps": 3_000_000,
-        "env_steps_per_update": 12,
-        "num_random_steps": 0,
-        "bootstrap_at_time_limits": False,
-    },
-)
-
-
 def network_evaluations(settings: DiffusionQlConfig) -> tuple[int, int]:
     """Of an update, see `Algorithm`."""
     per_update = 2 * settings.policy.num_denoising_steps
@@ -249,5 +223,4 @@ DIFFUSION_QL = Algorithm(
     config=DiffusionQlConfig,
     network_evaluations=network_evaluations,
     modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
-    presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
 )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import CriticState
 from dime.critics.heads import SoftBackup
 from dime.critics.joint import CriticConfig
@@ -180,23 +180,6 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
     return Agent(init=init, act=modes | {"explore": modes["stochastic"]}, update=update)
 
 
-_LAPTOP = {
-    "policy": {
-        "num_denoising_steps": 8,
-        "hidden_dim": 128,
-        "num_hidden_layers": 2,
-        "learning_rate": 7e-4,
-    },
-    "critic": {"hidden_dim": 256, "learning_rate": 7e-4},
-    "temperature": {"initial": 0.1},
-    "policy_delay": 2,
-}
-_LAPTOP_GAUSSIAN = _LAPTOP | {
-    "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 1e-3},
-}
-# The multi-goal plane shows several modes only while the entropy matters: as in soft Q-learning
-# the temperature is fixed; a shorter horizon keeps staying alive from being worth its entropy.
-_MULTI_GOAL = Preset({"temperature": {"initial": 2.0, "learn": False}, "discount": 0.9})
 _CRITIC = "categorical x2, joint pass, batch renormalisation"
 _MODES = ("stochastic", "deterministic", "best_of_n")
 
@@ -224,7 +207,6 @@ DIME = Algorithm(
         2 * settings.policy.num_denoising_steps,
     ),
     modes=_MODES,
-    presets={"laptop": Preset(_LAPTOP, by_env={"dime/MultiGoal-v0": _MULTI_GOAL})},
 )
 DIME_GAUSSIAN = Algorithm(
     name="dime-gaussian",
@@ -236,7 +218,6 @@ DIME_GAUSSIAN = Algorithm(
     config=DimeGaussianConfig,
     network_evaluations=lambda settings: (1, 2),
     modes=_MODES,
-    presets={"laptop": Preset(_LAPTOP_GAUSSIAN)},
 )
 DIME_GB = Algorithm(
     name="dime-gb",
@@ -251,5 +232,4 @@ DIME_GB = Algorithm(
         4 * settings.policy.num_denoising_steps,
     ),
     modes=_MODES,
-    presets={"laptop": Preset(_LAPTOP)},
 )

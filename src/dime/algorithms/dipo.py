@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import Critics, CriticState, follow
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target import TargetCriticConfig
@@ -233,13 +233,6 @@ def improved_actions(
     return action
 
 
-def _improvement(max_norm: float, rho: float, num_steps: int = 20) -> dict[str, Any]:
-    """Settings of the authors' README for an environment."""
-    norm = {"max_gradient_norm": max_norm}
-    climb = {"max_gradient_norm_per_dim": rho, "num_steps": num_steps}
-    return {"policy": norm, "critic": norm, "improvement": climb}
-
-
 def _network_evaluations(settings: DipoConfig) -> tuple[int, int]:
     per_update = (
         settings.policy.num_denoising_steps + 1
@@ -257,26 +250,4 @@ DIPO = Algorithm(
     config=DipoConfig,
     network_evaluations=_network_evaluations,
     modes=("noise_free", "stochastic", "deterministic", "best_of_n"),
-    presets={
-        "paper": Preset(
-            training={"updates_per_env_step": 1, "num_random_steps": 10_000},
-            by_env={
-                "Ant-*": Preset(_improvement(0.8, 0.1)),
-                "Hopper-*": Preset(_improvement(1.0, 0.3)),
-                "Walker2d-*": Preset(_improvement(2.0, 0.08)),
-                "HalfCheetah-*": Preset(
-                    _improvement(2.0, 0.08, num_steps=40) | {"target_policy_delay": 2}
-                ),
-            },
-        ),
-        "released": Preset(
-            {"improvement": {"write_back": False}}, {"bootstrap_at_time_limits": False}
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 10, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"num_hidden_layers": 2},
-            },
-        ),
-    },
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import CriticState
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target import TargetCriticConfig
@@ -151,28 +151,4 @@ QSM = Algorithm(
     config=QsmConfig,
     network_evaluations=_network_evaluations,
     modes=("stochastic", "deterministic", "best_of_n"),
-    presets={
-        "paper": Preset(
-            training={"updates_per_env_step": 1, "num_random_steps": 10_000},
-            by_env={
-                "dm_control": Preset({"alignment": 100.0}),
-                "Ant-*": Preset({"alignment": 1.0}),
-            },
-        ),
-        "released": Preset(
-            {
-                "policy": {"num_denoising_steps": 5, "hidden_dim": 512, "num_hidden_layers": 2},
-                "critic": {"hidden_dim": 512},
-                "alignment": 50.0,
-            },
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 10, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"hidden_dim": 256},
-            },
-            # Ours, tuned by task as the paper did: with 50 the chain jumps from corner to corner.
-            by_env={"dime/*": Preset({"alignment": 1.0})},
-        ),
-    },
 )

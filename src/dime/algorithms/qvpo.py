@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.algorithms.dipo import SlowDdpmPolicyConfig, dipo_critics, dipo_policy
 from dime.critics.critics import CriticState, follow
 from dime.critics.heads import SoftBackup
@@ -192,20 +192,4 @@ QVPO = Algorithm(
     config=QvpoConfig,
     network_evaluations=_network_evaluations,
     modes=("best_of_n", "stochastic", "deterministic"),
-    presets={
-        "paper": Preset(training={"updates_per_env_step": 1, "num_random_steps": 10_000}),
-        "released": Preset(
-            {"policy": {"learning_rate": 1e-4}},
-            {"bootstrap_at_time_limits": False},
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 5, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"num_hidden_layers": 2},
-                "uniform_actions": {"decay_env_steps": 20_000},
-                "num_training_candidates": 16,
-                "num_action_candidates": 16,
-            },
-        ),
-    },
 )

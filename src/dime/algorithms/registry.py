@@ -1,8 +1,11 @@
-"""The algorithms by name: the one place that an algorithm is listed in."""
+"""The algorithms by name: the one place that lists them. Their presets are in `presets.toml`."""
 
-from importlib import import_module
+import dataclasses
+import tomllib
+from importlib import import_module, resources
+from typing import Any
 
-from dime.algorithms.algorithm import Algorithm
+from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.bro.bro import BRO, BRO_FAST
 from dime.algorithms.consistency_ac import CONSISTENCY_AC
 from dime.algorithms.crossq import CROSSQ
@@ -15,8 +18,22 @@ from dime.algorithms.qvpo import QVPO
 from dime.algorithms.sac import SAC
 from dime.errors import DimeError, choose, require
 
+_FILE = resources.files("dime.algorithms").joinpath("presets.toml")
+_PRESETS = tomllib.loads(_FILE.read_text("utf-8"))
+
+
+def _preset(table: dict[str, Any]) -> Preset:
+    by_env = {pattern: _preset(more) for pattern, more in table.get("by_env", {}).items()}
+    return Preset(table.get("settings", {}), table.get("training", {}), by_env)
+
+
+def _with_presets(algorithm: Algorithm) -> Algorithm:
+    presets = {name: _preset(table) for name, table in _PRESETS.get(algorithm.name, {}).items()}
+    return dataclasses.replace(algorithm, presets=presets)
+
+
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm
+    algorithm.name: _with_presets(algorithm)
     for algorithm in (
         *(DIME, DIME_GAUSSIAN, DIME_GB),
         *(SAC, CROSSQ, BRO, BRO_FAST),

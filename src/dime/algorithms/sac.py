@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.critics.critics import CriticState
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
 from dime.critics.target import TargetCriticConfig
@@ -109,5 +109,4 @@ SAC = Algorithm(
     make=sac,
     config=SacConfig,
     network_evaluations=lambda settings: (2, 2),
-    presets={"paper": Preset(training={"updates_per_env_step": 1})},
 )

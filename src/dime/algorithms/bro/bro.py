@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.algorithms.bro.explorer import (
     BroNetConfig,
     BroPolicy,
@@ -187,21 +187,6 @@ def refuse_missed_resets(settings: BroConfig, training: Any) -> None:
     )
 
 
-def _training(updates_per_env_step: int) -> dict[str, Any]:
-    return {
-        "updates_per_env_step": updates_per_env_step,
-        "batch_size": 128,
-        "num_random_steps": 2_500,
-    }
-
-
-_LAPTOP = {
-    "policy": {"hidden_dim": 128},
-    "optimism": {"hidden_dim": 128},
-    "critic": {"hidden_dim": 128, "num_blocks": 1},
-    "reset_env_steps": (),
-}
-
 BRO = Algorithm(
     name="bro",
     paper="Nauman et al., NeurIPS 2024",
@@ -212,10 +197,6 @@ BRO = Algorithm(
     config=BroConfig,
     network_evaluations=lambda settings: (4, 4),
     check=refuse_missed_resets,
-    presets={
-        "paper": Preset(training=_training(10)),
-        "laptop": Preset(_LAPTOP, {"updates_per_env_step": 4}),
-    },
 )
 BRO_FAST = Algorithm(
     name="bro-fast",
@@ -227,5 +208,4 @@ BRO_FAST = Algorithm(
     config=BroFastConfig,
     network_evaluations=lambda settings: (4, 4),
     check=refuse_missed_resets,
-    presets={"paper": Preset(training=_training(2)), "laptop": Preset(_LAPTOP)},
 )

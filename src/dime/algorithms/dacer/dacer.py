@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.algorithms.algorithm import Algorithm, AlgorithmConfig, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.algorithms.dacer.gaussian import (
     GaussianHead,
     GaussianReturn,
@@ -228,10 +228,6 @@ def _noise_std(config: DacerConfig, state: DacerState) -> Array:
     return config.noise.std_per_scale * state.noise_scale.value
 
 
-_LONG_WARM_UP = Preset(training={"num_random_steps": 200_000})
-_STRONGER_NOISE = Preset({"noise": {"std_per_scale": 0.15}})
-
-
 def _network_evaluations(settings: DacerConfig) -> tuple[int, int]:
     steps = settings.policy.num_denoising_steps
     return steps, steps * (2 + settings.noise.num_actions)  # target, policy, entropy
@@ -247,28 +243,4 @@ DACER = Algorithm(
     config=DacerConfig,
     network_evaluations=_network_evaluations,
     modes=("observation_seeded", "stochastic", "deterministic", "best_of_n"),
-    presets={
-        "paper": Preset(
-            training={"updates_per_env_step": 1, "num_random_steps": 10_000},
-            by_env={"Humanoid-*": _STRONGER_NOISE, "HalfCheetah-*": _STRONGER_NOISE},
-        ),
-        "released": Preset(
-            {"policy": {"learning_rate": 1e-4}, "critic": {"learning_rate": 1e-4}},
-            {
-                "env_steps_per_update": 20,
-                "num_random_steps": 30_000,
-                "num_env_steps": 30_000_000,
-                "evaluate_every": 300_000,
-                "num_evaluation_episodes": 10,
-            },
-            by_env={"Humanoid-*": _LONG_WARM_UP, "HalfCheetah-*": _LONG_WARM_UP},
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 10, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"num_hidden_layers": 2},
-                "noise": {"estimate_every": 500},
-            },
-        ),
-    },
 )

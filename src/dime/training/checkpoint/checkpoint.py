@@ -40,6 +40,7 @@ from dime.training.checkpoint.files import (
     require_segment,
     verify,
 )
+from dime.training.checkpoint.former_names import with_present_names
 from dime.training.checkpoint.schema import segment_name
 from dime.training.config import FORMAT_VERSION
 from dime.training.records import sync_folder, write_bytes
@@ -79,6 +80,7 @@ def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
     """
     expected = jax.tree_util.tree_leaves_with_path(template)
     names = [jax.tree_util.keystr(path) for path, _ in expected]
+    arrays = with_present_names(arrays, names)
     if set(names) != set(arrays):
         odd = sorted(set(names) ^ set(arrays))[:3]
         raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
