@@ -27,13 +27,13 @@ def shift(key):
 def test_the_log_std_is_bounded_smoothly():
     obs, made = normal(0, 6, 3), drawn(policy)
     features = jax.jit(made.trunk.__call__)(obs)
-    law = jax.jit(BroPolicy.law)(made, obs)
+    law = jax.jit(BroPolicy.distribution)(made, obs)
     raw = np.asarray(features @ made.raw_log_std.kernel + made.raw_log_std.bias)
     np.testing.assert_allclose(law.log_std, -10.0 + 6.0 * (1.0 + np.tanh(raw)), rtol=1e-4)
     mean = features @ made.mean.kernel + made.mean.bias
     np.testing.assert_allclose(law.mean, mean, rtol=1e-4, atol=1e-5)
     ends = eqx.tree_at(lambda p: p.raw_log_std.bias, made, jnp.array([-1e3, 1e3]))
-    np.testing.assert_allclose(jax.jit(BroPolicy.law)(ends, obs).log_std[0], [-10.0, 2.0])
+    np.testing.assert_allclose(jax.jit(BroPolicy.distribution)(ends, obs).log_std[0], [-10.0, 2.0])
 
 
 def test_heads_start_with_their_gains():

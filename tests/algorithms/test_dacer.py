@@ -125,7 +125,7 @@ def test_policy_and_copies_move_in_every_second_update_and_the_noise_when_it_is_
 
 def collapsed():
     """A policy that does the same in every state: its estimates are all far outside the box."""
-    bias = lambda s: s.policy.denoiser.mlp.layers[-1].bias  # noqa: E731
+    bias = lambda s: s.policy.module.denoiser.mlp.layers[-1].bias  # noqa: E731
     return eqx.tree_at(bias, state(), jnp.array([-1e3, 1e3]))
 
 

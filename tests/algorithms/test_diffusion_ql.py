@@ -52,7 +52,7 @@ def agent():
 def state():
     """With an averaged policy that is not the policy."""
     begun = jax.jit(agent()[0].init)(jax.random.key(0))
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy.module)
     return with_critics(begun, ONLINE, CONFIG, SLOW)._replace(averaged_policy=moved)
 
 

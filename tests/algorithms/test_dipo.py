@@ -13,8 +13,9 @@ from dime.algorithms.dipo import (
     ImprovementConfig,
     SlowDdpmPolicyConfig,
     dipo,
+    dipo_critics,
+    dipo_policy,
     improved_actions,
-    init_dipo_networks,
 )
 from dime.critics.target import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
@@ -51,7 +52,9 @@ FAR = quadratics((1.0, 1.0), ((40.0, -40.0), (40.0, -40.0)))  # the same slope a
 
 def test_networks_start_as_wide_as_the_released_ones():
     """At Humanoid's sizes: 0.0252, and not 0.0221, which is that of normals cut at 2 deviations."""
-    policy, critics = init_dipo_networks(CONFIG, EnvSpec(376, 17), jax.random.key(0))
+    spec = EnvSpec(376, 17)
+    policy = dipo_policy(CONFIG.policy, spec, jax.random.key(0))
+    critics = dipo_critics(CONFIG.critic, spec).start(jax.random.key(1))
     layers = {"critics": critics.online.layers[0], "policy": policy.denoiser.mlp.layers[0]}
     layers["time"] = policy.denoiser.features.mlp.layers[0]
     for name, layer in layers.items():

@@ -110,9 +110,9 @@ def test_the_policys_learning_rate_falls_to_nothing_along_a_cosine():
     _, update, _ = agent(config)
     here, moved = state(), []
     for number in range(3):
-        before = here.policy.denoiser.mlp.layers[-1].bias
+        before = here.policy.module.denoiser.mlp.layers[-1].bias
         here, _ = update(here, batch(), jax.random.key(number), counters(update=number))
-        moved.append(float(jnp.abs(here.policy.denoiser.mlp.layers[-1].bias - before).max()))
+        moved.append(float(jnp.abs(here.policy.module.denoiser.mlp.layers[-1].bias - before).max()))
     assert moved[0] == pytest.approx(1e-2, rel=1e-3)  # Adam's first step
     assert 0.1e-2 < moved[1] < 0.6e-2  # half the rate
     assert moved[2] == 0.0

@@ -43,7 +43,7 @@ SAMPLE = jax.jit(DdpmPolicy.sample, static_argnames="num")
 def state():
     """With a slow policy that is not the policy."""
     begun = jax.jit(qvpo(CONFIG, SPEC).init)(jax.random.key(0))
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy.module)
     return with_critics(begun, ONLINE, CONFIG, SLOW)._replace(slow_policy=moved)
 
 
