@@ -61,7 +61,7 @@ def test_an_env_step_is_learnt_during_the_next_one():
         np.testing.assert_allclose(array, state[name], rtol=1e-4, atol=1e-6, err_msg=name)
     untrained = after(FIRST, overlap=True)[0]
     assert untrained.update == 0 and untrained.metrics is None
-    rows = aside.replay.rows
+    rows = aside.replay
     for number, (obs, action, reward, next_obs, *_) in enumerate(walk.log):
         for name, value in (("obs", obs), ("action", action), ("next_obs", next_obs)):
             np.testing.assert_array_equal(getattr(rows, name)[0, number], value)

@@ -94,15 +94,15 @@ def _kept(key, make):
 _cached = functools.cache(functools.cache)  # one cache for each algorithm's `make`
 
 
-def _shared(agent, config, spec, num_seeds, room_for_ends):
+def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
-    relevant = (config.storage(room_for_ends), config.num_evaluation_episodes, config.batch_size)
+    relevant = (config.storage, config.num_evaluation_episodes, config.batch_size)
     relevant += (config.evaluation_modes, config.updates_per_turn)
     relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
     # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
     with jax.debug_key_reuse(num_seeds == 1):
-        return _kept(key, lambda: Programs(agent, config, spec, num_seeds, room_for_ends))
+        return _kept(key, lambda: Programs(agent, config, spec, num_seeds))
 
 
 def _shared_on_device(given, keys):

@@ -123,7 +123,7 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     )
     for index in range(len(config.seeds)):
         theirs, ours = stored(device, index), stored(host, index)
-        np.testing.assert_array_equal(theirs.rows.terminated, ours.rows.terminated)
+        np.testing.assert_array_equal(theirs.terminated, ours.terminated)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), theirs, ours)
         for name, array in host.state_of(index).items():
             np.testing.assert_allclose(
@@ -158,7 +158,7 @@ def test_environments_of_a_seed_step_together_each_with_episodes_of_its_own():
     learners = on_device(config_of(envs_per_seed=4, replay_capacity=48, **WHOLE))
     steps(learners, 48)
     assert (learners.env_step, learners.update) == (48, 36)  # TOY makes one each
-    rows = stored(learners).rows
+    rows = stored(learners)
     key = jax.random.key(0)
     for environment in range(4):
         env, number, ended = jax_walk(), -1, True
@@ -238,7 +238,7 @@ def test_a_seed_whose_environment_breaks_leaves_and_the_others_stay_as_they_were
     for seed, failure in failures.items():
         assert failure.poisoned and "observation" in failure.reason
         steps(alone[seed], 40)
-        first = np.flatnonzero(stored(alone[seed]).rows.next_obs[:, 0] > 0.9)[0] + 1
+        first = np.flatnonzero(stored(alone[seed]).next_obs[:, 0] > 0.9)[0] + 1
         assert failure.env_step == first
     for index, seed in enumerate(learners.seeds):
         steps(alone[seed], 40)

@@ -40,7 +40,7 @@ def begun(environments, seeds):
 
 
 def replay_rows(learners, index):
-    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), learners.replay.rows)
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), learners.replay)
 
 
 def test_every_step_of_the_environment_is_stored_as_it_was():

@@ -129,10 +129,10 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
         ]
     older = ring.checkpoints.load(ring.checkpoints.steps()[1])
     assert older.env_step == 36
-    reward = load_replay(older.replay_files, SEEDS, Storage(CAPACITY), SPEC).rows.reward
+    reward = load_replay(older.replay_files, SEEDS, Storage(CAPACITY), SPEC).reward
     for number in range(30, 36):  # the ring itself has them still
         np.testing.assert_array_equal(
-            reward[:, number % CAPACITY], ring.replay.rows.reward[:, number % CAPACITY]
+            reward[:, number % CAPACITY], ring.replay.reward[:, number % CAPACITY]
         )
 
 
@@ -165,22 +165,18 @@ def test_a_larger_ring_takes_what_a_smaller_one_held(tmp_path):
     ring.save()
     larger = ring.load(capacity=16)
     assert larger.capacity == 16
-    np.testing.assert_array_equal(larger.rows.obs[:, :8], ring.replay.rows.obs[:, :8])
-    assert not larger.rows.obs[:, 8:].any()
+    np.testing.assert_array_equal(larger.obs[:, :8], ring.replay.obs[:, :8])
+    assert not larger.obs[:, 8:].any()
 
 
-@pytest.mark.parametrize("room_for_ends", [None, CAPACITY])
-def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(
-    tmp_path, room_for_ends
-):
+def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(tmp_path):
     ring = Ring(tmp_path / "checkpoints")
     ring.grow(7)
-    rows = ring.replay.rows
-    far = rows._replace(obs=rows.obs * 1e6, next_obs=rows.next_obs * 1e6, reward=rows.reward * 1e6)
-    ring.replay = ring.replay._replace(rows=far)
+    far = {name: 1e6 * getattr(ring.replay, name) for name in ("obs", "next_obs", "reward")}
+    ring.replay = ring.replay._replace(**far)
     ring.save()
     checkpoint, _ = ring.checkpoints.load_newest()
-    storage = Storage(CAPACITY, "float16", room_for_ends)
+    storage = Storage(CAPACITY, "float16")
     loaded = load_replay(checkpoint.replay_files, SEEDS, storage, SPEC)
     found, put = (
         jax.vmap(lambda r: transitions(r, jnp.arange(7)))(r) for r in (loaded, ring.replay)

@@ -47,8 +47,8 @@ class UpdateTimer:
         self.programs = Programs(agent, self.config, spec, num_seeds)
         self.keys = seed_keys(tuple(range(num_seeds)))
         self.state = initialise(agent, self.keys)
-        self.replay = _random_like(initialise_replay(self.config.storage(), spec, num_seeds))
-        newest = Transition(*(ring[:, 0] for ring in self.replay.rows))
+        self.replay = _random_like(initialise_replay(self.config.storage, spec, num_seeds))
+        newest = Transition(*(ring[:, 0] for ring in self.replay))
         self.transition = jax.tree.map(np.asarray, newest)
         self.obs = self.transition.obs
         self.env_step = REPLAY_ROWS

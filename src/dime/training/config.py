@@ -18,7 +18,6 @@ EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
 _DAY_S = 86_400
-_FIRST_ENDS = 16  # beside one for each 1000 transitions, the length of dm_control's episodes
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,8 @@ class TrainingConfig:
     """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
     replay_capacity: int = 1_000_000
     """Transitions kept, the newest ones (paper, table 2)."""
-    replay_dtype: Literal["float32", "float16", "uint8"] = "float32"
-    """Of the observations kept there: half of the memory, or a quarter (images alone)."""
-    next_obs_once: bool = False
-    """Keep an observation once that is also the next transition's first."""
+    replay_dtype: Literal["float32", "float16"] = "float32"
+    """Of the observations in the replay; float16 halves its memory."""
     bootstrap_at_time_limits: bool = True
     """Off: a time limit counts as the end of the MDP, as in some released codes."""
     evaluate_every: int = 24_000
@@ -120,16 +117,10 @@ class TrainingConfig:
         """Transitions that can really come together in this run."""
         return min(self.replay_capacity, self.num_env_steps)
 
-    def storage(self, room_for_ends: int | None = None) -> Storage:
-        """How the replay keeps its transitions.
-
-        Where next observations are kept once it begins with room for few ends of episodes; more is
-        made when they come.
-        """
-        capacity = self.effective_capacity
-        if self.next_obs_once and room_for_ends is None:
-            room_for_ends = min(capacity, _FIRST_ENDS + capacity // 1000)
-        return Storage(capacity, self.replay_dtype, room_for_ends)
+    @property
+    def storage(self) -> Storage:
+        """How the replay keeps its transitions."""
+        return Storage(self.effective_capacity, self.replay_dtype)
 
     @property
     def updates_per_turn(self) -> int:
@@ -220,7 +211,35 @@ class RunConfig:
         chosen = find_algorithm(algorithm)
         training = TrainingConfig(evaluation_modes=chosen.default_modes)
         defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
-        return replace_nested(defaults, content)
+        return replace_nested(defaults, without_removed_options(content))
+
+
+def without_removed_options(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config without options that this release no longer has.
+
+    `next_obs_once` and `replay_dtype="uint8"` changed the replay's memory and nothing else, so a
+    run that used them is the same without them.
+    """
+    training = content.get("training")
+    if not isinstance(training, dict):
+        return content
+    kept = {name: training[name] for name in training if name != "next_obs_once"}
+    if kept.get("replay_dtype") == "uint8":
+        kept["replay_dtype"] = "float32"
+    return {**content, "training": kept}
+
+
+def note_on_removed_options(content: dict[str, Any]) -> str | None:
+    """What to tell who resumes a run that used such options."""
+    training = content.get("training", {})
+    used = ["--next-obs-once"] * bool(training.get("next_obs_once"))
+    used += ["--replay-dtype uint8"] * (training.get("replay_dtype") == "uint8")
+    if not used:
+        return None
+    return (
+        f"This run used {' and '.join(used)}, which this release no longer has. It continues with "
+        "the same numbers and a replay that takes more memory; --replay-dtype float16 halves it."
+    )
 
 
 Config = TypeVar("Config")

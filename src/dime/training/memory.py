@@ -28,7 +28,7 @@ def refuse_if_too_large(
     an update has gradients and new parameters beside them. Names how many seeds, or else how many
     transitions, would fit.
     """
-    capacity, storage = config.effective_capacity, config.storage()
+    capacity, storage = config.effective_capacity, config.storage
     replay = _bytes_of(partial(initialise_replay, storage, spec, 1))
     row = -(-replay // capacity)
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
@@ -47,8 +47,8 @@ def refuse_if_too_large(
 def _advice(available: float, seed: int, state: int, row: int) -> str:
     if available >= seed:
         return (
-            f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, "
-            "--replay-dtype float16 or --next-obs-once."
+            f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, or "
+            "--replay-dtype float16."
         )
     if available >= state + row:
         fitting = (available - state) // row

@@ -19,7 +19,7 @@ from dime.errors import DimeError, require
 from dime.training.allocator import dispatch_from_this_thread
 from dime.training.checkpoint.resumable import refuse_if_other
 from dime.training.compilation_cache import keep_compiled_programs
-from dime.training.config import EnvLike, RunConfig, replace_nested
+from dime.training.config import EnvLike, RunConfig, note_on_removed_options, replace_nested
 from dime.training.device.learners import DeviceLearners
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners
@@ -95,7 +95,8 @@ def resume_run(
     """Continues a run, or starts it again where no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
-    config = RunConfig.from_json(directory.config())
+    content = directory.config()
+    config = RunConfig.from_json(content)
     if config.env_is_object and env is None:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object ({config.env}), which a "
@@ -123,6 +124,8 @@ def resume_run(
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
+        if note := note_on_removed_options(content):
+            warnings.append(note)
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         with _loop(extended, directory, env, environments, env_step, audience) as loop:
@@ -182,18 +185,6 @@ def _refuse_what_does_not_go_together(config: RunConfig, environment: Environmen
         together == 1 or on_device(environment),
         f"envs_per_seed is {together}, but {config.env} is not stepped in one program with the "
         "learner: of such an environment each seed has one (docs/environments.md).",
-    )
-    require(
-        not (config.training.next_obs_once and on_device(environment)),
-        f"--next-obs-once does not go with {config.env}, which is stepped in one program with the "
-        "learner: only on the host is there a count of the episodes that ended. --replay-dtype "
-        "float16 takes half of the memory too.",
-    )
-    others = {leaf.dtype for leaf in environment.spaces.observation} - {"uint8"}
-    require(
-        config.training.replay_dtype != "uint8" or not others,
-        f"--replay-dtype uint8 does not go with {config.env}, whose observation has "
-        f"{', '.join(sorted(others))}. float16 takes half of the memory.",
     )
 
 

@@ -75,9 +75,7 @@ class DeviceLearners(Learners):
         num_quantities = shape.finite.shape[1]
         restored = Trained(
             learned=Learned(state, metrics, np.ones(shape.learned.finite.shape, bool)),  # pyright: ignore[reportArgumentType]
-            replay=load_replay(
-                checkpoint.replay_files, self.seeds, self.config.storage(), self.spec
-            ),
+            replay=load_replay(checkpoint.replay_files, self.seeds, self.config.storage, self.spec),
             episodes=episodes,
             action=action,
             at=counters(self.env_step, self.update),

@@ -95,7 +95,7 @@ def start(given: Given, keys: Key[Array, " seeds"]) -> Trained:
     agent, config = given.agent, given.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = initialise_replay(config.storage(), given.spec, num_seeds)
+    replay = initialise_replay(config.storage, given.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
     episodes = first_episodes(given.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)

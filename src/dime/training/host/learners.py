@@ -14,7 +14,6 @@ from dime.training.checkpoint.files import Arrays
 from dime.training.checkpoint.replay_files import load_replay
 from dime.training.config import TrainingConfig
 from dime.training.failures import SeedFailure, failure_of
-from dime.training.host.episode_ends import EpisodeEnds
 from dime.training.host.episodes import EpisodeStream, Observed
 from dime.training.host.evaluation import (
     Actions,
@@ -34,7 +33,6 @@ from dime.training.host.programs import (
     seed_keys,
 )
 from dime.training.learners import Compiling, Learners
-from dime.training.replay import Replay, with_room_for_ends
 from dime.training.restarts import Restarts, TellOfRestart, tell_nobody
 from dime.types import Agent, EnvSpec, Transition
 
@@ -68,7 +66,7 @@ class HostLearners(Learners):
 
     def begin(self) -> dict[int, SeedFailure]:
         """As in `Learners`."""
-        self._keep_replay(initialise_replay(self.config.storage(), self.spec, len(self.seeds)))
+        self.replay = initialise_replay(self.config.storage, self.spec, len(self.seeds))
         with self._compiling():
             self._compile()
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
@@ -90,8 +88,8 @@ class HostLearners(Learners):
         run = checkpoint.run
         # Older checkpoints lack this; their learners never lagged.
         self._learnt_step = run["learnt_env_step"] if "learnt_env_step" in run else run["env_step"]
-        files, storage = checkpoint.replay_files, self.config.storage()
-        self._keep_replay(load_replay(files, self.seeds, storage, self.spec))
+        files, storage = checkpoint.replay_files, self.config.storage
+        self.replay = load_replay(files, self.seeds, storage, self.spec)
         with self._compiling():
             self._compile()
         state = from_arrays(checkpoint.state, self._programs.state_shape)
@@ -123,24 +121,9 @@ class HostLearners(Learners):
         ]
         return warnings, failures
 
-    def _keep_replay(self, replay: Replay) -> None:
-        self.replay = replay
-        self._ends = None if replay.end is None else EpisodeEnds(replay, self.env_step)
-
     def _compile(self) -> None:
         self._keys = seed_keys(tuple(self.seeds))
-        room = None if self._ends is None else self.replay.rows.next_obs.shape[1]
-        self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds), room)
-
-    def _make_room(self, transition: Transition) -> None:
-        """For the ends of episodes, before a transition comes that is one too many."""
-        if self._ends is None:
-            return
-        room = self.replay.rows.next_obs.shape[1]
-        if self._ends.add(self.env_step - 1, transition) > room:
-            room = min(2 * room, self.replay.capacity)
-            self.replay = with_room_for_ends(self.replay, room)
-            self._compile()
+        self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
 
     def _choose_actions(self) -> None:
         at = counters(self.env_step, self.update)
@@ -168,7 +151,6 @@ class HostLearners(Learners):
         self.remove(set(failures))
         self.env_step += 1
         transition = _stacked([observed[seed] for seed in self.seeds])
-        self._make_room(transition)
         if self.config.overlap or not self._updates_are_due():
             return failures | self._store_and_act(transition)
         acting_obs = np.stack([observed[seed].acting_obs for seed in self.seeds])
@@ -224,8 +206,6 @@ class HostLearners(Learners):
         self.state, self.replay, self.metrics = jax.tree.map(
             lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
         )
-        if self._ends is not None:
-            self._ends.keep(kept)
         self._actions = self._actions[kept]
         self.streams = [self.streams[i] for i in kept]
 

@@ -117,8 +117,7 @@ def initialise(agent: Agent, keys: Key[Array, " seeds"]) -> AlgorithmState:
 def initialise_replay(storage: Storage, spec: EnvSpec, num_seeds: int) -> Replay:
     """An empty ring for every seed."""
     one = jax.eval_shape(lambda: empty_replay(storage, spec))
-    replay = jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
-    return replay if replay.end is None else replay._replace(end=replay.end - 1)
+    return jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
 
 
 def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
@@ -223,19 +222,11 @@ def advance(
 class Programs:
     """The above, compiled for a number of seeds before the loop begins."""
 
-    def __init__(
-        self,
-        agent: Agent,
-        config: TrainingConfig,
-        spec: EnvSpec,
-        num_seeds: int,
-        room_for_ends: int | None = None,
-    ):
+    def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
         self.agent, self.config, self.spec = agent, config, spec
         keys = jax.eval_shape(lambda: seed_keys(tuple(range(num_seeds))))
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        storage = config.storage(room_for_ends)
-        replay = jax.eval_shape(lambda: initialise_replay(storage, spec, num_seeds))
+        replay = jax.eval_shape(lambda: initialise_replay(config.storage, spec, num_seeds))
         turn = jax.eval_shape(partial(_example_turn, spec, num_seeds))
         evaluation = jax.eval_shape(
             partial(_example_evaluation_turn, spec, num_seeds, config.num_evaluation_episodes)
