@@ -11,8 +11,8 @@ from dime.training.config import EnvLike
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.make_config import make_config
+from dime.training.process import EXIT_SAVED
 from dime.training.run import Audience, Changes, resume_run
-from dime.training.signals import EXIT_SAVED
 from dime.training.starting import run_config
 
 Callback = Callable[[Record], Any]

@@ -18,7 +18,7 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.repeats import why_not_repeatable
+from dime.training.host.episodes import why_not_repeatable
 from dime.training.run import Audience, Changes, resume_run, start_run
 from tests.training.runs import (
     OPTIONS,

@@ -1,13 +1,14 @@
 """Learning while the environments step: what is learnt, and that nothing of it is lost."""
 
-import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
+import dime.training.host.overlap
 from dime.envs.environment import Environment
 from dime.training.host.learners import HostLearners
+from dime.training.host.overlap import OverlapLearners
 from dime.training.make_config import make_config
 from tests.training.runs import (
     OPTIONS,
@@ -40,14 +41,14 @@ def after(num_steps, **options):
     walk = Walk()
     training = dataclasses.replace(CONFIG.training, **options)
     with shared_programs():
-        make_agent = agent_maker(CONFIG)
-        environments = [Environment(walk)]
-        learners = HostLearners(
-            training, make_agent, environments, contextlib.nullcontext, lambda: Environment(Walk())
+        kind = OverlapLearners if training.overlap else HostLearners
+        learners = kind(
+            training, agent_maker(CONFIG), {0: Environment(walk)}, lambda: Environment(Walk())
         )
+        learners.compile()
         learners.begin()
         for _ in range(num_steps):
-            assert learners.step() == {}
+            assert learners.step() == []
     return learners, walk
 
 
@@ -146,11 +147,13 @@ def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after
 
         monkeypatch.setattr(owner, name, noted)
 
-    for name in ("_learn", "_step_environments", "_poisoned"):
-        note(HostLearners, name)
+    note(OverlapLearners, "_learn")
+    note(OverlapLearners, "_step_environments")
+    note(dime.training.host.overlap, "poisoned")
+    note(OverlapLearners, "_store_and_act")
     after(FIRST + 1, overlap=True)
     last = order[order.index("_learn") :]
-    assert last == ["_learn", "_step_environments", "_poisoned", "_poisoned"]  # metrics; action
+    assert last == ["_learn", "_step_environments", "poisoned", "_store_and_act"]
 
 
 def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from dime.sweeps.mirror import Mirror
 from dime.sweeps.study import trials_of
 from dime.sweeps.study_files import read_study
 from dime.sweeps.study_folder import StudyFolder, run_trial
-from dime.training.processes import this_process
+from dime.training.process import this_process
 from dime.training.run_directory import RunDirectory
 from tests.training.runs import assert_same_run, read_lines, status_of
 

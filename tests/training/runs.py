@@ -105,13 +105,14 @@ def _shared(agent, config, spec, num_seeds):
         return _kept(key, lambda: Programs(agent, config, spec, num_seeds))
 
 
-def _shared_on_device(given, keys):
+def _shared_on_device(context, keys):
     """The same for programs with environments in them, which depend on more."""
-    config = dataclasses.asdict(given.config)
-    config |= {"seeds": None, "num_env_steps": given.config.effective_capacity}
-    key = (given.task, given.time_limit, given.agent.init, repr(config), given.spec, keys.shape)
+    config = dataclasses.asdict(context.config)
+    config |= {"seeds": None, "num_env_steps": context.config.effective_capacity}
+    key = (context.task, context.time_limit, context.agent.init, repr(config), context.spec)
+    key += (keys.shape,)
     with jax.debug_key_reuse(False):  # refuses scans over keys
-        return _kept(key, lambda: DevicePrograms(given, keys))
+        return _kept(key, lambda: DevicePrograms(context, keys))
 
 
 _initialisers = {}

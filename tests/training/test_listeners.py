@@ -12,8 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
-from dime.training.listeners import TensorBoard, WeightsAndBiases
-from dime.training.progress import PlainProgress, make_progress
+from dime.training.listeners import PlainProgress, TensorBoard, WeightsAndBiases, make_progress
 from dime.training.run import Audience
 from tests.training.runs import read_lines, resume, start
 from tests.training.toy import NAME
@@ -221,7 +220,7 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("dime.training.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("dime.training.listeners.time.monotonic", lambda: clock[0])
     progress = PlainProgress(500, 2000, num_seeds=2)
     for env_step in range(501, 1001):
         clock[0] += 0.125

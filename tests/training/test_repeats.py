@@ -11,7 +11,7 @@ from dime.deploy.evaluate import disagreement, evaluate
 from dime.envs import make
 from dime.envs.environment import Environment
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.repeats import (
+from dime.training.host.episodes import (
     KEEPS_STATE,
     NOT_TRIED,
     SHARES_RANDOMNESS,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.checkpoint.checkpoint import CheckpointFolder
-from dime.training.checkpoint.replay_files import ReplaySaver, load_replay
+from dime.training.checkpoint.replay import ReplaySaver, load_replay
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.host.programs import initialise_replay, store_all
 from dime.training.replay import Storage, transitions
 from dime.types import Counters, EnvSpec, Transition
@@ -83,7 +83,7 @@ def test_a_saver_that_continues_writes_what_one_that_never_stopped_does(tmp_path
                 checkpoint, _ = ring.checkpoints.load_newest()
                 ring.saver = ReplaySaver(ring.checkpoints, checkpoint.segments)
                 ring.replay = ring.load()
-        assert [(s["start"], s["stop"]) for s in segments] == [(0, 6), (6, 9), (9, 13), (13, 15)]
+        assert [(s.start, s.stop) for s in segments] == [(0, 6), (6, 9), (9, 13), (13, 15)]
     assert straight.files() == stopped.files()
     for one, other in zip(
         straight.checkpoints.replay_folder.iterdir(),
@@ -102,7 +102,7 @@ def test_only_what_is_new_is_written(tmp_path):
     (large,) = ring.checkpoints.replay_folder.iterdir()
     before = large.stat()
     ring.num_stored = 4010
-    assert [(s["start"], s["stop"]) for s in ring.save()] == [(0, 4000), (4000, 4010)]
+    assert [(s.start, s.stop) for s in ring.save()] == [(0, 4000), (4000, 4010)]
     assert ring.files() == ["000000000-000004000.safetensors", "000004000-000004010.safetensors"]
     assert large.stat().st_mtime_ns == before.st_mtime_ns
     row_bytes = 2 * (2 * 4 * SPEC.obs_dim + 4 * SPEC.action_dim + 4 + 1)  # two seeds
@@ -118,7 +118,7 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
     for stop in range(4, 41, 4):
         ring.grow(4)
         segments = ring.save()
-        assert [s["file"] for s in segments] == [
+        assert [s.file for s in segments] == [
             f"{first:09d}-{first + 4:09d}.safetensors"
             for first in range(max(0, (stop - CAPACITY) // 4 * 4), stop, 4)
         ]
@@ -141,7 +141,7 @@ def test_a_pause_longer_than_the_ring_leaves_a_gap_and_no_old_rows(tmp_path):
     ring.grow(4)
     ring.save()
     ring.grow(30)
-    assert [(s["start"], s["stop"]) for s in ring.save()] == [(24, 34)]
+    assert [(s.start, s.stop) for s in ring.save()] == [(24, 34)]
     assert_equal(ring.load(), ring.replay)
 
 

@@ -10,7 +10,7 @@ import rich.table
 from dime.algorithms.registry import ALGORITHMS
 from dime.benchmark.costs import network_evaluations
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
-from dime.training.allocator import freed_memory_kept
+from dime.training.machine import freed_memory_kept
 from dime.training.presets import preset_settings, preset_training
 from dime.types import EnvSpec
 

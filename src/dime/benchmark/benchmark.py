@@ -27,8 +27,8 @@ from dime.api import train
 from dime.benchmark.algorithms import benchmark_algorithms
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
 from dime.errors import choose
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.training.preset_names import PRESETS
 from dime.training.presets import preset_settings
 from dime.training.records import read_records, require_writable, write_json

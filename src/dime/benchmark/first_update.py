@@ -1,14 +1,13 @@
 """Makes the first update of a run and ends: `python -m dime.benchmark.first_update ENV`."""
 
-import contextlib
 import sys
 from functools import partial
 
 from dime.algorithms.dime import dime
 from dime.envs.registry import make
-from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import TrainingConfig
 from dime.training.host.learners import HostLearners
+from dime.training.machine import keep_compiled_programs
 from dime.training.presets import preset_settings
 
 
@@ -18,7 +17,8 @@ def main(env: str) -> None:
     config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
     make_agent = partial(dime, preset_settings("paper", "dime", env))
     made = partial(make, env)
-    learners = HostLearners(config, make_agent, [made()], contextlib.nullcontext, made)
+    learners = HostLearners(config, make_agent, {0: made()}, made)
+    learners.compile()
     learners.begin()
     while learners.update == 0:
         learners.step()

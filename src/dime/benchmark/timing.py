@@ -12,7 +12,7 @@ import numpy as np
 from dime.training.config import TrainingConfig
 from dime.training.host.programs import (
     Programs,
-    Turn,
+    StepInputs,
     counters,
     initialise,
     initialise_replay,
@@ -57,8 +57,8 @@ class UpdateTimer:
         """One env step's updates of every seed, and their next actions."""
         self.env_step += 1
         update = self.config.updates_per_env_step * self.env_step
-        turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
-        advanced = self.programs.advance(self.state, self.replay, turn)
+        inputs = StepInputs(self.transition, self.obs, self.keys, counters(self.env_step, update))
+        advanced = self.programs.advance(self.state, self.replay, inputs)
         self.state, self.replay = advanced.learned.state, advanced.replay
         return np.asarray(advanced.action)
 

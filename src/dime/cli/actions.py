@@ -216,7 +216,7 @@ def _parse_env_kwargs(words: tuple[str, ...]) -> dict[str, Any]:
 def _after_training(result: Any, video: bool) -> int:
     """Shows how a run ended, and makes its pictures; returns the exit status."""
     from dime.cli.closing import leave_pictures, result_table
-    from dime.training.signals import exit_code
+    from dime.training.process import exit_code
 
     if result.signal is not None:
         print(f"Stopped by {signal.Signals(result.signal).name} at env step {result.env_step}.")
@@ -276,7 +276,7 @@ def _sweep(command: Sweep) -> int:
         print(f"wrote {sweep_plan.write_slurm(command.study, command.storage, command.variant)}")
         return 0
     if command.trial is not None:
-        from dime.training.signals import exit_code
+        from dime.training.process import exit_code
 
         with _muted_if_nobody_reads():
             result = sweep_plan.run_one(

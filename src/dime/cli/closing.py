@@ -13,7 +13,7 @@ from dime.deploy.evaluate import film
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
 from dime.figures.figures import plot
-from dime.training.progress import return_text
+from dime.training.listeners import return_text
 from dime.training.records import read_records
 
 

@@ -20,8 +20,7 @@ import dime
 from dime.cli.actions import EXIT_FAILED, EXIT_REFUSED, perform
 from dime.cli.commands import COMMANDS, Train
 from dime.errors import DimeError, choose
-from dime.training.garbage import collector_paused
-from dime.training.signals import EXIT_CTRL_C
+from dime.training.process import EXIT_CTRL_C, collector_paused
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

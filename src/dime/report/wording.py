@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from dime.training.progress import return_text
+from dime.training.listeners import return_text
 
 
 def score_text(value: float, metric: str) -> str:

@@ -11,7 +11,7 @@ import rich.table
 from ray import tune
 
 from dime.sweeps.study import Trial
-from dime.training.progress import duration, return_text
+from dime.training.listeners import duration, return_text
 
 _LINE_EVERY_S = 30.0
 _MAX_ROWS = 12

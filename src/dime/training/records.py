@@ -37,7 +37,7 @@ def parse_json(content: bytes) -> Any:
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice in a table")
+        raise ValueError("a name appears twice in a table")
     return table
 
 
@@ -205,7 +205,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def cut_records(path: Path, size: int, discarded: Path) -> int:
-    """Moves what stands behind the first `size` bytes to the end of `discarded`.
+    """Moves what follows the first `size` bytes to the end of `discarded`.
 
     Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
     In a file that is shorter, only a last line that is not whole is moved.

@@ -1,4 +1,4 @@
-"""Starting and resuming a run: from a config, or from what a run directory holds."""
+"""Starting a run from a config, and resuming one from its run directory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,37 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
+from dime.envs.spaces import Spaces
 from dime.errors import DimeError, require
-from dime.training.allocator import dispatch_from_this_thread
-from dime.training.checkpoint.resumable import refuse_if_other
-from dime.training.compilation_cache import keep_compiled_programs
+from dime.training.checkpoint import Checkpoint, from_arrays
 from dime.training.config import EnvLike, RunConfig, note_on_removed_options, replace_nested
 from dime.training.device.learners import DeviceLearners
+from dime.training.device.programs import first_episodes
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners
-from dime.training.learners import Compiling, Learners
-from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
+from dime.training.host.overlap import OverlapLearners
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases, make_progress
 from dime.training.loop import Loop, RunResult
-from dime.training.memory import refuse_if_too_large
-from dime.training.progress import make_progress
+from dime.training.machine import (
+    dispatch_from_this_thread,
+    keep_compiled_programs,
+    refuse_if_too_large,
+)
 from dime.training.recorder import Recorder
-from dime.training.restarts import TellOfRestart
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Who hears of a run beside its files."""
+    """Who is notified of a run besides its files."""
 
     callback: Callable[[Record], Any] | None = None
-    """Hears every record; a true answer stops the run."""
+    """Receives every record; a true result stops the run."""
     progress: bool = True
     """Whether to show how far the run is."""
     before_start: Callable[[RunConfig], None] | None = None
@@ -54,7 +58,7 @@ class Audience:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a resumed run does otherwise from here on; None where it goes on as before."""
+    """What changes from here on in a resumed run; None leaves it as it was."""
 
     num_env_steps: int | None = None
     max_env_restarts: int | None = None
@@ -85,14 +89,16 @@ def start_run(
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
-                loop = stack.enter_context(_loop(config, directory, env, environments, 0, audience))
+                learners = _learners(config, env, environments, None)
+                parts = (config, directory, environments[0], learners, audience)
+                loop = stack.enter_context(_loop(*parts))
             return loop.run(None)
 
 
 def resume_run(
     run_dir: Path, env: EnvLike | None, changes: Changes, audience: Audience
 ) -> RunResult:
-    """Continues a run, or starts it again where no checkpoint was ever completed."""
+    """Continues a run, or restarts it if no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
     content = directory.config()
@@ -114,9 +120,9 @@ def resume_run(
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
-            refuse_if_other(checkpoint, _make_agent(config), environments[0], config.training)
+            _refuse_if_other(checkpoint, config, environments[0])
         _refuse_what_does_not_go_together(extended, environments[0])
-        seeds = checkpoint.run["seeds"] if checkpoint else config.training.seeds
+        seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
         _require_agent(extended, environments[0], len(seeds))
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
@@ -128,7 +134,8 @@ def resume_run(
             warnings.append(note)
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        with _loop(extended, directory, env, environments, env_step, audience) as loop:
+        learners = _learners(extended, env, environments, checkpoint)
+        with _loop(extended, directory, environments[0], learners, audience) as loop:
             return loop.run(checkpoint)
 
 
@@ -150,12 +157,45 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
     if saved is not None:
         raise DimeError(
             f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
-            f"them back, or train anew: dime train --config {directory.path / 'config.json'}"
+            f"them back, or train again: dime train --config {directory.path / 'config.json'}"
         )
 
 
+def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Environment) -> None:
+    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or config."""
+    spaces, seeds, training = environment.spaces, checkpoint.run.seeds, config.training
+    capacity = training.replay_capacity
+    require(
+        seeds == [seed for seed in training.seeds if seed in seeds],
+        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
+        f"that order: {list(training.seeds)}.",
+    )
+    spaces.refuse_if_other(Spaces.from_json(checkpoint.run.spaces), str(checkpoint.path))
+    first = min((start for _, start in checkpoint.replay_files), default=0)
+    needed = max(0, checkpoint.env_step - capacity)
+    require(
+        first <= needed,
+        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
+        f"{capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
+    )
+    agent = _make_agent(config)(EnvSpec(spaces.obs_dim, spaces.action_dim, capacity))
+    keys = seed_keys(tuple(seeds))
+    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
+    was, now = checkpoint.run.on_device, on_device(environment)
+    places = {True: "in one program with the learner", False: "outside of the learner's program"}
+    require(
+        was == now,
+        f"{checkpoint.path} is of a run whose environments were stepped {places[was]}; now they "
+        f"would be {places[now]}. Resume it with the environment and the env_process that it had.",
+    )
+    if isinstance(environment.env, JaxEnv):
+        begin = partial(first_episodes, environment.env.task, training.envs_per_seed)
+        actions = jnp.zeros((len(seeds), training.envs_per_seed, spaces.action_dim))
+        from_arrays(checkpoint.episodes, (jax.eval_shape(begin, keys), actions), "environment")
+
+
 def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
-    """Makes the agent once: what is wrong with it, or too large, is refused before a folder is."""
+    """Makes the agent once, to refuse a wrong or a too large one before a folder is made."""
     spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
     agent = _make_agent(config)(spec)
     modes = {"explore", *find_algorithm(config.algorithm).modes}
@@ -207,7 +247,7 @@ def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]
 
 
 def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
-    """Makes environments of a run, in processes of their own where its config says so."""
+    """Makes environments of a run, in separate processes if its config says so."""
     training = config.training
     timeout_s = training.env_timeout_s if training.env_process else None
     return partial(make, env, config.env_kwargs, process_timeout_s=timeout_s)
@@ -219,7 +259,7 @@ def _require_loggers(config: RunConfig) -> None:
 
 
 def _changed(config: RunConfig, changes: Changes) -> RunConfig:
-    """The config with everything that changes but its length."""
+    """The config with every change except its length."""
     asked = {name: value for name, value in asdict(changes).items() if value is not None}
     asked.pop("num_env_steps", None)
     return replace_nested(config, {"training": asked})
@@ -240,34 +280,39 @@ def _extended(
     return replace_nested(config, {"training": {"num_env_steps": wanted}})
 
 
+def _learners(
+    config: RunConfig,
+    env: EnvLike,
+    environments: list[Environment],
+    checkpoint: Checkpoint | None,
+) -> HostLearners | DeviceLearners:
+    training, make_agent = config.training, _make_agent(config)
+    if on_device(environments[0]):
+        return DeviceLearners(training, make_agent, environments[0], checkpoint)
+    by_seed = dict(zip(training.seeds, environments, strict=True))
+    make_environment = environment_maker(config, env)
+    chosen = OverlapLearners if training.overlap else HostLearners
+    return chosen(training, make_agent, by_seed, make_environment, checkpoint)
+
+
 @contextmanager
 def _loop(
     config: RunConfig,
     directory: RunDirectory,
-    env: EnvLike,
-    environments: list[Environment],
-    env_step: int,
+    environment: Environment,
+    learners: HostLearners | DeviceLearners,
     audience: Audience,
 ) -> Iterator[Loop]:
-    """What is to run from this env step on; inside, signals ask it to stop."""
+    """The loop from the learners' env step on; inside, signals ask it to stop."""
+    env_step = learners.env_step
     directory.add_provenance(env_step)
-
-    def make_learners(compiling: Compiling, tell_of_restart: TellOfRestart) -> Learners:
-        training, make_agent = config.training, _make_agent(config)
-        if on_device(environments[0]):
-            return DeviceLearners(training, make_agent, environments[0], compiling)
-        make_environment = environment_maker(config, env)
-        return HostLearners(
-            training, make_agent, environments, compiling, make_environment, tell_of_restart
-        )
-
     listeners = _listeners(config, directory, env_step, audience)
     recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
     with closing(recorder):
-        if warning := time_limit_warning(environments[0]):
+        if warning := time_limit_warning(environment):
             recorder.message(warning)
-        loop = Loop(config.training, directory, make_learners, recorder)
-        with loop.interruption:
+        loop = Loop(config.training, directory, learners, recorder)
+        with loop.interruption, closing(learners):
             yield loop
 
 

@@ -1,95 +1,30 @@
-"""Checkpoints: written whole or not at all, verified when read, the replay saved incrementally.
-
-    checkpoints/
-      step-000000500/            the training state at that env step
-        state.safetensors        the algorithm's state, all seeds stacked
-        episodes.safetensors     observation, next action, actions of the episode in progress
-        run.json                 counters, seeds, positions of episodes and of record files
-        manifest.json            SHA-256 and size of these and of the replay segments needed
-      replay/
-        000000000-000000500.safetensors     transitions [0, 500) of every seed
-
-A step's folder is written under another name and renamed when the disk has all of it. Arrays are
-safetensors, everything else JSON; nothing is ever unpickled.
-"""
+"""Writing the checkpoints of a run, each whole or not at all."""
 
 import errno
 import json
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 import safetensors.numpy
 
 from dime.errors import DimeError
-from dime.training.checkpoint.files import (
+from dime.training.checkpoint import (
     Arrays,
+    Checkpoint,
     DamagedError,
-    digest,
-    encode,
-    read_arrays,
-    read_manifest,
-    read_run,
-    read_verified,
-    require_episodes,
-    require_segment,
-    verify,
+    RunState,
+    Segment,
+    segment_name,
 )
-from dime.training.checkpoint.schema import segment_name
+from dime.training.checkpoint.reader import digest, encode, read_checkpoint, read_manifest, sealed
 from dime.training.config import FORMAT_VERSION
 from dime.training.records import sync_folder, write_bytes
 
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 KEPT = 2  # newest checkpoints; the older one is for the day the newer one is damaged
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A verified checkpoint in memory."""
-
-    path: Path
-    state: Arrays
-    episodes: Arrays
-    run: dict[str, Any]
-    replay_files: list[tuple[Path, int]]
-    segments: list[dict[str, Any]]
-    state_sha256: str
-
-    @property
-    def env_step(self) -> int:
-        """The env step it was saved at."""
-        return self.run["env_step"]
-
-
-def to_arrays(tree: Any) -> Arrays:
-    """A pytree's leaves by their path, as NumPy arrays."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
-    """The pytree of `template`'s structure, which is that `of` something, from its leaves by path.
-
-    Raises `DimeError` where a leaf is missing, left over, or of another shape or type.
-    """
-    expected = jax.tree_util.tree_leaves_with_path(template)
-    names = [jax.tree_util.keystr(path) for path, _ in expected]
-    if set(names) != set(arrays):
-        odd = sorted(set(names) ^ set(arrays))[:3]
-        raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
-    for name, (_, leaf) in zip(names, expected, strict=True):
-        found = arrays[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
-            raise DimeError(
-                f"The checkpoint's {name} is {found.dtype}{list(found.shape)}, "
-                f"this {of}'s is {leaf.dtype}{list(leaf.shape)}."
-            )
-    return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
 
 
 def bytes_on_disk(arrays: Arrays) -> int:
@@ -134,22 +69,26 @@ class CheckpointFolder:
         named = (path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
         return sorted(named, key=_order, reverse=True)
 
-    def save(
-        self, state: Arrays, episodes: Arrays, run: dict[str, Any], segments: list[dict[str, Any]]
-    ) -> Path:
-        """Writes a checkpoint; returns its folder. `segments` come from `save_segment`."""
-        path = self._free_name(run["env_step"])
+    def save(self, state: Arrays, episodes: Arrays, run: RunState, segments: list[Segment]) -> Path:
+        """Writes a checkpoint; returns its folder. `segments` come from `save_segment`.
+
+        A step's folder is written under another name and renamed once the disk has all of it.
+        """
+        path = self._free_name(run.env_step)
         temporary = self.folder / f".{path.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()  # without parents: a run whose folder was removed is not half revived
         contents = {
             "state.safetensors": safetensors.numpy.save(state),
             "episodes.safetensors": safetensors.numpy.save(episodes),
-            "run.json": encode(run),
+            "run.json": encode(run.to_json()),
         }
-        files = {name: digest(content) for name, content in contents.items()}
-        body = {"format_version": FORMAT_VERSION, "files": files, "replay": segments}
-        contents["manifest.json"] = encode({"content": body, **digest(encode(body))})
+        body = {
+            "format_version": FORMAT_VERSION,
+            "files": {name: asdict(digest(content)) for name, content in contents.items()},
+            "replay": [asdict(segment) for segment in segments],
+        }
+        contents["manifest.json"] = sealed(body)
         try:
             for name, content in contents.items():
                 write_bytes(temporary / name, content)
@@ -159,7 +98,7 @@ class CheckpointFolder:
             shutil.rmtree(temporary, ignore_errors=True)  # half of it would fill the disk further
             raise
         sync_folder(self.folder)
-        with suppress(OSError):  # the checkpoint stands; the next one tries again
+        with suppress(OSError):  # the checkpoint is complete; the next one tries again
             self._remove_old()
         return path
 
@@ -169,21 +108,21 @@ class CheckpointFolder:
         taken = [_order(path)[1] for path in self.steps() if _order(path)[0] == env_step]
         return self.folder / (f"{name}-{max(taken) + 1}" if taken else name)
 
-    def save_segment(self, rows: Arrays, start: int, stop: int, seeds: list[int]) -> dict[str, Any]:
+    def save_segment(self, rows: Arrays, start: int, stop: int, seeds: list[int]) -> Segment:
         """Writes transitions [start, stop) of these seeds; returns the segment's description."""
         self.replay_folder.mkdir(exist_ok=True)
-        name = segment_name(start, stop)
         content = safetensors.numpy.save(rows, {"seeds": json.dumps(seeds)})
-        write_bytes(self.replay_folder / name, content)
+        segment = Segment(start, stop, **asdict(digest(content)), file=segment_name(start, stop))
+        write_bytes(self.replay_folder / segment.file, content)
         sync_folder(self.replay_folder)
-        return {"file": name, "start": start, "stop": stop, **digest(content)}
+        return segment
 
     def _remove_old(self) -> None:
         """Removes what no kept checkpoint needs, also what killed saves left."""
         kept = self.steps()[:KEPT]
         for path in (*self.steps()[KEPT:], *self.folder.glob(".step-*.tmp")):
             shutil.rmtree(path)
-        needed = {segment["file"] for path in kept for segment in _peek_segments(path)}
+        needed = {segment.file for path in kept for segment in _peek_segments(path)}
         for path in self.replay_folder.glob("*.safetensors*"):
             if path.name not in needed:
                 path.unlink()
@@ -212,40 +151,7 @@ class CheckpointFolder:
         if not (path.is_dir() and _NAME.fullmatch(path.resolve().name)):
             there = ", ".join(step.name for step in self.steps()) or "none"
             raise DimeError(f"{path} is not a checkpoint's folder. In {self.folder}: {there}.")
-        manifest = read_manifest(path, FORMAT_VERSION)
-        contents = {
-            name: read_verified(path / name, expected)
-            for name, expected in manifest["files"].items()
-        }
-        arrays = {
-            name: read_arrays(path / name, contents[name])
-            for name in ("state.safetensors", "episodes.safetensors")
-        }
-        run = read_run(path / "run.json", contents["run.json"])
-        require_episodes(path / "episodes.safetensors", arrays["episodes.safetensors"], run)
-        segments = manifest["replay"]
-        if (segments[-1]["stop"] if segments else 0) != run["env_step"]:
-            raise DamagedError(f"{path} is damaged: its replay does not end at its env step.")
-        if replay:
-            self._verify_replay(segments, run)
-        return Checkpoint(
-            path=path,
-            state=arrays["state.safetensors"],
-            episodes=arrays["episodes.safetensors"],
-            run=run,
-            replay_files=[
-                (self.replay_folder / segment["file"], segment["start"])
-                for segment in (segments if replay else [])
-            ],
-            segments=segments,
-            state_sha256=manifest["files"]["state.safetensors"]["sha256"],
-        )
-
-    def _verify_replay(self, segments: list[dict[str, Any]], run: dict[str, Any]) -> None:
-        for segment in segments:
-            file = self.replay_folder / segment["file"]
-            verify(file, segment)
-            require_segment(file, segment["stop"] - segment["start"], run)
+        return read_checkpoint(path, self.replay_folder if replay else None)
 
     def set_aside(self, newest: Path) -> None:
         """Renames every checkpoint newer than `newest`, which were found damaged."""
@@ -263,8 +169,8 @@ def _order(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def _peek_segments(path: Path) -> list[dict[str, Any]]:
+def _peek_segments(path: Path) -> list[Segment]:
     try:
-        return read_manifest(path, FORMAT_VERSION)["replay"]
+        return read_manifest(path).replay
     except DamagedError:
         return []

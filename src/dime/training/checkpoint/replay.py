@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.training.checkpoint.checkpoint import CheckpointFolder
-from dime.training.checkpoint.files import Arrays, read_rows
+from dime.training.checkpoint import Arrays, Segment
+from dime.training.checkpoint.reader import read_rows
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.replay import Replay, Storage, empty_replay, transitions, within_range
 from dime.types import EnvSpec, Transition
 
@@ -16,11 +17,11 @@ from dime.types import EnvSpec, Transition
 class ReplaySaver:
     """Remembers which transitions are on disk, and in which files."""
 
-    def __init__(self, checkpoints: CheckpointFolder, segments: list[dict[str, Any]] | None = None):
+    def __init__(self, checkpoints: CheckpointFolder, segments: list[Segment] | None = None):
         self._checkpoints = checkpoints
         self._segments = segments or []
 
-    def save(self, replay: Replay, num_stored: int, seeds: list[int]) -> list[dict[str, Any]]:
+    def save(self, replay: Replay, num_stored: int, seeds: list[int]) -> list[Segment]:
         """Writes the transitions since the last call; returns the segments that make the ring."""
         oldest = max(0, num_stored - replay.capacity)
         start = self._first_unsaved(replay, num_stored)
@@ -28,7 +29,7 @@ class ReplaySaver:
             rows = _rows(replay, start, num_stored)
             saved = self._checkpoints.save_segment(rows, start, num_stored, seeds)
             self._segments.append(saved)
-        self._segments = [segment for segment in self._segments if segment["stop"] > oldest]
+        self._segments = [segment for segment in self._segments if segment.stop > oldest]
         return list(self._segments)
 
     def unsaved_bytes(self, replay: Replay, num_stored: int) -> int:
@@ -38,7 +39,7 @@ class ReplaySaver:
         return rows * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
 
     def _first_unsaved(self, replay: Replay, num_stored: int) -> int:
-        saved = self._segments[-1]["stop"] if self._segments else 0
+        saved = self._segments[-1].stop if self._segments else 0
         return max(saved, num_stored - replay.capacity)
 
 
@@ -72,7 +73,7 @@ def load_replay(
 
 
 def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:
-    """Writes rows into a ring from a place on, round its end; the last of them stand if it is full.
+    """Writes rows into a ring from a place on, round its end; the last ones remain if it is full.
 
     By slices: an index array would need memory of its own, and a replay has gigabytes.
     """
