@@ -12,7 +12,7 @@ from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.make_config import make_config
 from dime.training.process import EXIT_SAVED
-from dime.training.run import Audience, Changes, resume_run
+from dime.training.run import Changes, Hooks, resume_run
 from dime.training.starting import run_config
 
 Callback = Callable[[Record], Any]
@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     ('finished', 60)
     """
     config = make_config(env, algorithm, preset, env_kwargs, **options)
-    return checked(run_config(config, env, run_dir, Audience(callback, progress)))
+    return checked(run_config(config, env, run_dir, Hooks(callback, progress)))
 
 
 def resume(
@@ -102,7 +102,7 @@ def resume(
     known = [field.name for field in fields(Changes)]
     for name in changes:
         choose("option of a resumed run", name, known)
-    return checked(resume_run(Path(run_dir), env, Changes(**changes), Audience(callback, progress)))
+    return checked(resume_run(Path(run_dir), env, Changes(**changes), Hooks(callback, progress)))
 
 
 def checked(result: RunResult) -> RunResult:

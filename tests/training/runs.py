@@ -21,7 +21,7 @@ from dime.algorithms.registry import ALGORITHMS, find_algorithm
 from dime.training.device.programs import DevicePrograms
 from dime.training.host.programs import Programs
 from dime.training.make_config import make_config
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.run import Changes, Hooks, resume_run, start_run
 from tests.training.toy import NAME
 from tests.training.walk import walks
 
@@ -141,14 +141,14 @@ def start(folder, env=None, callback=None, progress=False, **options):
     env = env or walks()
     config = make_config(env, **(OPTIONS | options))
     with shared_programs():
-        return start_run(config, env, folder, Audience(callback, progress))
+        return start_run(config, env, folder, Hooks(callback, progress))
 
 
 def resume(folder, env=None, callback=None, **changes):
     """Continues what `start` began."""
     with shared_programs():
         return resume_run(
-            folder, env or walks(), Changes(**changes), Audience(callback, progress=False)
+            folder, env or walks(), Changes(**changes), Hooks(callback, progress=False)
         )
 
 

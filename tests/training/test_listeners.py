@@ -13,7 +13,7 @@ from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
 from dime.training.listeners import PlainProgress, TensorBoard, WeightsAndBiases, make_progress
-from dime.training.run import Audience
+from dime.training.run import Hooks
 from tests.training.runs import read_lines, resume, start
 from tests.training.toy import NAME
 
@@ -200,9 +200,9 @@ def test_a_broken_package_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
 
 
 def test_a_callback_that_cannot_be_called_is_refused():
-    given = types.SimpleNamespace(callback=5)  # Audience(5) is refused by these tests' type checks
+    given = types.SimpleNamespace(callback=5)  # Hooks(5) is refused by these tests' type checks
     with pytest.raises(DimeError, match="callback is 5; it must be a function"):
-        Audience.__post_init__(given)
+        Hooks.__post_init__(given)
 
 
 def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):

@@ -41,7 +41,7 @@ def perform(command: Any) -> int:
         case Train():
             return _train(command)
         case Resume():
-            from dime.training.run import Audience, Changes, resume_run
+            from dime.training.run import Changes, Hooks, resume_run
 
             changes = Changes(
                 command.num_env_steps,
@@ -50,7 +50,7 @@ def perform(command: Any) -> int:
                 command.env_timeout_s,
             )
             with _muted_if_nobody_reads():
-                result = resume_run(command.run_dir, None, changes, Audience())
+                result = resume_run(command.run_dir, None, changes, Hooks())
             return _after_training(result, command.video)
         case Evaluate() | Export():
             _deploy(command)
@@ -117,7 +117,7 @@ def _show(command: Plot | Figure | Inspect | Report | Serve) -> None:
 def _train(command: Train[Any, Any]) -> int:
     from dime.training.config import RunConfig
     from dime.training.presets import preset_settings
-    from dime.training.run import Audience
+    from dime.training.run import Hooks
     from dime.training.starting import run_config
 
     config = RunConfig(
@@ -130,9 +130,9 @@ def _train(command: Train[Any, Any]) -> int:
     )
     known = preset_settings(config.preset, config.algorithm, config.env) == config.settings
     ask = not command.yes and known and _somebody_answers()  # of other sizes little is known
-    audience = Audience(before_start=partial(_announce_duration, ask=ask))
+    hooks = Hooks(before_start=partial(_announce_duration, ask=ask))
     with _muted_if_nobody_reads():
-        result = run_config(config, config.env, command.run_dir, audience)
+        result = run_config(config, config.env, command.run_dir, hooks)
     return _after_training(result, command.video)
 
 

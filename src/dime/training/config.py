@@ -211,35 +211,24 @@ class RunConfig:
         chosen = find_algorithm(algorithm)
         training = TrainingConfig(evaluation_modes=chosen.default_modes)
         defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
-        return replace_nested(defaults, without_removed_options(content))
+        return replace_nested(defaults, without_removed_options(content)[0])
 
 
-def without_removed_options(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a config without options that this release no longer has.
+def without_removed_options(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The content of a config without what this release no longer has, and the options it used.
 
-    `next_obs_once` and `replay_dtype="uint8"` changed the replay's memory and nothing else, so a
-    run that used them is the same without them.
+    `next_obs_once` and `replay_dtype="uint8"` only changed how much memory the replay took, so a
+    run that used them continues without them.
     """
     training = content.get("training")
     if not isinstance(training, dict):
-        return content
-    kept = {name: training[name] for name in training if name != "next_obs_once"}
+        return content, []
+    kept = {name: value for name, value in training.items() if name != "next_obs_once"}
+    used = ["--next-obs-once"] * (training.get("next_obs_once") is True)
     if kept.get("replay_dtype") == "uint8":
         kept["replay_dtype"] = "float32"
-    return {**content, "training": kept}
-
-
-def note_on_removed_options(content: dict[str, Any]) -> str | None:
-    """A note for the user who resumes a run that used such options."""
-    training = content.get("training", {})
-    used = ["--next-obs-once"] * bool(training.get("next_obs_once"))
-    used += ["--replay-dtype uint8"] * (training.get("replay_dtype") == "uint8")
-    if not used:
-        return None
-    return (
-        f"This run used {' and '.join(used)}, which this release no longer has. It continues with "
-        "the same numbers and a replay that takes more memory; --replay-dtype float16 halves it."
-    )
+        used.append("--replay-dtype uint8")
+    return {**content, "training": kept}, used
 
 
 Config = TypeVar("Config")

@@ -124,11 +124,9 @@ class Loop:
         learners: Learners,
         recorder: Recorder,
     ):
-        self.config = config
-        self.directory = directory
-        self.recorder = recorder
+        self.config, self.directory = config, directory
+        self.learners, self.recorder = learners, recorder
         self.interruption = Interruption(self._leave)
-        self.learners = learners
         self._replay_saver = ReplaySaver(directory.checkpoints)
         self._support_watch = SupportWatch()
         self._last_evaluation_step: int | None = None
@@ -182,7 +180,8 @@ class Loop:
         while True:
             self._evaluate_if_due()
             self._stop_if_asked()
-            self._save_if_due()
+            if self._due(self.config.checkpoint_every):
+                self._save()
             if self.learners.env_step >= self.config.num_env_steps:
                 return
             self._report(self.learners.step(self._steps_until_due()))
@@ -285,19 +284,15 @@ class Loop:
             return
         metrics = jax.device_get(self.learners.metrics) or {}
         lines = []
-        for index, (seed, episode) in enumerate(
-            zip(self.learners.seeds, self.learners.episodes(), strict=True)
-        ):
+        episodes = zip(self.learners.seeds, self.learners.episodes(), strict=True)
+        for index, (seed, episode) in enumerate(episodes):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
-            lines.append(
-                {
-                    "seed": seed,
-                    "episodes": episode.number,
-                    "episode_return": episode.last_return,
-                    "episode_length": episode.last_length,
-                    **measured,
-                }
-            )
+            of_episodes = {
+                "episodes": episode.number,
+                "episode_return": episode.last_return,
+                "episode_length": episode.last_length,
+            }
+            lines.append({"seed": seed, **of_episodes, **measured})
             if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
         self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
@@ -320,7 +315,7 @@ class Loop:
         all_failed = {failure.seed for failure in failures} >= set(self.learners.seeds)
         poisoned = any(failure.poisoned for failure in failures)
         if all_failed and self.learners.env_step > 0 and not poisoned:
-            self._save()  # before they are noted: resumed with a mended environment, they go on
+            self._save()  # before they are noted: a resume with a fixed environment has them all
         for failure in failures:
             self._note_failure(failure)
         if all_failed:
@@ -336,12 +331,8 @@ class Loop:
         except OSError as error:
             self.recorder.message(f"warning: its state could not be kept: {error}")
 
-    def _save_if_due(self) -> None:
-        if self._due(self.config.checkpoint_every):
-            self._save()
-
     def _position(self) -> tuple[int, int | None, dict[str, int]]:
-        """What makes a checkpoint another one."""
+        """Checkpoints that differ in none of this are the same."""
         restarts = dict(self.recorder.env_restarts)
         return self.learners.env_step, self._last_evaluation_step, restarts
 

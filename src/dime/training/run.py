@@ -19,7 +19,7 @@ from dime.envs.registry import make
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError, require
 from dime.training.checkpoint import Checkpoint, from_arrays
-from dime.training.config import EnvLike, RunConfig, note_on_removed_options, replace_nested
+from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
 from dime.training.device.learners import DeviceLearners
 from dime.training.device.programs import first_episodes
 from dime.training.host.evaluation import time_limit_warning
@@ -39,8 +39,8 @@ from dime.types import Agent, EnvSpec
 
 
 @dataclass(frozen=True)
-class Audience:
-    """Who is notified of a run besides its files."""
+class Hooks:
+    """What a run calls and shows besides writing its files."""
 
     callback: Callable[[Record], Any] | None = None
     """Receives every record; a true result stops the run."""
@@ -66,9 +66,7 @@ class Changes:
     env_timeout_s: float | None = None
 
 
-def start_run(
-    config: RunConfig, env: EnvLike, run_dir: Path | None, audience: Audience
-) -> RunResult:
+def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hooks) -> RunResult:
     """A new run; what can be refused is refused before its folder is made.
 
     Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
@@ -80,8 +78,8 @@ def start_run(
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
         _require_agent(config, environments[0], len(config.training.seeds))
-        if audience.before_start is not None:
-            audience.before_start(config)
+        if hooks.before_start is not None:
+            hooks.before_start(config)
         existed = run_dir is not None and run_dir.exists()
         if run_dir:
             directory = RunDirectory.create(run_dir, config.to_json())
@@ -90,14 +88,12 @@ def start_run(
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
                 learners = _learners(config, env, environments, None)
-                parts = (config, directory, environments[0], learners, audience)
+                parts = (config, directory, environments[0], learners, hooks)
                 loop = stack.enter_context(_loop(*parts))
             return loop.run(None)
 
 
-def resume_run(
-    run_dir: Path, env: EnvLike | None, changes: Changes, audience: Audience
-) -> RunResult:
+def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hooks) -> RunResult:
     """Continues a run, or restarts it if no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
@@ -130,12 +126,15 @@ def resume_run(
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
-        if note := note_on_removed_options(content):
-            warnings.append(note)
+        if used := without_removed_options(content)[1]:
+            warnings.append(
+                f"This run used {' and '.join(used)}, which this release no longer has. It "
+                "continues with the same numbers and a replay that takes more memory."
+            )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         learners = _learners(extended, env, environments, checkpoint)
-        with _loop(extended, directory, environments[0], learners, audience) as loop:
+        with _loop(extended, directory, environments[0], learners, hooks) as loop:
             return loop.run(checkpoint)
 
 
@@ -301,13 +300,13 @@ def _loop(
     directory: RunDirectory,
     environment: Environment,
     learners: HostLearners | DeviceLearners,
-    audience: Audience,
+    hooks: Hooks,
 ) -> Iterator[Loop]:
     """The loop from the learners' env step on; inside, signals ask it to stop."""
     env_step = learners.env_step
     directory.add_provenance(env_step)
-    listeners = _listeners(config, directory, env_step, audience)
-    recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
+    listeners = _listeners(config, directory, env_step, hooks)
+    recorder = Recorder(directory, config.training.num_env_steps, listeners, hooks.callback)
     with closing(recorder):
         if warning := time_limit_warning(environment):
             recorder.message(warning)
@@ -317,7 +316,7 @@ def _loop(
 
 
 def _listeners(
-    config: RunConfig, directory: RunDirectory, env_step: int, audience: Audience
+    config: RunConfig, directory: RunDirectory, env_step: int, hooks: Hooks
 ) -> list[Listener]:
     training = config.training
     listeners: list[Listener] = []
@@ -326,7 +325,7 @@ def _listeners(
     if training.tensorboard:
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
-    if audience.progress:  # last: it takes the terminal
+    if hooks.progress:  # last: it takes the terminal
         num_seeds = len(training.seeds)
         listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     return listeners

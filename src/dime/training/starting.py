@@ -8,15 +8,15 @@ from dime.training.config import EnvLike, RunConfig
 from dime.training.loop import RunResult
 from dime.training.presets import lacks_support
 from dime.training.return_support import refuse_unknown_support
-from dime.training.run import Audience, environment_maker, start_run
+from dime.training.run import Hooks, environment_maker, start_run
 
 
 def run_config(
-    config: RunConfig, env: EnvLike, run_dir: str | Path | None, audience: Audience
+    config: RunConfig, env: EnvLike, run_dir: str | Path | None, hooks: Hooks
 ) -> RunResult:
     """Runs a config, once the critic's support is known."""
     require_support(config, env)
-    return start_run(config, env, Path(run_dir) if run_dir else None, audience)
+    return start_run(config, env, Path(run_dir) if run_dir else None, hooks)
 
 
 def require_support(config: RunConfig, env: EnvLike) -> None:
