@@ -27,8 +27,8 @@ class Restart:
 class SeedFailure:
     """Why a seed stopped, and its state then.
 
-    `poisoned` where the state is no longer that of before the failure; `details` is the
-    environment's own traceback.
+    `poisoned` if the state is no longer that of before the failure; `details` is the environment's
+    traceback.
     """
 
     seed: int
@@ -56,9 +56,9 @@ class Restarts:
         self.events: list[Event] = []
 
     def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> bool:
-        """Counts one; False where none is left, and nothing is counted.
+        """Counts one; False if none is left, and nothing is counted.
 
-        Also where the environment broke its own rules (a NaN, another shape): it would again, and
+        Also if the environment broke its own rules (a NaN, another shape): it would again, and
         its answer must not be hidden.
         """
         if isinstance(error, DimeError) or self.count >= self.limit:
@@ -116,7 +116,7 @@ def poisoned(
 
 
 def survivors(seeds: list[int], events: Sequence[Event]) -> np.ndarray | None:
-    """The places of the seeds that go on; None where nothing changes: none failed, or all."""
+    """The places of the seeds that continue; None if nothing changes: none failed, or all."""
     failed = {event.seed for event in events if isinstance(event, SeedFailure)}
     kept = np.array([place for place, seed in enumerate(seeds) if seed not in failed], int)
     return kept if 0 < len(kept) < len(seeds) else None
@@ -153,7 +153,7 @@ class SupportWatch:
         self._in_a_row: dict[int, int] = {}
 
     def warning(self, seed: int, metrics: Mapping[str, Any]) -> str | None:
-        """What to say after these metrics of a seed; None where nothing is amiss, or was said."""
+        """The warning after these metrics of a seed; None if nothing is wrong, or it was given."""
         share = metrics.get("target_clipped_mass")
         count = self._in_a_row.get(seed, 0)
         if share is None or count >= _RECORDS_IN_A_ROW:

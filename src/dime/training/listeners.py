@@ -127,7 +127,7 @@ class WeightsAndBiases(Listener):
 
     @staticmethod
     def require_ready() -> None:
-        """Raises `DimeError` where the package is missing, or nobody is logged in."""
+        """Raises `DimeError` if the package is missing, or nobody is logged in."""
         if importlib.util.find_spec("wandb") is None:
             raise DimeError(
                 "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
@@ -310,7 +310,7 @@ class TerminalProgress(_Watch):
 
 
 def make_progress(env_step: int, num_env_steps: int, num_seeds: int) -> Listener:
-    """The display that fits where the output goes."""
+    """A bar for a terminal, lines for other outputs."""
     console = rich.console.Console()
     if console.is_terminal:
         return TerminalProgress(env_step, num_env_steps, num_seeds, console)

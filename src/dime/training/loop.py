@@ -135,7 +135,7 @@ class Loop:
     def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Runs until the end, a signal, the callback's wish, or the failure of every seed.
 
-        From `checkpoint`, or from env step 0 where there is none.
+        From `checkpoint`, or from env step 0 if there is none.
         """
         try:
             self._begin(checkpoint)
@@ -339,7 +339,7 @@ class Loop:
     def _save(self) -> bool:
         """Writes a checkpoint unless the newest one holds the same.
 
-        False where the disk did not take it, which stops nothing: the next interval tries again.
+        False if the disk did not take it, which stops nothing: the next interval tries again.
         """
         env_step, position = self.learners.env_step, self._position()
         if position == self._last_saved:

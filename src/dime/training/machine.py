@@ -32,7 +32,7 @@ _DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65_536}
 
 
 def dispatch_from_this_thread() -> None:
-    """Before JAX computes anything: a CPU's programs run, and allocate, where they are called.
+    """Before JAX computes anything: a CPU's programs run, and allocate, in the calling thread.
 
     The loop waits for the next action anyway; only with `overlap` it has something else to do.
     """
@@ -94,7 +94,7 @@ _USE_FILE = Path("/sys/fs/cgroup/memory.stat")
 def refuse_if_too_large(
     agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int
 ) -> None:
-    """Raises `DimeError` where the seeds' replays and states do not fit into the device's memory.
+    """Raises `DimeError` if the seeds' replays and states do not fit into the device's memory.
 
     Counted are the replays, the minibatches that are drawn together, and the training states twice:
     an update has gradients and new parameters beside them. Names how many seeds, or else how many

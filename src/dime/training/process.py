@@ -166,7 +166,7 @@ def _is_gone_here(pid: int, started: int | None) -> bool:
 
 
 def _look_up(pid: int) -> tuple[str, int | None]:
-    """State and start (clock ticks since boot) of a process; nothing where there is no /proc."""
+    """State and start (clock ticks since boot) of a process; nothing without /proc."""
     try:
         # proc_pid_stat(5): the third field and the 22nd; the second may hold blanks.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -81,7 +81,7 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_writable(file: Path) -> None:
-    """Raises `DimeError` where a file has no folder to go to, before its content takes minutes."""
+    """Raises `DimeError` if a file has no folder to go to: its content may take minutes."""
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
 
@@ -144,7 +144,7 @@ class RecordFile:
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line. A number that JSON does not have (NaN, infinity) becomes null.
 
-        Raises `OSError` where the disk does not take it.
+        Raises `OSError` if the disk does not take it.
         """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
         self._unwritten += line.encode()

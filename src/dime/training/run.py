@@ -161,7 +161,7 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
 
 
 def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Environment) -> None:
-    """Raises `DimeError` where a checkpoint is not of this environment, algorithm or config."""
+    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
     spaces, seeds, training = environment.spaces, checkpoint.run.seeds, config.training
     capacity = training.replay_capacity
     require(

@@ -79,7 +79,7 @@ class RunDirectory:
             made = True
             place.write_config(config)
             if hidden:
-                hidden.rename(path)  # refused where another process was quicker
+                hidden.rename(path)  # refused if another process was quicker
         except OSError as error:
             if made or hidden:
                 shutil.rmtree(hidden or place.checkpoints.folder, ignore_errors=True)

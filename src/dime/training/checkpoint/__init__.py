@@ -152,7 +152,7 @@ class Checkpoint:
     run: RunState
     segments: list[Segment]
     replay_files: list[tuple[Path, int]]
-    """With the number of each one's first transition; none where the replay was not asked for."""
+    """With the number of each one's first transition; none if the replay was not asked for."""
     state_sha256: str
 
     @property
@@ -181,7 +181,7 @@ def to_arrays(tree: Any) -> Arrays:
 def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
     """The pytree of `template`'s structure, which is that `of` something, from its leaves by path.
 
-    Raises `DimeError` where a leaf is missing, left over, or of another shape or type.
+    Raises `DimeError` if a leaf is missing, left over, or of another shape or type.
     """
     leaves = jax.tree_util.tree_leaves_with_path(template)
     expected = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -197,7 +197,7 @@ class Layout(NamedTuple):
 
 
 def require_layout(found: Mapping[str, Any], expected: Mapping[str, Any], of: str) -> None:
-    """Raises `DimeError` where the arrays are not just those expected, by name, shape and dtype."""
+    """Raises `DimeError` if the arrays are not just those expected, by name, shape and dtype."""
     if odd := sorted(set(found) ^ set(expected))[:3]:
         raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
     for name, wanted in expected.items():

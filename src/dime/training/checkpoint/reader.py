@@ -114,7 +114,7 @@ def _typed(file: Path, content: Any, kind: type[Content]) -> Content:
 
 
 def _unreadable(file: Path, error: OSError) -> DimeError:
-    """Damage where a file is gone or its disk is broken; else a plain refusal.
+    """Damage if a file is gone or its disk is broken; else a plain refusal.
 
     What cannot be read now (too many open files, no permission, a share that is away) may be
     whole, and must not be set aside.

@@ -75,7 +75,7 @@ def load_replay(
 def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:
     """Writes rows into a ring from a place on, round its end; the last ones remain if it is full.
 
-    By slices: an index array would need memory of its own, and a replay has gigabytes.
+    By slices: an index array would need more memory, and a replay has gigabytes.
     """
     capacity, count = ring.shape[1], rows.shape[1]
     for begin in range(-first, count, capacity):

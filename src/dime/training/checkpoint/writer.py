@@ -33,7 +33,7 @@ def bytes_on_disk(arrays: Arrays) -> int:
 
 
 def explain_full_disk(error: OSError, folder: Path, needed: int) -> str:
-    """The error's message; where the disk is full, also how many bytes are missing for `needed`.
+    """The error's message; on a full disk, also how many bytes are missing for `needed`.
 
     >>> explain_full_disk(OSError(5, "Input/output error"), Path("."), 10)
     '[Errno 5] Input/output error'
@@ -103,7 +103,7 @@ class CheckpointFolder:
         return path
 
     def _free_name(self, env_step: int) -> Path:
-        """`step-000000500`, or `step-000000500-1` where that step was saved before."""
+        """`step-000000500`, or `step-000000500-1` if that step was saved before."""
         name = f"step-{env_step:09d}"
         taken = [_order(path)[1] for path in self.steps() if _order(path)[0] == env_step]
         return self.folder / (f"{name}-{max(taken) + 1}" if taken else name)
@@ -130,7 +130,7 @@ class CheckpointFolder:
     def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, and a warning for each damaged one on the way.
 
-        None where no checkpoint was ever completed. Raises `DamagedError` where none is intact.
+        None if no checkpoint was ever completed. Raises `DamagedError` if none is intact.
         """
         warnings: list[str] = []
         for path in self.steps():

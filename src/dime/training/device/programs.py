@@ -141,7 +141,7 @@ def _step_environments(
     episodes: Episodes,
     action: Float[Array, "seeds envs act"],
 ) -> tuple[Episodes, Transition]:
-    """A step of every environment; where an episode ends, the next one begins."""
+    """A step of every environment; if an episode ends, the next one begins."""
     stepped = over_environments(partial(step_task, context.task), episodes.state, action)
     length = episodes.length + 1
     episode_return = episodes.episode_return + stepped.reward
@@ -265,10 +265,10 @@ def evaluate(
         stepped = over_environments(partial(step_task, context.task), now.state, action)
         length = now.length + now.running
         finite = jnp.isfinite(stepped.reward) & jnp.isfinite(stepped.obs).all(-1)
-        goes_on = finite & (stepped.done == 0) & (length < time_limit)
+        continues = finite & (stepped.done == 0) & (length < time_limit)
         return EvaluationState(
             state=stepped,
-            running=now.running & goes_on,
+            running=now.running & continues,
             episode_return=now.episode_return + jnp.where(now.running, stepped.reward, 0.0),
             length=length,
             finite=now.finite & (finite | ~now.running),

@@ -35,7 +35,7 @@ class Observed(NamedTuple):
 class EpisodeStream:
     """A seed's training environment, one episode after the other.
 
-    Where the environment raises, it is re-created and the episode is cut, as long as `restarts` has
+    If the environment raises, it is re-created and the episode is cut, as long as `restarts` has
     some left; after that its error is raised, and the stream is as before.
     """
 
@@ -61,7 +61,7 @@ class EpisodeStream:
         self.episode_return = 0.0
 
     def _reset(self, number: int, error: Exception | None = None) -> tuple[int, np.ndarray]:
-        """The number and the first observation of an episode, a later one where a reset fails.
+        """The number and the first observation of an episode, a later one if a reset fails.
 
         After an `error` the environment is re-created first.
         """
@@ -80,9 +80,9 @@ class EpisodeStream:
         self.env.start_step(action)
 
     def step(self, action: np.ndarray) -> Observed:
-        """Takes a step; begins the next episode where this one ends.
+        """Takes a step; begins the next episode if this one ends.
 
-        `next_obs` of the result is the true successor, also where the episode ended. Where the
+        `next_obs` of the result is the true successor, also at the end of an episode. If the
         environment was re-created, the same action is taken in the new episode: each step gives one
         transition, and for an off-policy learner it is one like any other.
         """
@@ -109,7 +109,7 @@ class EpisodeStream:
         return EpisodePosition(self.number, self.episode_return, self.last_return, self.last_length)
 
     def restore(self, position: EpisodePosition, actions: np.ndarray, obs: np.ndarray) -> bool:
-        """Replays the episode in progress; False where the environment did not follow.
+        """Replays the episode in progress; False if the environment did not follow.
 
         Physics engines keep more than their visible state (MuJoCo: a warm start), so the episode
         is stepped again from its seed. An environment that its seed does not determine ends up
@@ -155,7 +155,7 @@ _REMEDIES = {
 
 
 def why_not_repeatable(env: Environment) -> str | None:
-    """One of the reasons above; None where a few steps say nothing against it.
+    """One of the reasons above; None if a few steps say nothing against it.
 
     The trial resets before an episode ends, which some environments refuse: that is no failure.
     """

@@ -35,7 +35,7 @@ def time_limit_warning(env: Environment) -> str | None:
 
 
 class EpisodeResult(NamedTuple):
-    """One episode of an evaluation; success is None where the environment does not report it."""
+    """One episode of an evaluation; success is None if the environment does not report it."""
 
     seed: int
     episode_return: float

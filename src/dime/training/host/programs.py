@@ -59,7 +59,7 @@ class StepInputs(NamedTuple):
     """What one env step of every seed brings to the program."""
 
     transition: Transition
-    next_obs: Float[Array, "seeds obs"]  # to act on: a reset's where the episode ended
+    next_obs: Float[Array, "seeds obs"]  # to act on: a reset's if the episode ended
     keys: Key[Array, " seeds"]
     at: Counters
 
@@ -116,7 +116,7 @@ def compile_program(
 
 
 def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function` for every seed, where all arguments lead with the axis of seeds.
+    """`function` for every seed; all arguments lead with the axis of seeds.
 
     One seed alone goes without that axis: products over an axis of length one cost a CPU twice the
     time (the update at dog-run's sizes: 0.3 to 0.4 of the machine's matrix-product rate, 0.7
