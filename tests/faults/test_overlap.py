@@ -12,7 +12,7 @@ from dime.training.host.overlap import OverlapLearners
 from dime.training.make_config import make_config
 from tests.training.runs import (
     OPTIONS,
-    agent_maker,
+    agent_of,
     arrays_of,
     assert_finite,
     assert_same_run,
@@ -43,7 +43,7 @@ def after(num_steps, **options):
     with shared_programs():
         kind = OverlapLearners if training.overlap else HostLearners
         learners = kind(
-            training, agent_maker(CONFIG), {0: Environment(walk)}, lambda: Environment(Walk())
+            training, agent_of(CONFIG), {0: Environment(walk)}, lambda: Environment(Walk())
         )
         learners.compile()
         learners.begin()

@@ -22,6 +22,7 @@ from dime.training.device.programs import DevicePrograms
 from dime.training.host.programs import Programs
 from dime.training.make_config import make_config
 from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.types import EnvSpec
 from tests.training.toy import NAME
 from tests.training.walk import walks
 
@@ -72,9 +73,10 @@ def as_words(options, prefix="--"):
     return words
 
 
-def agent_maker(config):
-    """What makes the agent of a run's config."""
-    return functools.partial(find_algorithm(config.algorithm).make, config.settings)
+def agent_of(config, obs_dim=2, action_dim=2):
+    """The agent of a run's config; by default on walks."""
+    spec = EnvSpec(obs_dim, action_dim, config.training.replay_capacity)
+    return find_algorithm(config.algorithm).make(config.settings, spec)
 
 
 _programs = {}

@@ -29,7 +29,7 @@ from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (
     OPTIONS,
-    agent_maker,
+    agent_of,
     arrays_of,
     position_of,
     read_lines,
@@ -63,7 +63,7 @@ def config_of(algorithm=TOY, **options):
 
 def on_device(config, env=None):
     environment = Environment(env or jax_walk())
-    learners = DeviceLearners(config.training, agent_maker(config), environment)
+    learners = DeviceLearners(config.training, agent_of(config), environment)
     learners.compile()
     learners.begin()
     return learners
@@ -123,7 +123,7 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     whole = config_of(algorithm, **options)
     config, environment = whole.training, lambda: Environment(jax_walk())
     made = {seed: environment() for seed in config.seeds}
-    host = HostLearners(config, agent_maker(whole), made, environment)
+    host = HostLearners(config, agent_of(whole), made, environment)
     host.compile()
     host.begin()
     for _ in range(20):  # the ring is full then; 12 of them are random, 8 learn
@@ -277,7 +277,7 @@ def test_the_first_observation_of_all_is_looked_at_too():
     task.reset = reset
     learners = DeviceLearners(
         config_of(seeds=(3, 4)).training,
-        agent_maker(config_of()),
+        agent_of(config_of()),
         Environment(JaxEnv(task, EPISODE_STEPS)),
     )
     learners.compile()

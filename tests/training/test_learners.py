@@ -12,7 +12,7 @@ from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.faults import state_of
 from dime.training.host.learners import HostLearners
 from dime.training.make_config import make_config
-from tests.training.runs import OPTIONS, agent_maker, shared_programs, start
+from tests.training.runs import OPTIONS, agent_of, shared_programs, start
 from tests.training.walk import Walk, at, walks
 
 CONFIG = make_config("walk", **(OPTIONS | {"env_kwargs": {}}))
@@ -27,9 +27,7 @@ def compiled_once():
 def learners_of(environments, seeds, checkpoint=None):
     training = dataclasses.replace(CONFIG.training, seeds=tuple(seeds))
     made = {seed: Environment(env) for seed, env in zip(seeds, environments, strict=True)}
-    return HostLearners(
-        training, agent_maker(CONFIG), made, lambda: Environment(Walk()), checkpoint
-    )
+    return HostLearners(training, agent_of(CONFIG), made, lambda: Environment(Walk()), checkpoint)
 
 
 def begun(environments, seeds, checkpoint=None):

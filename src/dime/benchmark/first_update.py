@@ -9,15 +9,18 @@ from dime.training.config import TrainingConfig
 from dime.training.host.learners import HostLearners
 from dime.training.machine import keep_compiled_programs
 from dime.training.presets import preset_settings
+from dime.types import EnvSpec
 
 
 def main(env: str) -> None:
     """Begins a run with the paper's sizes and takes env steps up to the first update."""
     keep_compiled_programs()
     config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
-    make_agent = partial(dime, preset_settings("paper", "dime", env))
     made = partial(make, env)
-    learners = HostLearners(config, make_agent, {0: made()}, made)
+    environment = made()
+    spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+    agent = dime(preset_settings("paper", "dime", env), spec)
+    learners = HostLearners(config, agent, {0: environment}, made)
     learners.compile()
     learners.begin()
     while learners.update == 0:

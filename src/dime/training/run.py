@@ -77,7 +77,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
             RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
-        _require_agent(config, environments[0], len(config.training.seeds))
+        agent = _agent(config, environments[0], len(config.training.seeds))
         if hooks.before_start is not None:
             hooks.before_start(config)
         existed = run_dir is not None and run_dir.exists()
@@ -87,7 +87,7 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
-                learners = _learners(config, env, environments, None)
+                learners = _learners(config, env, environments, agent, None)
                 parts = (config, directory, environments[0], learners, hooks)
                 loop = stack.enter_context(_loop(*parts))
             return loop.run(None)
@@ -113,13 +113,15 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
         checkpoint, warnings = directory.checkpoints.load_newest()
         env_step = checkpoint.env_step if checkpoint else 0
         extended = _extended(changed, changes.num_env_steps, env_step, directory)
+        seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
             _refuse_if_other(checkpoint, config, environments[0])
         _refuse_what_does_not_go_together(extended, environments[0])
-        seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
-        _require_agent(extended, environments[0], len(seeds))
+        agent = _agent(extended, environments[0], len(seeds))
+        if checkpoint is not None:
+            _refuse_other_arrays(checkpoint, extended, environments[0], agent)
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
             directory.write_config(extended.to_json())
@@ -133,7 +135,7 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        learners = _learners(extended, env, environments, checkpoint)
+        learners = _learners(extended, env, environments, agent, checkpoint)
         with _loop(extended, directory, environments[0], learners, hooks) as loop:
             return loop.run(checkpoint)
 
@@ -177,9 +179,6 @@ def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Env
         f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
         f"{capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
     )
-    agent = _make_agent(config)(EnvSpec(spaces.obs_dim, spaces.action_dim, capacity))
-    keys = seed_keys(tuple(seeds))
-    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
     was, now = checkpoint.run.on_device, on_device(environment)
     places = {True: "in one program with the learner", False: "outside of the learner's program"}
     require(
@@ -187,16 +186,24 @@ def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Env
         f"{checkpoint.path} is of a run whose environments were stepped {places[was]}; now they "
         f"would be {places[now]}. Resume it with the environment and the env_process that it had.",
     )
+
+
+def _refuse_other_arrays(
+    checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
+) -> None:
+    """Raises `DimeError` if a checkpoint's arrays are not those of this agent or environment."""
+    keys, num_envs = seed_keys(tuple(checkpoint.run.seeds)), config.training.envs_per_seed
+    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
     if isinstance(environment.env, JaxEnv):
-        begin = partial(first_episodes, environment.env.task, training.envs_per_seed)
-        actions = jnp.zeros((len(seeds), training.envs_per_seed, spaces.action_dim))
+        begin = partial(first_episodes, environment.env.task, num_envs)
+        actions = jnp.zeros((len(keys), num_envs, environment.action_dim))
         from_arrays(checkpoint.episodes, (jax.eval_shape(begin, keys), actions), "environment")
 
 
-def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
-    """Makes the agent once, to refuse a wrong or a too large one before a folder is made."""
+def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
+    """The agent; refuses a wrong one, or one that is too large for so many seeds."""
     spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
-    agent = _make_agent(config)(spec)
+    agent = find_algorithm(config.algorithm).make(config.settings, spec)
     modes = {"explore", *find_algorithm(config.algorithm).modes}
     if not isinstance(agent, Agent) or set(agent.act) != modes:
         found = sorted(agent.act) if isinstance(agent, Agent) else type(agent).__name__
@@ -205,6 +212,7 @@ def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
     refuse_if_too_large(agent, config.training, spec, num_seeds)
+    return agent
 
 
 def on_device(environment: Environment) -> bool:
@@ -225,10 +233,6 @@ def _refuse_what_does_not_go_together(config: RunConfig, environment: Environmen
         f"envs_per_seed is {together}, but {config.env} is not stepped in one program with the "
         "learner: of such an environment each seed has one (docs/environments.md).",
     )
-
-
-def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
-    return partial(find_algorithm(config.algorithm).make, config.settings)
 
 
 @contextmanager
@@ -283,15 +287,16 @@ def _learners(
     config: RunConfig,
     env: EnvLike,
     environments: list[Environment],
+    agent: Agent,
     checkpoint: Checkpoint | None,
 ) -> HostLearners | DeviceLearners:
-    training, make_agent = config.training, _make_agent(config)
+    training = config.training
     if on_device(environments[0]):
-        return DeviceLearners(training, make_agent, environments[0], checkpoint)
+        return DeviceLearners(training, agent, environments[0], checkpoint)
     by_seed = dict(zip(training.seeds, environments, strict=True))
     make_environment = environment_maker(config, env)
     chosen = OverlapLearners if training.overlap else HostLearners
-    return chosen(training, make_agent, by_seed, make_environment, checkpoint)
+    return chosen(training, agent, by_seed, make_environment, checkpoint)
 
 
 @contextmanager

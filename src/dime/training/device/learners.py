@@ -50,7 +50,7 @@ class DeviceLearners:
     def __init__(
         self,
         config: TrainingConfig,
-        make_agent: Callable[[EnvSpec], Agent],
+        agent: Agent,
         environment: Environment,
         checkpoint: Checkpoint | None = None,
     ):
@@ -60,7 +60,7 @@ class DeviceLearners:
         self.seeds, self.env_step, self.update, self.metrics = position
         self.env_name, self.spaces = environment.name, environment.spaces
         self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
-        self._agent = make_agent(self.spec)
+        self._agent = agent
         assert isinstance(environment.env, JaxEnv)
         self._env = environment.env
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # of random steps, of modes, ...
@@ -173,12 +173,12 @@ class DeviceLearners:
         return events
 
     def episodes(self) -> list[EpisodePosition]:
-        """As of the host; of several environments the sum of numbers and the means of others."""
+        """Of every seed; with several environments the sum of numbers and the means of the others."""
         episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
         return [_of_seed(episodes, index) for index in range(len(self.seeds))]
 
     def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """As of the host; `on_device`: the episodes' arrays are the environments' states."""
+        """The state's arrays, the environments' states, and a mark that these are on the device."""
         episodes = to_arrays((self._now.episodes, self._now.action))
         return to_arrays(self.state), episodes, {"on_device": True}
 
@@ -205,7 +205,7 @@ class DeviceEpisodes:
         return bool(np.asarray(self._now.running).any())
 
     def advance(self) -> None:
-        """Takes about a quarter of a second's steps."""
+        """Takes steps for about a quarter of a second."""
         self._now = self._advance(self._now)
 
     def results(self) -> list[list[EpisodeResult]]:

@@ -49,7 +49,7 @@ class HostLearners:
     def __init__(
         self,
         config: TrainingConfig,
-        make_agent: Callable[[EnvSpec], Agent],
+        agent: Agent,
         environments: Mapping[int, Environment],
         make_environment: Callable[[], Environment],
         checkpoint: Checkpoint | None = None,
@@ -61,7 +61,7 @@ class HostLearners:
         one = environments[self.seeds[0]]
         self.env_name, self.spaces = one.name, one.spaces
         self.spec = EnvSpec(one.obs_dim, one.action_dim, config.replay_capacity)
-        self._agent = make_agent(self.spec)
+        self._agent = agent
         self.streams = [
             EpisodeStream(
                 environments[seed],

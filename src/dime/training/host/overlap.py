@@ -1,35 +1,26 @@
 """Learning while the environments step (`--overlap`)."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from dime.envs.environment import Environment
 from dime.training.checkpoint import Arrays, Checkpoint
-from dime.training.config import TrainingConfig
 from dime.training.faults import Event, SeedFailure, poisoned
 from dime.training.host.learners import HostLearners
 from dime.training.host.programs import Learned, counters
-from dime.types import Agent, EnvSpec
 
 
 class OverlapLearners(HostLearners):
     """The updates of an env step are made while the environments take the next one."""
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        make_agent: Callable[[EnvSpec], Agent],
-        environments: Mapping[int, Environment],
-        make_environment: Callable[[], Environment],
-        checkpoint: Checkpoint | None = None,
-    ):
-        super().__init__(config, make_agent, environments, make_environment, checkpoint)
-        # The newest env step whose updates were made. It is saved: an environment that fails may
-        # leave its learner ahead, and nothing must be learned twice.
-        learned = checkpoint.run.learnt_env_step if checkpoint else None
+    # The newest env step whose updates were made. It is saved: an environment that fails may leave
+    # its learner ahead, and nothing must be learned twice.
+    _learned_step = 0
+
+    def _restore(self, checkpoint: Checkpoint) -> list[Event]:
+        learned = checkpoint.run.learnt_env_step
         self._learned_step = self.env_step if learned is None else learned
+        return super()._restore(checkpoint)
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, the updates of the one before, the next actions."""
@@ -57,6 +48,6 @@ class OverlapLearners(HostLearners):
         return learned
 
     def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """As of `HostLearners`, and how far learning lags."""
+        """As in `HostLearners`, and how far learning lags."""
         state, episodes, run = super().snapshot()
         return state, episodes, run | {"learnt_env_step": self._learned_step}
