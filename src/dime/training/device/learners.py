@@ -173,7 +173,7 @@ class DeviceLearners:
         return events
 
     def episodes(self) -> list[EpisodePosition]:
-        """Of every seed; with several environments the sum of numbers and the means of the others."""
+        """Of every seed; for several environments the sum of numbers, the means of the others."""
         episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
         return [_of_seed(episodes, index) for index in range(len(self.seeds))]
 
