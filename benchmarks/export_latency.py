@@ -23,7 +23,7 @@ from dime.deploy.export import write_export
 from dime.deploy.policy import Policy, Restored
 from dime.deploy.run_policy import Policy as Exported
 from dime.envs.spaces import Leaf, Spaces
-from dime.training.checkpoint.checkpoint import Checkpoint
+from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig
 from dime.training.host.programs import counters
 from dime.training.presets import preset_settings, preset_training

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.benchmark.timing import UpdateTimer, seconds
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.host.programs import matmul_precision
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.types import EnvSpec
 
 SPECS = {"dog-run": EnvSpec(223, 38, 10_000), "humanoid-run": EnvSpec(67, 21, 10_000)}

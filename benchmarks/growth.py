@@ -18,8 +18,8 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.benchmark.timing import UpdateTimer, seconds
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
 from dime.training.config import TrainingConfig, replace_nested
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.types import EnvSpec
 
 OBS_DIM, ACTION_DIM = 67, 21  # humanoid-run

@@ -11,8 +11,8 @@ from dime.training.config import EnvLike
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.make_config import make_config
-from dime.training.run import Audience, Changes, resume_run, start_run
-from dime.training.signals import EXIT_SAVED
+from dime.training.process import EXIT_SAVED
+from dime.training.run import Changes, Hooks, resume_run, start_run
 
 Callback = Callable[[Record], Any]
 
@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     """
     config = make_config(env, algorithm, preset, env_kwargs, **options)
     place = Path(run_dir) if run_dir else None
-    return checked(start_run(config, env, place, Audience(callback, progress)))
+    return checked(start_run(config, env, place, Hooks(callback, progress)))
 
 
 def resume(
@@ -102,7 +102,7 @@ def resume(
     known = [field.name for field in fields(Changes)]
     for name in changes:
         choose("option of a resumed run", name, known)
-    return checked(resume_run(Path(run_dir), env, Changes(**changes), Audience(callback, progress)))
+    return checked(resume_run(Path(run_dir), env, Changes(**changes), Hooks(callback, progress)))
 
 
 def checked(result: RunResult) -> RunResult:

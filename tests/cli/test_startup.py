@@ -10,7 +10,7 @@ import pytest
 
 import dime.cli.main
 from dime.errors import DimeError
-from dime.training.garbage import collector_paused
+from dime.training.process import collector_paused
 from tests import listed
 
 # Each step is to bring none of its names along, in the process of those before it.

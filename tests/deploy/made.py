@@ -2,6 +2,8 @@
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.deploy.action import Action
 from dime.deploy.policy import Restored
 from dime.envs.spaces import Leaf, Spaces
-from dime.training.checkpoint.checkpoint import Checkpoint
+from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig, TrainingConfig
 from dime.training.host.programs import counters
 from dime.types import EnvSpec
@@ -51,7 +53,7 @@ def action_of(name, mode, folder):
         training=TrainingConfig(num_random_steps=10),
         settings=settings,
     )
-    run = {"env_step": 100, "updates": 100}
+    run: Any = SimpleNamespace(env_step=100, updates=100)
     checkpoint = Checkpoint(Path(folder), {}, {}, run, [], [], "")
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     restored = Restored(config, agent, SPACES, [0], stacked, checkpoint)

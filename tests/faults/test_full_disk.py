@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dime.training.checkpoint.checkpoint import bytes_on_disk, explain_full_disk
+from dime.training.checkpoint.writer import bytes_on_disk, explain_full_disk
 from tests.training.checkpoints import rows_of, state_at
 
 pytestmark = pytest.mark.promise("R4")

@@ -7,9 +7,9 @@ import pytest
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError
+from dime.training.faults import Restarts
 from dime.training.host.episodes import EpisodeStream
 from dime.training.host.evaluation import evaluation_seeds
-from dime.training.restarts import Restarts
 from tests.training.flaky import Chance, Flaky, Slipped
 from tests.training.runs import (
     arrays_of,
@@ -45,9 +45,7 @@ def flaky_stream(seed, one_in, limit):
             break
         except Slipped:
             chance.faults -= 1  # the first one is made by who starts the run
-    told = []
-    restarts = Restarts(seed, limit, lambda *said: told.append(said))
-    return EpisodeStream(env, restarts), chance, told
+    return EpisodeStream(env, Restarts(seed, limit)), chance
 
 
 def play(stream, log, num_episodes, seed=0):
@@ -76,21 +74,22 @@ def play(stream, log, num_episodes, seed=0):
 def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(
     seed, record_property
 ):
-    stream, chance, told = flaky_stream(seed, one_in=20, limit=10**6)
+    stream, chance = flaky_stream(seed, one_in=20, limit=10**6)
     stream.begin()
     assert play(stream, chance.log, 350, seed) >= 350
     record_property("tries", chance.faults)
-    assert stream.restarts.count == chance.faults == len(told) > 100
-    assert [count for _, count, _ in told] == list(range(1, len(told) + 1))
+    events = stream.restarts.fetch()
+    assert stream.restarts.count == chance.faults == len(events) > 100
+    assert [event.count for event in events] == list(range(1, len(events) + 1))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
 def test_past_the_limit_the_error_is_raised(limit):
-    stream, chance, told = flaky_stream(0, one_in=20, limit=limit)
+    stream, chance = flaky_stream(0, one_in=20, limit=limit)
     stream.begin()
     with pytest.raises(Slipped):
         play(stream, chance.log, 10_000)
-    assert len(told) == limit and chance.faults == limit + 1
+    assert len(stream.restarts.fetch()) == limit and chance.faults == limit + 1
 
 
 def test_a_last_transition_is_kept_where_the_next_reset_fails():
@@ -120,10 +119,9 @@ def test_a_last_transition_is_kept_where_the_next_reset_fails():
 
 
 def test_what_breaks_the_rules_is_no_reason_for_another_try():
-    told = []
-    restarts = Restarts(0, 3, lambda *said: told.append(said))
+    restarts = Restarts(0, 3)
     assert not restarts.take("Walk", DimeError("NaN"))
-    assert (restarts.count, told) == (0, [])
+    assert (restarts.count, restarts.fetch()) == (0, [])
 
 
 @pytest.mark.parametrize("step", [5, 22])  # random actions, learning

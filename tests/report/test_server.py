@@ -13,7 +13,7 @@ import pytest
 
 from dime.errors import DimeError
 from dime.report.server import make_server
-from dime.training.processes import this_process
+from dime.training.process import this_process
 from tests.figures.make_run import make_run
 from tests.report.made import (
     Read,

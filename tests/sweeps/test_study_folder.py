@@ -14,7 +14,7 @@ from dime.figures.runs import open_study
 from dime.sweeps import folder as study_folder
 from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import read_study, trials_of
-from dime.training.processes import this_process
+from dime.training.process import this_process
 from dime.training.run_directory import RunDirectory
 from tests.training.runs import assert_same_run, read_lines, status_of
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dime.errors import DimeError
-from dime.training.checkpoint.checkpoint import CheckpointFolder
-from dime.training.checkpoint.replay_files import read_rows
+from dime.training.checkpoint.reader import read_rows
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.records import (
     LARGEST_JSON,
     RecordFile,

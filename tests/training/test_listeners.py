@@ -12,9 +12,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
-from dime.training.listeners import TensorBoard, WeightsAndBiases
-from dime.training.progress import PlainProgress, make_progress
-from dime.training.run import Audience
+from dime.training.listeners import PlainProgress, TensorBoard, WeightsAndBiases, make_progress
+from dime.training.run import Hooks
 from tests.training.runs import read_lines, resume, start
 from tests.training.toy import NAME
 
@@ -201,9 +200,9 @@ def test_a_broken_package_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
 
 
 def test_a_callback_that_cannot_be_called_is_refused():
-    given = types.SimpleNamespace(callback=5)  # Audience(5) is refused by these tests' type checks
+    given = types.SimpleNamespace(callback=5)  # Hooks(5) is refused by these tests' type checks
     with pytest.raises(DimeError, match="callback is 5; it must be a function"):
-        Audience.__post_init__(given)
+        Hooks.__post_init__(given)
 
 
 def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):
@@ -221,7 +220,7 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("dime.training.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("dime.training.listeners.time.monotonic", lambda: clock[0])
     progress = PlainProgress(500, 2000, num_seeds=2)
     for env_step in range(501, 1001):
         clock[0] += 0.125

@@ -14,11 +14,11 @@ from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.host.programs import (
     Programs,
-    Turn,
+    StepInputs,
     advance,
     counters,
     evaluation_actions,
-    evaluation_turn,
+    evaluation_inputs,
     initialise,
     initialise_replay,
     matmul_precision,
@@ -43,7 +43,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = initialise_replay(CONFIG.storage(), SPEC, len(seeds))
+        self.replay = initialise_replay(CONFIG.storage, SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):
@@ -64,8 +64,8 @@ class Run:
         self.env_step += 1
         transition = self.transition()
         at = counters(self.env_step, self.update)
-        turn = Turn(transition, transition.next_obs, self.keys, at)
-        advanced = self.programs.advance(self.state, self.replay, turn)
+        inputs = StepInputs(transition, transition.next_obs, self.keys, at)
+        advanced = self.programs.advance(self.state, self.replay, inputs)
         self.state, self.replay = advanced.learned.state, advanced.replay
         self.update += CONFIG.updates_per_env_step
         return jax.device_get((advanced.action, advanced.learned.metrics, advanced.learned.finite))
@@ -80,7 +80,7 @@ def programs():
 
 def test_random_actions_are_uniform_and_differ_by_env_step_and_seed():
     keys = seed_keys((0, 1))
-    drawn = np.stack([random_actions(keys, counters(step, 0), 3) for step in range(500)])
+    drawn = np.stack([random_actions(keys, counters(step, 0), (3,)) for step in range(500)])
     assert drawn.shape == (500, 2, 3)
     assert len(np.unique(drawn)) > 2900  # 3000 numbers of 2^23
     assert abs(drawn.mean()) < 0.05 and abs((drawn**2).mean() - 1 / 3) < 0.02
@@ -114,8 +114,8 @@ def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
         transition = run.transition()
         for number in range(2):
             at = Counters(jnp.int32(101 + number), jnp.int32(3 * number))
-            turn = Turn(transition, transition.next_obs, run.keys, at)
-            run.replay, (run.state, *_), _ = advance(agent, CONFIG, run.state, run.replay, turn)
+            inputs = StepInputs(transition, transition.next_obs, run.keys, at)
+            run.replay, (run.state, *_), _ = advance(agent, CONFIG, run.state, run.replay, inputs)
     for part in range(3):
         assert len({one[part] for one in seen}) == 6
     assert [one[2] for one in seen] == list(range(6))
@@ -165,10 +165,10 @@ def test_the_flag_is_of_the_seed_that_has_a_nan(programs):
 
 def evaluated(mode, env_step, step, first_episode=0, count=2):
     keys = seed_keys((0,))
-    turn = evaluation_turn(
+    inputs = evaluation_inputs(
         np.zeros((1, count, 2), np.float32), first_episode, step, keys, counters(env_step, 7)
     )
-    return np.asarray(evaluation_actions(AGENT, mode, initialise(AGENT, keys), turn))
+    return np.asarray(evaluation_actions(AGENT, mode, initialise(AGENT, keys), inputs))
 
 
 def test_evaluation_keys_depend_on_mode_env_step_step_and_episode():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dime.errors import DimeError
-from dime.training.processes import SILENT_S, this_process
+from dime.training.process import SILENT_S, this_process
 from dime.training.records import signed
 from dime.training.run_directory import RunDirectory, default_run_dirs
 from tests.training.runs import read_lines, resume, start, status_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dime.training.support import SupportWatch
+from dime.training.faults import SupportWatch
 from tests.training.runs import DIME, start
 
 pytestmark = pytest.mark.promise("R8")

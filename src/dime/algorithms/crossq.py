@@ -146,7 +146,7 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    return Agent(init=init, act=modes | {"explore": modes["stochastic"]}, update=update)
+    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
 
 
 def _distribution(state: CrossQState, obs) -> TanhGaussian:

@@ -177,7 +177,7 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    return Agent(init=init, act=modes | {"explore": modes["stochastic"]}, update=update)
+    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
 
 
 _CRITIC = "categorical x2, joint pass, batch renormalisation"

@@ -97,7 +97,7 @@ def sac(config: SacConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    return Agent(init=init, act=modes | {"explore": modes["stochastic"]}, update=update)
+    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
 
 
 SAC = Algorithm(

@@ -30,10 +30,13 @@ from dime.api import train
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
 from dime.envs.registry import make
 from dime.errors import choose
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
-from dime.training.compilation_cache import keep_compiled_programs
 from dime.training.config import TrainingConfig, replace_nested
 from dime.training.host.learners import HostLearners
+from dime.training.machine import (
+    dispatch_from_this_thread,
+    freed_memory_kept,
+    keep_compiled_programs,
+)
 from dime.training.make_config import PRESETS
 from dime.training.presets import preset_settings, preset_training
 from dime.training.records import read_records, require_writable, write_json
@@ -246,9 +249,11 @@ def first_update(env: str) -> None:
     """Starts training with the paper's sizes and takes env steps up to the first update."""
     keep_compiled_programs()
     config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
-    make_agent = partial(dime, preset_settings("paper", "dime", env))
     make_env = partial(make, env)
-    learners = HostLearners(config, make_agent, [make_env()], contextlib.nullcontext, make_env)
-    learners.begin()
+    environment = make_env()
+    spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+    agent = dime(preset_settings("paper", "dime", env), spec)
+    learners = HostLearners(config, agent, {0: environment}, make_env)
+    learners.compile()
     while learners.update == 0:
         learners.step()

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dime.training.config import TrainingConfig
 from dime.training.host.programs import (
     Programs,
-    Turn,
+    StepInputs,
     counters,
     initialise,
     initialise_replay,
@@ -53,9 +52,9 @@ class UpdateTimer:
                 if leaf.dtype == jnp.float32
                 else leaf
             ),
-            initialise_replay(self.config.storage(), spec, num_seeds),
+            initialise_replay(self.config.storage, spec, num_seeds),
         )
-        newest = Transition(*(ring[:, 0] for ring in self.replay.rows))
+        newest = Transition(*(ring[:, 0] for ring in self.replay))
         self.transition = jax.tree.map(np.asarray, newest)
         self.obs = self.transition.obs
         self.env_step = REPLAY_ROWS
@@ -64,8 +63,8 @@ class UpdateTimer:
         """One env step's updates of every seed, and their next actions."""
         self.env_step += 1
         update = self.config.updates_per_env_step * self.env_step
-        turn = Turn(self.transition, self.obs, self.keys, counters(self.env_step, update))
-        advanced = self.programs.advance(self.state, self.replay, turn)
+        inputs = StepInputs(self.transition, self.obs, self.keys, counters(self.env_step, update))
+        advanced = self.programs.advance(self.state, self.replay, inputs)
         self.state, self.replay = advanced.learned.state, advanced.replay
         return np.asarray(advanced.action)
 

@@ -84,7 +84,7 @@ class Train(Generic[Training, Settings]):
     def run(self) -> int:
         from dime.cli.train import announce_duration, finish, muted_if_nobody_reads
         from dime.training.config import RunConfig
-        from dime.training.run import Audience, start_run
+        from dime.training.run import Hooks, start_run
 
         training: Any = self.training
         config = RunConfig(
@@ -95,9 +95,9 @@ class Train(Generic[Training, Settings]):
             training=training,
             settings=self.settings,
         )
-        audience = Audience(before_start=lambda config: announce_duration(config, self.yes))
+        hooks = Hooks(before_start=lambda config: announce_duration(config, self.yes))
         with muted_if_nobody_reads():
-            result = start_run(config, config.env, self.run_dir, audience)
+            result = start_run(config, config.env, self.run_dir, hooks)
         return finish(result, self.video)
 
 
@@ -118,13 +118,13 @@ class Resume:
 
     def run(self) -> int:
         from dime.cli.train import finish, muted_if_nobody_reads
-        from dime.training.run import Audience, Changes, resume_run
+        from dime.training.run import Changes, Hooks, resume_run
 
         changes = Changes(
             self.num_env_steps, self.max_env_restarts, self.env_process, self.env_timeout_s
         )
         with muted_if_nobody_reads():
-            result = resume_run(self.run_dir, None, changes, Audience())
+            result = resume_run(self.run_dir, None, changes, Hooks())
         return finish(result, self.video)
 
 
@@ -225,7 +225,7 @@ class Sweep:
     def _run_one(self, number: int) -> int:
         from dime.cli.train import muted_if_nobody_reads
         from dime.sweeps.sweep import run_one
-        from dime.training.signals import exit_code
+        from dime.training.process import exit_code
 
         with muted_if_nobody_reads():
             result = run_one(self.study, self.storage, self.variant, number)

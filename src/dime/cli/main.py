@@ -17,8 +17,7 @@ import tyro
 import dime
 from dime.cli.commands import COMMANDS, EXIT_FAILED, Train
 from dime.errors import DimeError, choose, require
-from dime.training.garbage import collector_paused
-from dime.training.signals import EXIT_CTRL_C
+from dime.training.process import EXIT_CTRL_C, collector_paused
 
 _EXIT_REFUSED = 2
 

@@ -24,11 +24,11 @@ from dime.deploy.policy import restore_agents
 from dime.errors import DimeError, describe, require
 from dime.figures.learning import plot
 from dime.training.config import RunConfig
+from dime.training.listeners import return_text
 from dime.training.loop import RunResult
 from dime.training.presets import preset_settings
-from dime.training.progress import return_text
+from dime.training.process import exit_code
 from dime.training.records import read_records
-from dime.training.signals import exit_code
 
 _LONG_H = 1.0  # a run that takes longer is announced
 

@@ -45,7 +45,7 @@ class Action:
             seed=restored.seeds[place],
             mode=mode,
             state=jax.tree.map(lambda leaf: leaf[place], restored.state),
-            at=counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"]),
+            at=counters(restored.checkpoint.env_step, restored.checkpoint.run.updates),
         )
 
     @property

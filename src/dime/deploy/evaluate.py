@@ -24,7 +24,7 @@ from dime.training.host.evaluation import (
 from dime.training.host.programs import (
     counters,
     evaluation_actions,
-    evaluation_turn,
+    evaluation_inputs,
     matmul_precision,
     seed_keys,
 )
@@ -130,10 +130,9 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
             chosen = slice(first, min(first + at_a_time, count))
             seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
             results = run_episodes(environments, seeds, partial(act, first))
-            assert results is not None  # nothing stops these episodes
             for episodes, more in zip(played, results, strict=True):
                 episodes += more
-    updates = restored.checkpoint.run["updates"]
+    updates = restored.checkpoint.run.updates
     return [
         {
             "env_step": env_step,
@@ -150,12 +149,12 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
     """Actions in episodes from a first one on, for their observations and the step in them."""
     program = jax.jit(partial(evaluation_actions, restored.agent, mode))
     keys = seed_keys(tuple(restored.seeds))
-    at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
+    at = counters(restored.checkpoint.env_step, restored.checkpoint.run.updates)
 
     def act(first_episode: int, obs: np.ndarray, step: int) -> np.ndarray:
-        turn = evaluation_turn(obs, first_episode, step, keys, at)
+        inputs = evaluation_inputs(obs, first_episode, step, keys, at)
         with matmul_precision(restored.config.training, jax.default_backend()):
-            return np.asarray(program(restored.state, turn))
+            return np.asarray(program(restored.state, inputs))
 
     return act
 

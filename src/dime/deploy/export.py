@@ -218,7 +218,7 @@ def _description(
             "env_kwargs": config.env_kwargs,
             "settings": described["settings"],
             "env_step": checkpoint.env_step,
-            "updates": checkpoint.run["updates"],
+            "updates": checkpoint.run.updates,
             "seed": action.seed,
             "checkpoint": checkpoint.path.name,
             "state_sha256": checkpoint.state_sha256,

@@ -12,12 +12,8 @@ import numpy as np
 from dime.algorithms.registry import find_algorithm
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError, choose
-from dime.training.checkpoint.checkpoint import (
-    Checkpoint,
-    CheckpointFolder,
-    DamagedError,
-    from_arrays,
-)
+from dime.training.checkpoint import Checkpoint, DamagedError, from_arrays
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.config import RunConfig
 from dime.training.host.programs import counters, initialise, matmul_precision, seed_keys
 from dime.training.run_directory import RunDirectory
@@ -67,10 +63,10 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     directory = RunDirectory.open(run_dir)
     config = RunConfig.from_json(directory.config())
     loaded = _load(directory.checkpoints, run_dir, checkpoint)
-    spaces = Spaces.from_json(loaded.run["spaces"])
+    spaces = Spaces.from_json(loaded.run.spaces)
     spec = EnvSpec(spaces.obs_dim, spaces.action_dim, config.training.replay_capacity)
     agent = find_algorithm(config.algorithm).make(config.settings, spec)
-    seeds = loaded.run["seeds"]
+    seeds = loaded.run.seeds
     shape = jax.eval_shape(partial(initialise, agent), seed_keys(tuple(seeds)))
     state = jax.tree.map(jnp.asarray, from_arrays(loaded.state, shape))
     return Restored(config, agent, spaces, seeds, state, loaded)
@@ -122,7 +118,7 @@ class Policy:
         self.env_step = restored.checkpoint.env_step
         self._training = restored.config.training
         self._state = jax.tree.map(lambda leaf: leaf[index], restored.state)
-        self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
+        self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run.updates)
         self._key = jax.random.key(noise_seed)
         self._calls = 0
         self._act = jax.jit(numbered_action(restored.agent, mode))

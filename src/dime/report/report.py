@@ -29,7 +29,7 @@ from dime.report.results import (
     score_table,
 )
 from dime.report.sources import Entry, Reader, Sources, seed_text
-from dime.training.progress import return_text
+from dime.training.listeners import return_text
 from dime.training.records import write_bytes
 
 MAX_BYTES = 20_000_000

@@ -19,7 +19,7 @@ from dime.training.config import RunConfig
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.records import write_json
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.run import Changes, Hooks, resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0  # until the process of a node that died is gone too
@@ -259,15 +259,15 @@ def run_trial(
     if study.is_finished(trial):
         return None
     place = folder / trial.name
-    audience = Audience(callback, progress)
+    hooks = Hooks(callback, progress)
     if not (place / "config.json").is_file():
         for remains in folder.glob(f".{place.name}.*"):  # its making was cut off
             shutil.rmtree(remains, ignore_errors=True)
-        return start_run(trial.config, trial.config.env, place, audience)
+        return start_run(trial.config, trial.config.env, place, hooks)
     _wait_until_free(RunDirectory(place))
     if study.is_finished(trial):  # by the process that was waited for
         return None
-    return resume_run(place, None, Changes(trial.config.training.num_env_steps), audience)
+    return resume_run(place, None, Changes(trial.config.training.num_env_steps), hooks)
 
 
 def _wait_until_free(directory: RunDirectory) -> None:

@@ -23,8 +23,7 @@ from ray import tune
 from dime.errors import DimeError, require
 from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import Study, Trial
-from dime.training.listeners import Record
-from dime.training.progress import return_text
+from dime.training.listeners import Record, return_text
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and its way to JSON and back."""
+"""The settings of a run, and their conversion to JSON and back."""
 
 import dataclasses
 import json
@@ -18,12 +18,11 @@ EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
 _DAY_S = 86_400
-_FIRST_ENDS = 16  # beside one for each 1000 transitions, the length of dm_control's episodes
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The loop: what every algorithm needs around it. All intervals in env steps of one seed."""
+    """Settings of the loop, for every algorithm. All intervals are in env steps of one seed."""
 
     seeds: tuple[int, ...] = (0,)
     """One agent and one environment each, trained side by side in one program."""
@@ -34,40 +33,38 @@ class TrainingConfig:
     updates_per_env_step: int = 2
     """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
     env_steps_per_update: int = 1
-    """Where it is more than 1, the updates come only after every so many env steps."""
+    """Env steps between rounds of updates."""
     envs_per_seed: int = 1
-    """Environments of a seed that step together, each giving an env step; on the device only."""
+    """Environments of a seed that step together; more than 1 only for those that JAX computes."""
     batch_size: int = 256
-    """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
+    """Transitions in a minibatch; each update draws its own (paper, table 2)."""
     replay_capacity: int = 1_000_000
-    """Transitions kept, the newest ones (paper, table 2)."""
-    replay_dtype: Literal["float32", "float16", "uint8"] = "float32"
-    """Of the observations kept there: half of the memory, or a quarter (images alone)."""
-    next_obs_once: bool = False
-    """Keep an observation once that is also the next transition's first."""
+    """How many of the newest transitions the replay keeps (paper, table 2)."""
+    replay_dtype: Literal["float32", "float16"] = "float32"
+    """Of the observations in the replay; float16 halves its memory."""
     bootstrap_at_time_limits: bool = True
-    """Off: a time limit counts as the end of the MDP, as in some released codes."""
+    """If off, a time limit counts as the end of the MDP, as in some released code."""
     evaluate_every: int = 24_000
-    """Between evaluations; there is one at step 0 and one at the end too (published curves)."""
+    """Env steps between evaluations, with one at step 0 and one at the end (published curves)."""
     num_evaluation_episodes: int = 5
-    """Whole episodes of each evaluation and mode (paper)."""
+    """Episodes per evaluation and mode (paper)."""
     evaluation_modes: tuple[str, ...] = ("stochastic", "deterministic")
-    """How actions are chosen there; the presets take the algorithm's official mode and one more
+    """How evaluations choose actions; presets use the algorithm's official mode and a common one
     (`dime list algorithms`)."""
     log_every: int = 500
-    """Between lines of metrics.jsonl, 10 to 500 (or to envs_per_seed)."""
+    """Env steps between lines of metrics.jsonl: 10 to 500, or to envs_per_seed if that is more."""
     checkpoint_every: int = 10_000
-    """Between checkpoints; there is one before the first step and one at the end too."""
+    """Env steps between checkpoints, with one before the first step and one at the end."""
     max_env_restarts: int = 3
-    """How often a seed's environments are made anew after they raised; then the seed fails."""
+    """How often a seed's environments are re-created after an exception before the seed fails."""
     env_process: bool = False
-    """Every environment in a process of its own: one that hangs or dies is made anew too."""
+    """Run each environment in its own process; one that hangs or dies is re-created too."""
     env_timeout_s: float = 60.0
-    """With env_process, how long an environment may take for a step, a reset or being made."""
+    """With env_process, the longest time for a step, a reset or making an environment."""
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """Of the inputs of matrix products on a GPU, sums being float32; a CPU computes in float32."""
+    """Precision of matrix products' inputs on a GPU; sums are float32. CPUs always use float32."""
     overlap: bool = False
-    """Learn while the environments step; what an env step brings is learnt during the next."""
+    """Update while the environments take the next step; updates lag one env step behind."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb_project: str | None = None
@@ -96,10 +93,10 @@ class TrainingConfig:
             f"env_steps_per_update is {self.env_steps_per_update}; in a run of "
             f"{self.num_env_steps} env steps there would be no update.",
         )
-        self._require_whole_turns()
+        self._require_whole_rounds()
         require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
         require(
-            len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in seeds {self.seeds}."
+            len(set(self.seeds)) == len(self.seeds), f"A seed appears twice in seeds {self.seeds}."
         )
         require(
             all(0 <= seed < 2**31 for seed in self.seeds),
@@ -107,7 +104,7 @@ class TrainingConfig:
         )
         require(
             len(set(self.evaluation_modes)) == len(self.evaluation_modes),
-            f"A mode stands twice in evaluation_modes {self.evaluation_modes}.",
+            f"A mode appears twice in evaluation_modes {self.evaluation_modes}.",
         )
         require(
             self.num_env_steps * self.updates_per_env_step < 2**31,
@@ -117,31 +114,25 @@ class TrainingConfig:
 
     @property
     def effective_capacity(self) -> int:
-        """Transitions that can really come together in this run."""
+        """Transitions that this run can collect, at most `replay_capacity`."""
         return min(self.replay_capacity, self.num_env_steps)
 
-    def storage(self, room_for_ends: int | None = None) -> Storage:
-        """How the replay keeps its transitions.
-
-        Where next observations are kept once it begins with room for few ends of episodes; more is
-        made when they come.
-        """
-        capacity = self.effective_capacity
-        if self.next_obs_once and room_for_ends is None:
-            room_for_ends = min(capacity, _FIRST_ENDS + capacity // 1000)
-        return Storage(capacity, self.replay_dtype, room_for_ends)
+    @property
+    def storage(self) -> Storage:
+        """How the replay keeps its transitions."""
+        return Storage(self.effective_capacity, self.replay_dtype)
 
     @property
     def updates_per_turn(self) -> int:
-        """Updates that come together, where they do: the environments of a seed step together."""
+        """Updates that follow one round of steps of a seed's environments."""
         return self.updates_per_env_step * max(1, self.envs_per_seed // self.env_steps_per_update)
 
     def learns_after(self, env_step: Any) -> Any:
-        """Whether updates belong to an env step (counted from 1, also in a compiled program)."""
+        """Whether updates follow an env step (counted from 1, also in a compiled program)."""
         return (env_step > self.num_random_steps) & (env_step % self.env_steps_per_update == 0)
 
-    def _require_whole_turns(self) -> None:
-        """Everything is due after whole turns of a seed's environments."""
+    def _require_whole_rounds(self) -> None:
+        """Everything is due after whole rounds of steps of a seed's environments."""
         together, per_update = self.envs_per_seed, self.env_steps_per_update
         names = ("num_env_steps", "num_random_steps", "evaluate_every", "log_every")
         values = {name: getattr(self, name) for name in (*names, "checkpoint_every")}
@@ -172,7 +163,7 @@ class RunConfig:
     """Everything a run depends on."""
 
     env: str
-    """Id of the environment; for one passed as an object, its description."""
+    """Id of the environment, or a description of one that was passed as an object."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to the environment's constructor."""
     env_is_object: bool = False
@@ -180,9 +171,9 @@ class RunConfig:
     algorithm: str = "dime"
     """Name of the algorithm."""
     preset: str = "paper"
-    """What the settings started from."""
+    """The preset that the settings started from."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """The loop."""
+    """Settings of the loop."""
     settings: Any = None
     """The algorithm's own config."""
 
@@ -220,7 +211,24 @@ class RunConfig:
         chosen = find_algorithm(algorithm)
         training = TrainingConfig(evaluation_modes=chosen.default_modes)
         defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
-        return replace_nested(defaults, content)
+        return replace_nested(defaults, without_removed_options(content)[0])
+
+
+def without_removed_options(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The content of a config without what this release no longer has, and the options it used.
+
+    `next_obs_once` and `replay_dtype="uint8"` only changed how much memory the replay took, so a
+    run that used them continues without them.
+    """
+    training = content.get("training")
+    if not isinstance(training, dict):
+        return content, []
+    kept = {name: value for name, value in training.items() if name != "next_obs_once"}
+    used = ["--next-obs-once"] * (training.get("next_obs_once") is True)
+    if kept.get("replay_dtype") == "uint8":
+        kept["replay_dtype"] = "float32"
+        used.append("--replay-dtype uint8")
+    return {**content, "training": kept}, used
 
 
 Config = TypeVar("Config")
@@ -251,9 +259,32 @@ def replace_nested(config: Config, overrides: dict[str, Any], where: str = "") -
     return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType]
 
 
+def from_table(kind: type[Config], content: Any, path: str = "") -> Config:
+    """A dataclass from a table of JSON values; unknown entries are ignored.
+
+    Raises `DimeError` for a missing entry, a value of a wrong type, or one that `kind` refuses.
+    """
+    require(isinstance(content, dict), f"{path or 'everything'} is {content!r:.80}; not a table.")
+    hints = get_type_hints(kind)
+    values = {
+        name: _convert(content[name], hints[name], f"{path}{name}")
+        for name in hints
+        if name in content
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise DimeError(f"{path}: {error}.") from error
+
+
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """The value if it is of the hinted type (JSON lists become tuples, ints become floats)."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_table(hint, value, f"{path}.")  # pyright: ignore[reportArgumentType]
+    if origin is list:
+        require(isinstance(value, list), f"{path} is {value!r:.80}; it must be a list.")
+        return [_convert(item, arguments[0], path) for item in value]
     if origin is tuple:
         require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
         return tuple(_convert(item, arguments[0], path) for item in value)
@@ -264,8 +295,10 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else _convert(value, arguments[0], path)
     if origin is dict:
-        require(isinstance(value, dict), f"{path} is {value!r}; it must be a table.")
-        return value
+        require(isinstance(value, dict), f"{path} is {value!r:.80}; it must be a table.")
+        if arguments[1] is Any:
+            return value
+        return {name: _convert(item, arguments[1], path) for name, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) < 2**63, f"{path} is a number of {len(str(value))} digits; too large.")
         return float(value)

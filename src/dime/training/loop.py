@@ -1,29 +1,89 @@
 """The loop of a run: env steps, and what is due between them."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from dime.training.allocator import freed_memory_kept
-from dime.training.checkpoint.checkpoint import Checkpoint, bytes_on_disk, explain_full_disk
-from dime.training.checkpoint.replay_files import ReplaySaver
+from dime.envs.spaces import Spaces
+from dime.training.checkpoint import (
+    Arrays,
+    Checkpoint,
+    EpisodePosition,
+    FailedSeed,
+    RunState,
+    to_arrays,
+)
+from dime.training.checkpoint.replay import ReplaySaver
+from dime.training.checkpoint.writer import bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
-from dime.training.failures import SeedFailure, save_failure
-from dime.training.garbage import collector_paused
-from dime.training.host.evaluation import EpisodeError, evaluation_seeds, summary
-from dime.training.learners import Compiling, Learners
+from dime.training.faults import Event, Restart, SeedFailure, SupportWatch, save_failure
+from dime.training.host.episodes import repeat_warning
+from dime.training.host.evaluation import (
+    EpisodeError,
+    EpisodeResult,
+    Evaluation,
+    evaluation_seeds,
+    summary,
+)
 from dime.training.listeners import Record
+from dime.training.machine import freed_memory_kept
+from dime.training.process import Interruption, collector_paused
 from dime.training.recorder import Recorder
-from dime.training.repeats import repeat_warning
-from dime.training.restarts import TellOfRestart
+from dime.training.replay import Replay
 from dime.training.run_directory import RunDirectory
-from dime.training.signals import Interruption
-from dime.training.support import SupportWatch
+
+
+class Learners(Protocol):
+    """The agents and environments of every seed that still runs, and how far they are.
+
+    `HostLearners` step an environment for each seed; `DeviceLearners` have theirs in the program.
+    Seeds that fail are removed, unless all failed: then everything stays as it is.
+    """
+
+    env_name: str
+    spaces: Spaces
+    seeds: list[int]
+    env_step: int
+    update: int
+    metrics: Any
+    """Of the newest updates, each leading with the axis of seeds; None before the first."""
+    replay: Replay
+
+    @property
+    def unrepeatable(self) -> str | None:
+        """Why episodes do not follow from their seeds; None if nothing is known against it."""
+        ...
+
+    def compile(self) -> None:
+        """Compiles the programs, which may be slow."""
+
+    def begin(self) -> list[Event]:
+        """Prepares the first step, or the one after the checkpoint."""
+        ...
+
+    def step(self, at_most: int) -> list[Event]:
+        """Some env steps of every seed with their updates, at least one and not above `at_most`."""
+        ...
+
+    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
+        """Whole episodes by agent, reset with these seeds. Raises `EpisodeError`."""
+        ...
+
+    def recover(self, error: EpisodeError) -> list[Event]:
+        """Prepares to repeat an evaluation."""
+        ...
+
+    def episodes(self) -> list[EpisodePosition]:
+        """Of every seed."""
+        ...
+
+    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
+        """The state's arrays, those of the episodes in progress, and what else `run.json` keeps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +113,6 @@ class _AllFailed(Exception):
 
 _NOT_SAVED = "the last checkpoint could not be written"
 
-MakeLearners = Callable[[Compiling, TellOfRestart], Learners]
-
 
 class Loop:
     """One process's part of a run. `interruption` must be entered around `run`."""
@@ -63,44 +121,24 @@ class Loop:
         self,
         config: TrainingConfig,
         directory: RunDirectory,
-        make_learners: MakeLearners,
+        learners: Learners,
         recorder: Recorder,
     ):
-        self.config = config
-        self.directory = directory
-        self.recorder = recorder
+        self.config, self.directory = config, directory
+        self.learners, self.recorder = learners, recorder
         self.interruption = Interruption(self._leave)
-        self.learners = make_learners(self._compiling, recorder.restart_of_environment)
         self._replay_saver = ReplaySaver(directory.checkpoints)
         self._support_watch = SupportWatch()
         self._last_evaluation_step: int | None = None
         self._last_saved: tuple[int, int | None, dict[str, int]] | None = None
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Continues from a checkpoint; newer records are set aside."""
-        for note in self.recorder.restore(checkpoint.run):
-            self.recorder.message(note)
-        warnings, failures = self.learners.restore(checkpoint)
-        for warning in warnings:
-            self.recorder.message(f"warning: {warning}")
-        self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
-        self._last_evaluation_step = checkpoint.run["last_evaluation_step"]
-        self._last_saved = self._position()
-        self._note_failures(failures)
-
     def run(self, checkpoint: Checkpoint | None) -> RunResult:
         """Runs until the end, a signal, the callback's wish, or the failure of every seed.
 
-        From `checkpoint`, or from env step 0 where there is none.
+        From `checkpoint`, or from env step 0 if there is none.
         """
         try:
-            if checkpoint is not None:
-                self._restore(checkpoint)
-                self._status("running")
-            else:
-                self._status("running")
-                self.recorder.restart()
-                self._note_failures(self.learners.begin())
+            self._begin(checkpoint)
             self.recorder.start()
             with freed_memory_kept():
                 self._repeat()
@@ -114,17 +152,39 @@ class Loop:
         except BaseException as error:
             self._status("failed", f"{type(error).__name__}: {error}")
             raise
-        finally:
-            self.learners.close()
+
+    def _begin(self, checkpoint: Checkpoint | None) -> None:
+        """Begins, or continues from a checkpoint: newer records are set aside."""
+        if checkpoint is None:
+            self._status("running")
+            self.recorder.restart()
+        else:
+            for note in self.recorder.restore(checkpoint.run):
+                self.recorder.message(note)
+        self.recorder.message("compiling")
+        # A signal ends the process at once: the newest checkpoint has everything.
+        with self.interruption.leaving_at_once(), collector_paused():
+            self.learners.compile()
+        events = self.learners.begin()
+        self._note_restarts(events)
+        if checkpoint is not None:
+            self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
+            self._last_evaluation_step = checkpoint.run.last_evaluation_step
+            # Not saved again if all seeds fail at once: the checkpoint has them as they were.
+            self._last_saved = self._position()
+        self._note_failures(events)
+        if checkpoint is not None:
+            self._status("running")
 
     def _repeat(self) -> None:
         while True:
             self._evaluate_if_due()
             self._stop_if_asked()
-            self._save_if_due()
+            if self._due(self.config.checkpoint_every):
+                self._save()
             if self.learners.env_step >= self.config.num_env_steps:
                 return
-            self._note_failures(self.learners.step(self._steps_until_due()))
+            self._report(self.learners.step(self._steps_until_due()))
             self.recorder.step(self.learners.env_step)
             self._record_if_due()
 
@@ -137,7 +197,7 @@ class Loop:
 
     def _failures(self) -> str:
         failed = self.recorder.failed_seeds.items()
-        return "; ".join(f"seed {seed}: {failure['reason']}" for seed, failure in failed)
+        return "; ".join(f"seed {seed}: {failure.reason}" for seed, failure in failed)
 
     def _result(
         self, state: str, reason: str | None = None, number: int | None = None
@@ -149,13 +209,6 @@ class Loop:
         saved = self._last_saved[0] if self._last_saved else None
         self.recorder.status(state, self.learners.env_step, self.learners.update, saved, reason)
 
-    @contextmanager
-    def _compiling(self) -> Iterator[None]:
-        """Inside, a signal ends the process at once: the newest checkpoint has everything."""
-        self.recorder.message("compiling")
-        with self.interruption.leaving_at_once(), collector_paused():
-            yield
-
     def _leave(self, number: int) -> None:
         name = signal.Signals(number).name
         if self.interruption.nothing_to_save:
@@ -166,11 +219,14 @@ class Loop:
         self.recorder.leave(f"{text} Continue with: dime resume {self.directory.path}")
 
     def _stop_if_asked(self) -> None:
+        self._stop_if_signalled()
+        if self.recorder.stop_requested:
+            raise _Stop("stopped by the callback")
+
+    def _stop_if_signalled(self) -> None:
         number = self.interruption.requested
         if number is not None:
             raise _Stop(signal.Signals(number).name, number)
-        if self.recorder.stop_requested:
-            raise _Stop("stopped by the callback")
 
     def _due(self, interval: int) -> bool:
         env_step = self.learners.env_step
@@ -201,95 +257,118 @@ class Loop:
             self.recorder.unrepeatable = reason
 
     def _evaluate(self, mode: str) -> list[Record]:
-        """The record of every seed; a seed whose environment fails is taken out."""
-        while True:
-            env_step, seeds = self.learners.env_step, self.learners.seeds
-            count = self.config.num_evaluation_episodes
+        """The record of every seed; a seed whose environment fails is removed."""
+        env_step, results = self.learners.env_step, None
+        while results is None:
             try:
-                results = self.learners.evaluate(
-                    mode,
-                    [evaluation_seeds(seed, env_step, count) for seed in seeds],
-                    stopped=lambda: self.interruption.requested is not None,
-                )
+                results = self._play(mode)
             except EpisodeError as error:
-                self._note_failures(self.learners.after_failed_episode(error))
-                continue
-            if results is None:
-                self._stop_if_asked()
-            break
+                self._report(self.learners.recover(error))
         position = {"env_step": env_step, "updates": self.learners.update}
         return [
             {**position, "seed": seed, "mode": mode, **summary(episodes)}
-            for seed, episodes in zip(seeds, results or [], strict=True)
+            for seed, episodes in zip(self.learners.seeds, results, strict=True)
         ]
+
+    def _play(self, mode: str) -> list[list[EpisodeResult]]:
+        env_step, count = self.learners.env_step, self.config.num_evaluation_episodes
+        seeds = [evaluation_seeds(seed, env_step, count) for seed in self.learners.seeds]
+        evaluation = self.learners.evaluation(mode, seeds)
+        while evaluation.running:
+            self._stop_if_signalled()
+            evaluation.advance()
+        return evaluation.results()
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
             return
         metrics = jax.device_get(self.learners.metrics) or {}
         lines = []
-        for index, (seed, episode) in enumerate(
-            zip(self.learners.seeds, self.learners.episodes(), strict=True)
-        ):
+        episodes = zip(self.learners.seeds, self.learners.episodes(), strict=True)
+        for index, (seed, episode) in enumerate(episodes):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
-            lines.append(
-                {
-                    "seed": seed,
-                    "episodes": episode["number"],
-                    "episode_return": episode["last_return"],
-                    "episode_length": episode["last_length"],
-                    **measured,
-                }
-            )
+            of_episodes = {
+                "episodes": episode.number,
+                "episode_return": episode.last_return,
+                "episode_length": episode.last_length,
+            }
+            lines.append({"seed": seed, **of_episodes, **measured})
             if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
         self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
         self._status("running")
 
-    def _note_failures(self, failures: dict[int, SeedFailure]) -> None:
-        all_failed = set(failures) >= set(self.learners.seeds)
-        poisoned = any(failure.poisoned for failure in failures.values())
+    def _report(self, events: list[Event]) -> None:
+        """Records restarts and failures and shows them; ends the run if no seed is left."""
+        self._note_restarts(events)
+        self._note_failures(events)
+
+    def _note_restarts(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Restart):
+                self.recorder.restart_of_environment(event)
+            elif isinstance(event, str):
+                self.recorder.message(event)
+
+    def _note_failures(self, events: list[Event]) -> None:
+        failures = [event for event in events if isinstance(event, SeedFailure)]
+        all_failed = {failure.seed for failure in failures} >= set(self.learners.seeds)
+        poisoned = any(failure.poisoned for failure in failures)
         if all_failed and self.learners.env_step > 0 and not poisoned:
-            self._save()  # before they are noted: resumed with a mended environment, they go on
-        for seed, failure in failures.items():
-            noted = {"env_step": failure.env_step, "reason": failure.reason}
-            self.recorder.failed_seeds[str(seed)] = noted
-            self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
-            try:
-                place = save_failure(self.directory.failures_folder, seed, failure)
-                self.recorder.message(f"Its state is kept in {place}.")
-            except OSError as error:
-                self.recorder.message(f"warning: its state could not be kept: {error}")
+            self._save()  # before they are noted: a resume with a fixed environment has them all
+        for failure in failures:
+            self._note_failure(failure)
         if all_failed:
             raise _AllFailed
 
-    def _save_if_due(self) -> None:
-        if self._due(self.config.checkpoint_every):
-            self._save()
+    def _note_failure(self, failure: SeedFailure) -> None:
+        seed = failure.seed
+        self.recorder.failed_seeds[str(seed)] = FailedSeed(failure.env_step, failure.reason)
+        self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
+        try:
+            place = save_failure(self.directory.failures_folder, failure, to_arrays(failure.state))
+            self.recorder.message(f"Its state is kept in {place}.")
+        except OSError as error:
+            self.recorder.message(f"warning: its state could not be kept: {error}")
 
     def _position(self) -> tuple[int, int | None, dict[str, int]]:
-        """What makes a checkpoint another one."""
+        """Checkpoints that differ in none of this are the same."""
         restarts = dict(self.recorder.env_restarts)
         return self.learners.env_step, self._last_evaluation_step, restarts
 
     def _save(self) -> bool:
         """Writes a checkpoint unless the newest one holds the same.
 
-        False where the disk did not take it, which stops nothing: the next interval tries again.
+        False if the disk did not take it, which stops nothing: the next interval tries again.
         """
         env_step, position = self.learners.env_step, self._position()
         if position == self._last_saved:
             return True
-        state, episodes, run = self.learners.snapshot()
+        state, episodes, more = self.learners.snapshot()
         try:
-            run |= {"last_evaluation_step": self._last_evaluation_step, **self.recorder.position()}
+            run = self._run_state(more)
             segments = self._replay_saver.save(self.learners.replay, env_step, self.learners.seeds)
             self.directory.checkpoints.save(state, episodes, run, segments)
         except OSError as error:
             needed = bytes_on_disk(state) + bytes_on_disk(episodes)
             needed += self._replay_saver.unsaved_bytes(self.learners.replay, env_step)
-            told = explain_full_disk(error, self.directory.checkpoints.folder, needed)
-            self.recorder.message(f"warning: no checkpoint at env step {env_step}: {told}")
+            reason = explain_full_disk(error, self.directory.checkpoints.folder, needed)
+            self.recorder.message(f"warning: no checkpoint at env step {env_step}: {reason}")
             return False
         self._last_saved = position
         return True
+
+    def _run_state(self, more: dict[str, Any]) -> RunState:
+        """Where the run is; its records are on the disk when this returns."""
+        learners, metrics = self.learners, jax.device_get(self.learners.metrics)
+        return RunState(
+            env_step=learners.env_step,
+            updates=learners.update,
+            seeds=learners.seeds,
+            spaces=learners.spaces.to_json(),
+            episodes=learners.episodes(),
+            last_evaluation_step=self._last_evaluation_step,
+            metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},
+            **self.recorder.position(),
+            **more,
+        )

@@ -1,23 +1,26 @@
-"""What a run tells of itself: records, status, and everyone who listens."""
+"""What a run reports: records, status, and the listeners."""
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dime.training.checkpoint import FailedSeed, RunState
+from dime.training.faults import Restart
 from dime.training.listeners import Listener, Record
-from dime.training.processes import this_process
+from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
 
 class Recorder:
-    """Writes metrics.jsonl, evaluations.jsonl and status.json, and tells the listeners.
+    """Writes metrics.jsonl, evaluations.jsonl and status.json, and notifies the listeners.
 
-    `callback(record)` hears every record too; what it returns asks the run to stop if true.
+    `callback(record)` receives every record too; a true result asks the run to stop.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Recorder:
         self._began = self._window_began = time.monotonic()
         self._window_start = (0, 0)
         self.last_evaluation: dict[str, dict[str, float]] = {}
-        self.failed_seeds: dict[str, dict[str, Any]] = {}
+        self.failed_seeds: dict[str, FailedSeed] = {}
         self.env_restarts: dict[str, int] = {}
         self.unrepeatable: str | None = None
         self.stop_requested = False
@@ -62,17 +65,13 @@ class Recorder:
             "unrepeatable": self.unrepeatable,
         }
 
-    def restore(self, position: dict[str, Any]) -> list[str]:
+    def restore(self, run: RunState) -> list[str]:
         """Cuts the records at a checkpoint's position; returns what there is to say of it."""
-        env_step = position["env_step"]
-        self._wall_time_before = position["wall_time_s"]
-        self.last_evaluation = position["last_evaluation"]
-        self.failed_seeds = position["failed_seeds"]
-        # Older checkpoints lack these.
-        self.env_restarts = position.get("env_restarts", {})
-        self.unrepeatable = position.get("unrepeatable")
-        self._window_start = (env_step, position["updates"])
-        sizes = position["record_bytes"]
+        env_step, sizes = run.env_step, run.record_bytes
+        self._wall_time_before = run.wall_time_s
+        self.last_evaluation, self.failed_seeds = run.last_evaluation, run.failed_seeds
+        self.env_restarts, self.unrepeatable = run.env_restarts, run.unrepeatable
+        self._window_start = (env_step, run.updates)
         notes = [
             f"warning: {path} is damaged: records of before env step {env_step} are missing."
             for name, size in sizes.items()
@@ -103,7 +102,7 @@ class Recorder:
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
-        self._each(lambda listener: listener.step(env_step))
+        self._notify(lambda listener: listener.step(env_step))
 
     def metrics(self, env_step: int, updates: int, per_seed: list[Record]) -> None:
         """Adds a line per seed to metrics.jsonl, with the rates since the last ones."""
@@ -121,7 +120,7 @@ class Recorder:
                 "updates_per_s": updated / seconds,
             }
             self._attempt(partial(self._metrics.append, line))
-            self._tell("metrics", line)
+            self._publish("metrics", line)
 
     def evaluation(self, record: Record) -> None:
         """Adds a line to evaluations.jsonl."""
@@ -129,45 +128,45 @@ class Recorder:
         self._attempt(partial(self._evaluations.append, line))
         by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
         by_mode[record["mode"]] = float(np.mean(record["returns"]))
-        self._tell("evaluation", line)
+        self._publish("evaluation", line)
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        """Writes to the run's folder; a full disk is told of, and stops nothing."""
+        """Writes to the run's folder; a full disk is reported and stops nothing."""
         try:
             write()
         except OSError as error:
-            self.message(f"warning: {error}. Training goes on; the next record tries again.")
+            self.message(f"warning: {error}. Training continues; the next record tries again.")
 
-    def _tell(self, kind: str, record: Record) -> None:
-        self._each(lambda listener: getattr(listener, kind)(record))
+    def _publish(self, kind: str, record: Record) -> None:
+        self._notify(lambda listener: getattr(listener, kind)(record))
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
     def message(self, text: str) -> None:
         """Something that the user should read."""
-        self._each(lambda listener: listener.message(text))
+        self._notify(lambda listener: listener.message(text))
 
-    def restart_of_environment(self, seed: int, count: int, text: str) -> None:
-        """An environment of this seed was made anew, for the count-th time."""
-        self.env_restarts[str(seed)] = count
-        self.message(text)
+    def restart_of_environment(self, restart: Restart) -> None:
+        """An environment was re-created."""
+        self.env_restarts[str(restart.seed)] = restart.count
+        self.message(restart.message)
 
-    def _each(self, tell: Callable[[Listener], None]) -> None:
-        """Tells every listener; one that fails is left out from then on.
+    def _notify(self, notify: Callable[[Listener], None]) -> None:
+        """Notifies every listener; one that fails is left out from then on.
 
         A logger's service, its disk, or a terminal that has gone is no reason to stop training.
         """
         for listener in list(self._listeners):
             try:
-                tell(listener)
+                notify(listener)
             except Exception as error:
                 self._listeners.remove(listener)
                 with suppress(Exception):
                     listener.close()
                 name = type(listener).__name__
                 self.message(
-                    f"warning: {name} failed ({type(error).__name__}: {error}) and hears no more "
-                    "in this process. Training goes on."
+                    f"warning: {name} failed ({type(error).__name__}: {error}) and receives "
+                    "no more records in this process. Training continues."
                 )
 
     def status(
@@ -188,7 +187,7 @@ class Recorder:
             "checkpoint_env_step": checkpoint,
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
-            "failed_seeds": self.failed_seeds,
+            "failed_seeds": {seed: asdict(failed) for seed, failed in self.failed_seeds.items()},
             "env_restarts": self.env_restarts,
             "resume": self._kind_of_resume(),
             "process": self._process,
@@ -203,7 +202,7 @@ class Recorder:
 
     def leave(self, text: str) -> None:
         """Says a last thing before the process ends at once."""
-        self._each(lambda listener: listener.leave())
+        self._notify(lambda listener: listener.leave())
         with suppress(OSError, ValueError):
             print(text, flush=True)
 
@@ -211,4 +210,4 @@ class Recorder:
         """Closes files and listeners."""
         self._metrics.close()
         self._evaluations.close()
-        self._each(lambda listener: listener.close())
+        self._notify(lambda listener: listener.close())

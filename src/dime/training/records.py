@@ -37,7 +37,7 @@ def parse_json(content: bytes) -> Any:
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice in a table")
+        raise ValueError("a name appears twice in a table")
     return table
 
 
@@ -81,7 +81,7 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_writable(file: Path) -> None:
-    """Raises `DimeError` where a file has no folder to go to, before its content takes minutes."""
+    """Raises `DimeError` if a file has no folder to go to: its content may take minutes."""
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
 
@@ -144,7 +144,7 @@ class RecordFile:
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line. A number that JSON does not have (NaN, infinity) becomes null.
 
-        Raises `OSError` where the disk does not take it.
+        Raises `OSError` if the disk does not take it.
         """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
         self._unwritten += line.encode()
@@ -205,7 +205,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def cut_records(path: Path, size: int, discarded: Path) -> int:
-    """Moves what stands behind the first `size` bytes to the end of `discarded`.
+    """Moves what follows the first `size` bytes to the end of `discarded`.
 
     Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
     In a file that is shorter, only a last line that is not whole is moved.

@@ -49,7 +49,7 @@ def refuse_unknown_support(
 
 
 def _less_entropy(settings: Any, largest: float, entropy: float) -> str:
-    """What else would do where most of the support would be the entropy's."""
+    """An alternative if most of the support would be the entropy's."""
     if not entropy > largest > 0.0:
         return ""
     initial, bound = settings.temperature.initial * largest / entropy, round_up(2.0 * largest)
@@ -91,10 +91,10 @@ def _random_returns(env: Environment, discount: float, bootstrap: bool) -> np.nd
 
 
 def discounted_returns(rewards: list[float], ends: list[bool], discount: float) -> np.ndarray:
-    """The discounted sum of the rewards from each step on, up to where the MDP ends.
+    """The discounted sum of the rewards from each step on, up to the end of the MDP.
 
-    A time limit is no end: there, and behind the last step, it goes on as bootstrapping would, with
-    the next episode's first step, and after the last one with the first.
+    A time limit does not end the sum: as with bootstrapping it continues, with the next episode's
+    first step, and after the last step with the first.
 
     >>> discounted_returns([-1.0] * 50, [False] * 50, 0.99)[[0, -1]].round(6)
     array([-100., -100.])
@@ -115,7 +115,7 @@ def discounted_returns(rewards: list[float], ends: list[bool], discount: float) 
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50, ... that is not below `value`; 1 where that is 0."""
+    """The next of 1, 2, 5, 10, 20, 50, ... that is not below `value`; 1 for 0."""
     if value <= 0.0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))

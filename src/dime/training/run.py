@@ -1,4 +1,4 @@
-"""Starting and resuming a run: from a config, or from what a run directory holds."""
+"""Starting a run from a config, and resuming one from its run directory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,38 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
+from dime.envs.spaces import Spaces
 from dime.errors import DimeError, require
-from dime.training.allocator import dispatch_from_this_thread
-from dime.training.checkpoint.resumable import refuse_if_other
-from dime.training.compilation_cache import keep_compiled_programs
-from dime.training.config import EnvLike, RunConfig, replace_nested
+from dime.training.checkpoint import Checkpoint, from_arrays
+from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
 from dime.training.device.learners import DeviceLearners
+from dime.training.device.programs import first_episodes
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners
-from dime.training.learners import Compiling, Learners
-from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases
+from dime.training.host.overlap import OverlapLearners
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases, make_progress
 from dime.training.loop import Loop, RunResult
-from dime.training.memory import refuse_if_too_large
-from dime.training.progress import make_progress
+from dime.training.machine import (
+    dispatch_from_this_thread,
+    keep_compiled_programs,
+    refuse_if_too_large,
+)
 from dime.training.recorder import Recorder
-from dime.training.restarts import TellOfRestart
 from dime.training.return_support import require_support
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
 
 
 @dataclass(frozen=True)
-class Audience:
-    """Who hears of a run beside its files."""
+class Hooks:
+    """What a run calls and shows besides writing its files."""
 
     callback: Callable[[Record], Any] | None = None
-    """Hears every record; a true answer stops the run."""
+    """Receives every record; a true result stops the run."""
     progress: bool = True
     """Whether to show how far the run is."""
     before_start: Callable[[RunConfig], None] | None = None
@@ -55,7 +59,7 @@ class Audience:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a resumed run does otherwise from here on; None where it goes on as before."""
+    """What changes from here on in a resumed run; None leaves it as it was."""
 
     num_env_steps: int | None = None
     max_env_restarts: int | None = None
@@ -63,9 +67,7 @@ class Changes:
     env_timeout_s: float | None = None
 
 
-def start_run(
-    config: RunConfig, env: EnvLike, run_dir: Path | None, audience: Audience
-) -> RunResult:
+def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hooks) -> RunResult:
     """A new run; what can be refused is refused before its folder is made.
 
     Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
@@ -77,9 +79,9 @@ def start_run(
             RunDirectory(run_dir).refuse_if_taken()
         _require_loggers(config)
         _refuse_what_does_not_go_together(config, environments[0])
-        _require_agent(config, environments[0], len(config.training.seeds))
-        if audience.before_start is not None:
-            audience.before_start(config)
+        agent = _agent(config, environments[0], len(config.training.seeds))
+        if hooks.before_start is not None:
+            hooks.before_start(config)
         existed = run_dir is not None and run_dir.exists()
         if run_dir:
             directory = RunDirectory.create(run_dir, config.to_json())
@@ -87,17 +89,18 @@ def start_run(
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
-                loop = stack.enter_context(_loop(config, directory, env, environments, 0, audience))
+                learners = _learners(config, env, environments, agent, None)
+                parts = (config, directory, environments[0], learners, hooks)
+                loop = stack.enter_context(_loop(*parts))
             return loop.run(None)
 
 
-def resume_run(
-    run_dir: Path, env: EnvLike | None, changes: Changes, audience: Audience
-) -> RunResult:
-    """Continues a run, or starts it again where no checkpoint was ever completed."""
+def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hooks) -> RunResult:
+    """Continues a run, or restarts it if no checkpoint was ever completed."""
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
-    config = RunConfig.from_json(directory.config())
+    content = directory.config()
+    config = RunConfig.from_json(content)
     if config.env_is_object and env is None:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object ({config.env}), which a "
@@ -112,22 +115,30 @@ def resume_run(
         checkpoint, warnings = directory.checkpoints.load_newest()
         env_step = checkpoint.env_step if checkpoint else 0
         extended = _extended(changed, changes.num_env_steps, env_step, directory)
+        seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
         if checkpoint is None:
             _refuse_if_checkpoints_are_gone(directory)
         else:
-            refuse_if_other(checkpoint, _make_agent(config), environments[0], config.training)
+            _refuse_if_other(checkpoint, config, environments[0])
         _refuse_what_does_not_go_together(extended, environments[0])
-        seeds = checkpoint.run["seeds"] if checkpoint else config.training.seeds
-        _require_agent(extended, environments[0], len(seeds))
+        agent = _agent(extended, environments[0], len(seeds))
+        if checkpoint is not None:
+            _refuse_other_arrays(checkpoint, extended, environments[0], agent)
         # From here on nothing refuses, and the run may be changed.
         if extended != config:
             directory.write_config(extended.to_json())
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
             warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
+        if used := without_removed_options(content)[1]:
+            warnings.append(
+                f"This run used {' and '.join(used)}, which this release no longer has. It "
+                "continues with the same numbers and a replay that takes more memory."
+            )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        with _loop(extended, directory, env, environments, env_step, audience) as loop:
+        learners = _learners(extended, env, environments, agent, checkpoint)
+        with _loop(extended, directory, environments[0], learners, hooks) as loop:
             return loop.run(checkpoint)
 
 
@@ -149,14 +160,52 @@ def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
     if saved is not None:
         raise DimeError(
             f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
-            f"them back, or train anew: dime train --config {directory.path / 'config.json'}"
+            f"them back, or train again: dime train --config {directory.path / 'config.json'}"
         )
 
 
-def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
-    """Makes the agent once: what is wrong with it, or too large, is refused before a folder is."""
+def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Environment) -> None:
+    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
+    spaces, seeds, training = environment.spaces, checkpoint.run.seeds, config.training
+    capacity = training.replay_capacity
+    require(
+        seeds == [seed for seed in training.seeds if seed in seeds],
+        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
+        f"that order: {list(training.seeds)}.",
+    )
+    spaces.refuse_if_other(Spaces.from_json(checkpoint.run.spaces), str(checkpoint.path))
+    first = min((start for _, start in checkpoint.replay_files), default=0)
+    needed = max(0, checkpoint.env_step - capacity)
+    require(
+        first <= needed,
+        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
+        f"{capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
+    )
+    was, now = checkpoint.run.on_device, on_device(environment)
+    places = {True: "in one program with the learner", False: "outside of the learner's program"}
+    require(
+        was == now,
+        f"{checkpoint.path} is of a run whose environments were stepped {places[was]}; now they "
+        f"would be {places[now]}. Resume it with the environment and the env_process that it had.",
+    )
+
+
+def _refuse_other_arrays(
+    checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
+) -> None:
+    """Raises `DimeError` if a checkpoint's arrays are not those of this agent or environment."""
+    keys, num_envs = seed_keys(tuple(checkpoint.run.seeds)), config.training.envs_per_seed
+    from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
+    if isinstance(environment.env, JaxEnv):
+        begin = partial(first_episodes, environment.env.task, num_envs)
+        actions = jnp.zeros((len(keys), num_envs, environment.action_dim))
+        from_arrays(checkpoint.episodes, (jax.eval_shape(begin, keys), actions), "environment")
+
+
+def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
+    """The agent; refuses a wrong one, or one that is too large for so many seeds."""
     spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
-    agent = _make_agent(config)(spec)
+    agent = find_algorithm(config.algorithm).make(config.settings, spec)
     modes = {"explore", *find_algorithm(config.algorithm).modes}
     if not isinstance(agent, Agent) or set(agent.act) != modes:
         found = sorted(agent.act) if isinstance(agent, Agent) else type(agent).__name__
@@ -165,6 +214,7 @@ def _require_agent(config: RunConfig, env: Environment, num_seeds: int) -> None:
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
     refuse_if_too_large(agent, config.training, spec, num_seeds)
+    return agent
 
 
 def on_device(environment: Environment) -> bool:
@@ -185,22 +235,6 @@ def _refuse_what_does_not_go_together(config: RunConfig, environment: Environmen
         f"envs_per_seed is {together}, but {config.env} is not stepped in one program with the "
         "learner: of such an environment each seed has one (docs/environments.md).",
     )
-    require(
-        not (config.training.next_obs_once and on_device(environment)),
-        f"--next-obs-once does not go with {config.env}, which is stepped in one program with the "
-        "learner: only on the host is there a count of the episodes that ended. --replay-dtype "
-        "float16 takes half of the memory too.",
-    )
-    others = {leaf.dtype for leaf in environment.spaces.observation} - {"uint8"}
-    require(
-        config.training.replay_dtype != "uint8" or not others,
-        f"--replay-dtype uint8 does not go with {config.env}, whose observation has "
-        f"{', '.join(sorted(others))}. float16 takes half of the memory.",
-    )
-
-
-def _make_agent(config: RunConfig) -> Callable[[EnvSpec], Agent]:
-    return partial(find_algorithm(config.algorithm).make, config.settings)
 
 
 @contextmanager
@@ -218,7 +252,7 @@ def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]
 
 
 def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environment]:
-    """Makes environments of a run, in processes of their own where its config says so."""
+    """Makes environments of a run, in separate processes if its config says so."""
     training = config.training
     timeout_s = training.env_timeout_s if training.env_process else None
     return partial(make, env, config.env_kwargs, process_timeout_s=timeout_s)
@@ -230,7 +264,7 @@ def _require_loggers(config: RunConfig) -> None:
 
 
 def _changed(config: RunConfig, changes: Changes) -> RunConfig:
-    """The config with everything that changes but its length."""
+    """The config with every change except its length."""
     asked = {name: value for name, value in asdict(changes).items() if value is not None}
     asked.pop("num_env_steps", None)
     return replace_nested(config, {"training": asked})
@@ -251,39 +285,45 @@ def _extended(
     return replace_nested(config, {"training": {"num_env_steps": wanted}})
 
 
+def _learners(
+    config: RunConfig,
+    env: EnvLike,
+    environments: list[Environment],
+    agent: Agent,
+    checkpoint: Checkpoint | None,
+) -> HostLearners | DeviceLearners:
+    training = config.training
+    if on_device(environments[0]):
+        return DeviceLearners(training, agent, environments[0], checkpoint)
+    by_seed = dict(zip(training.seeds, environments, strict=True))
+    make_environment = environment_maker(config, env)
+    chosen = OverlapLearners if training.overlap else HostLearners
+    return chosen(training, agent, by_seed, make_environment, checkpoint)
+
+
 @contextmanager
 def _loop(
     config: RunConfig,
     directory: RunDirectory,
-    env: EnvLike,
-    environments: list[Environment],
-    env_step: int,
-    audience: Audience,
+    environment: Environment,
+    learners: HostLearners | DeviceLearners,
+    hooks: Hooks,
 ) -> Iterator[Loop]:
-    """What is to run from this env step on; inside, signals ask it to stop."""
+    """The loop from the learners' env step on; inside, signals ask it to stop."""
+    env_step = learners.env_step
     directory.add_provenance(env_step)
-
-    def make_learners(compiling: Compiling, tell_of_restart: TellOfRestart) -> Learners:
-        training, make_agent = config.training, _make_agent(config)
-        if on_device(environments[0]):
-            return DeviceLearners(training, make_agent, environments[0], compiling)
-        make_environment = environment_maker(config, env)
-        return HostLearners(
-            training, make_agent, environments, compiling, make_environment, tell_of_restart
-        )
-
-    listeners = _listeners(config, directory, env_step, audience)
-    recorder = Recorder(directory, config.training.num_env_steps, listeners, audience.callback)
+    listeners = _listeners(config, directory, env_step, hooks)
+    recorder = Recorder(directory, config.training.num_env_steps, listeners, hooks.callback)
     with closing(recorder):
-        if warning := time_limit_warning(environments[0]):
+        if warning := time_limit_warning(environment):
             recorder.message(warning)
-        loop = Loop(config.training, directory, make_learners, recorder)
-        with loop.interruption:
+        loop = Loop(config.training, directory, learners, recorder)
+        with loop.interruption, closing(learners):
             yield loop
 
 
 def _listeners(
-    config: RunConfig, directory: RunDirectory, env_step: int, audience: Audience
+    config: RunConfig, directory: RunDirectory, env_step: int, hooks: Hooks
 ) -> list[Listener]:
     training = config.training
     listeners: list[Listener] = []
@@ -292,7 +332,7 @@ def _listeners(
     if training.tensorboard:
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
-    if audience.progress:  # last: it takes the terminal
+    if hooks.progress:  # last: it takes the terminal
         num_seeds = len(training.seeds)
         listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
     return listeners

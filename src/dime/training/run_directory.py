@@ -19,9 +19,9 @@ import jax
 
 import dime
 from dime.errors import DimeError
-from dime.training.checkpoint.checkpoint import CheckpointFolder
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.config import FORMAT_VERSION
-from dime.training.processes import is_gone
+from dime.training.process import is_gone
 from dime.training.records import read_json, signed, write_json
 
 _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
@@ -58,7 +58,7 @@ class RunDirectory:
         self.checkpoints = CheckpointFolder(place / "checkpoints")
 
     def refuse_if_taken(self) -> None:
-        """Raises `TakenError` where something stands already."""
+        """Raises `TakenError` if something is there already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise TakenError(
                 f"{self.path} exists already. Resume it (dime resume {self.path}) or choose "
@@ -79,7 +79,7 @@ class RunDirectory:
             made = True
             place.write_config(config)
             if hidden:
-                hidden.rename(path)  # refused where another process was quicker
+                hidden.rename(path)  # refused if another process was quicker
         except OSError as error:
             if made or hidden:
                 shutil.rmtree(hidden or place.checkpoints.folder, ignore_errors=True)
@@ -121,11 +121,13 @@ class RunDirectory:
         return directory
 
     def refuse_what_is_no_file(self) -> None:
-        """Raises `DimeError` where a folder, a pipe or a device stands for a file of the run."""
+        """Raises `DimeError` if a folder, a pipe or a device is in the place of a run's file."""
         own = [self.metrics_file, self.evaluations_file, self.discarded_file]
         for file in [*own, self.provenance_file, self.status_file, self.path / ".lock"]:
             if file.exists() and not file.is_file():
-                raise DimeError(f"{file} is no file. Put it back, or move away what stands there.")
+                raise DimeError(
+                    f"{file} is no file. Put the file back, or move away what is there."
+                )
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, with a SHA-256 of itself."""

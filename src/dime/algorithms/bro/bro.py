@@ -170,7 +170,7 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    agent = Agent(init=init, act=modes | {"explore": explore}, update=update)
+    agent = Agent(init=init, act={"explore": explore, **modes}, update=update)
     return with_resets(agent, config.reset_env_steps)
 
 

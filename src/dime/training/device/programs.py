@@ -1,9 +1,10 @@
 """The compiled programs of a run whose environments JAX computes: many env steps per dispatch.
 
-A turn is one step of all environments of all seeds: each seed's `envs_per_seed` of them step
+A round is one step of all environments of all seeds: each seed's `envs_per_seed` of them step
 together, which makes as many env steps, and then come the updates that belong to these.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,24 +13,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from dime.envs.jax_env import JaxTask, reset_task, step_task
-from dime.training.device.evaluation import (
-    Acting,
-    Given,
-    begin_playing,
-    over_environments,
-    play,
-)
+from dime.training.config import TrainingConfig
+from dime.training.host.evaluation import MAX_EPISODE_STEPS
 from dime.training.host.programs import (
+    EvaluationInputs,
     Learned,
+    Stream,
     compile_program,
+    derive,
+    evaluation_actions,
+    explore,
     initialise,
     initialise_replay,
     learn,
-    over_seeds,
+    random_actions,
 )
-from dime.training.random_keys import Stream, derive
 from dime.training.replay import Replay, store
-from dime.types import AlgorithmState, Counters, Transition
+from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Transition
+
+
+class Context(NamedTuple):
+    """What the programs are made from."""
+
+    task: JaxTask
+    time_limit: int
+    """Of an episode, in steps."""
+    agent: Agent
+    config: TrainingConfig
+    spec: EnvSpec
 
 
 class Episodes(NamedTuple):
@@ -44,8 +55,8 @@ class Episodes(NamedTuple):
     last_length: Int[Array, "seeds envs"]
 
 
-class Trained(NamedTuple):
-    """All that a turn changes."""
+class DeviceState(NamedTuple):
+    """All that a round changes."""
 
     learned: Learned
     """`finite` is that of the newest updates."""
@@ -90,22 +101,22 @@ def first_episodes(task: JaxTask, num_envs: int, keys: Key[Array, " seeds"]) -> 
     return Episodes(_reset(task, keys, whole), whole, whole, zero, zero, whole)
 
 
-def start(given: Given, keys: Key[Array, " seeds"]) -> Trained:
+def start(context: Context, keys: Key[Array, " seeds"]) -> DeviceState:
     """Everything as it is before the first step."""
-    agent, config = given.agent, given.config
+    agent, config = context.agent, context.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = initialise_replay(config.storage(), given.spec, num_seeds)
+    replay = initialise_replay(config.storage, context.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
-    episodes = first_episodes(given.task, config.envs_per_seed, keys)
+    episodes = first_episodes(context.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)
     metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), learned.metrics)
     num_quantities = len(metrics) + len(FINITE_TOO)
-    return Trained(
+    return DeviceState(
         learned=Learned(state, metrics, jnp.ones((num_seeds, len(metrics)), bool)),
         replay=replay,
         episodes=episodes,
-        action=_actions(given, state, episodes.state.obs, keys, at),
+        action=_actions(context, state, episodes.state.obs, keys, at),
         at=at,
         finite=jnp.ones((num_seeds, num_quantities), bool),
         first_bad_step=jnp.zeros(num_seeds, jnp.int32),
@@ -113,57 +124,35 @@ def start(given: Given, keys: Key[Array, " seeds"]) -> Trained:
 
 
 def _actions(
-    given: Given,
-    state: AlgorithmState,
-    obs: Float[Array, "seeds envs obs"],
-    keys: Key[Array, " seeds"],
-    at: Counters,
+    context: Context, state: AlgorithmState, obs: Float[Array, "seeds envs obs"], keys, at: Counters
 ) -> Float[Array, "seeds envs act"]:
     """The next action in every environment: random ones first, then the policy's."""
-    num_envs = obs.shape[1]
-
-    def spread(key):
-        if num_envs == 1:
-            return key[None]  # the very key of a run on the host, which acts alike
-        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_envs))
-
-    def random(key):
-        def draw(key):
-            return jax.random.uniform(key, (given.spec.action_dim,), minval=-1.0, maxval=1.0)
-
-        return jax.vmap(draw)(spread(derive(key, Stream.RANDOM_ACTION, at.env_step)))
-
-    def explore(state, obs, key):
-        def act(obs, key):
-            return given.agent.act["explore"](state, obs, key, at)
-
-        return jax.vmap(act)(obs, spread(derive(key, Stream.EXPLORE, at.env_step)))
-
+    shape = (obs.shape[1], context.spec.action_dim)
     return jax.lax.cond(
-        at.env_step < given.config.num_random_steps,
-        lambda: over_seeds(random, keys),
-        lambda: over_seeds(explore, state, obs, keys),
+        at.env_step < context.config.num_random_steps,
+        lambda: random_actions(keys, at, shape),
+        lambda: explore(context.agent, state, obs, keys, at),
     )
 
 
 def _step_environments(
-    given: Given,
+    context: Context,
     keys: Key[Array, " seeds"],
     episodes: Episodes,
     action: Float[Array, "seeds envs act"],
 ) -> tuple[Episodes, Transition]:
-    """A step of every environment; where an episode ends, the next one begins."""
-    stepped = over_environments(partial(step_task, given.task), episodes.state, action)
+    """A step of every environment; if an episode ends, the next one begins."""
+    stepped = over_environments(partial(step_task, context.task), episodes.state, action)
     length = episodes.length + 1
     episode_return = episodes.episode_return + stepped.reward
     terminated = stepped.done.astype(bool)
-    ended = terminated | (length >= given.time_limit)
+    ended = terminated | (length >= context.time_limit)
     transition = Transition(
         obs=episodes.state.obs,
         action=action,
         reward=stepped.reward,
         next_obs=stepped.obs,
-        terminated=terminated if given.config.bootstrap_at_time_limits else ended,
+        terminated=terminated if context.config.bootstrap_at_time_limits else ended,
     )
     number = episodes.number + ended
 
@@ -171,9 +160,9 @@ def _step_environments(
         def chosen(new, old):
             return jnp.where(ended.reshape(ended.shape + (1,) * (new.ndim - 2)), new, old)
 
-        return jax.tree.map(chosen, _reset(given.task, keys, number), stepped)
+        return jax.tree.map(chosen, _reset(context.task, keys, number), stepped)
 
-    following = Episodes(
+    next_episodes = Episodes(
         state=jax.lax.cond(ended.any(), begin_next, lambda: stepped),
         number=number,
         length=jnp.where(ended, 0, length),
@@ -181,15 +170,15 @@ def _step_environments(
         last_return=jnp.where(ended, episode_return, episodes.last_return),
         last_length=jnp.where(ended, length, episodes.last_length),
     )
-    return following, transition
+    return next_episodes, transition
 
 
-def turn(given: Given, keys: Key[Array, " seeds"], before: Trained) -> Trained:
+def step_round(context: Context, keys: Key[Array, " seeds"], before: DeviceState) -> DeviceState:
     """A step of every environment, the updates that belong to it, the next actions."""
-    agent, config = given.agent, given.config
+    agent, config = context.agent, context.config
     num_envs = config.envs_per_seed
     at = Counters(before.at.env_step + num_envs, before.at.update)
-    episodes, transition = _step_environments(given, keys, before.episodes, before.action)
+    episodes, transition = _step_environments(context, keys, before.episodes, before.action)
     numbers = before.at.env_step + jnp.arange(num_envs)
     replay = jax.vmap(store, in_axes=(0, 0, None))(before.replay, transition, numbers)
     due = config.learns_after(at.env_step)
@@ -199,13 +188,13 @@ def turn(given: Given, keys: Key[Array, " seeds"], before: Trained) -> Trained:
         lambda state: before.learned._replace(state=state),
         before.learned.state,
     )
-    action = _actions(given, learned.state, episodes.state.obs, keys, at)
+    action = _actions(context, learned.state, episodes.state.obs, keys, at)
     seen = jnp.stack([transition.next_obs, episodes.state.obs], axis=1)  # resets' too
     finite = jnp.concatenate(
         [learned.finite, *map(_finite, (action, seen, transition.reward))], axis=1
     )
     first = (before.first_bad_step == 0) & ~finite.all(1)
-    return Trained(
+    return DeviceState(
         learned=learned,
         replay=replay,
         episodes=episodes,
@@ -220,27 +209,96 @@ def _finite(values: Float[Array, "seeds ..."]) -> Bool[Array, "seeds 1"]:
     return jnp.isfinite(values).reshape(values.shape[0], -1).all(1, keepdims=True)
 
 
+def over_environments(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` for every environment of every seed."""
+    return jax.vmap(jax.vmap(function))(*arguments)
+
+
+class ActingAgents(NamedTuple):
+    """The agents of an evaluation."""
+
+    state: AlgorithmState
+    keys: Key[Array, " seeds"]
+    at: Counters
+
+
+class EvaluationState(NamedTuple):
+    """An evaluation in progress. All leaves except `step` lead with (seeds, episodes)."""
+
+    state: Any
+    running: Bool[Array, "seeds episodes"]
+    episode_return: Float[Array, "seeds episodes"]
+    length: Int[Array, "seeds episodes"]
+    finite: Bool[Array, "seeds episodes"]
+    step: Int[Array, ""]
+
+
+def begin_evaluation(task: JaxTask, seeds: UInt32[Array, "seeds episodes"]) -> EvaluationState:
+    """An evaluation's episodes before their first step."""
+    state = over_environments(lambda seed: reset_task(task, jax.random.PRNGKey(seed)), seeds)
+    return EvaluationState(
+        state=state,
+        running=jnp.ones(seeds.shape, bool),
+        episode_return=jnp.zeros(seeds.shape),
+        length=jnp.zeros(seeds.shape, jnp.int32),
+        finite=jnp.isfinite(state.obs).all(-1),
+        step=jnp.int32(0),
+    )
+
+
+def evaluate(
+    context: Context,
+    mode: str,
+    acting: ActingAgents,
+    before: EvaluationState,
+    num_steps: Int[Array, ""],
+) -> EvaluationState:
+    """At most `num_steps` more steps of an evaluation's episodes."""
+    agents, keys, at = acting
+    episodes = jnp.arange(before.running.shape[1], dtype=jnp.int32)
+    last = before.step + num_steps
+    time_limit = min(context.time_limit, MAX_EPISODE_STEPS)
+
+    def step(now: EvaluationState) -> EvaluationState:
+        inputs = EvaluationInputs(now.state.obs, episodes, now.step, keys, at)
+        action = evaluation_actions(context.agent, mode, agents, inputs)
+        stepped = over_environments(partial(step_task, context.task), now.state, action)
+        length = now.length + now.running
+        finite = jnp.isfinite(stepped.reward) & jnp.isfinite(stepped.obs).all(-1)
+        continues = finite & (stepped.done == 0) & (length < time_limit)
+        return EvaluationState(
+            state=stepped,
+            running=now.running & continues,
+            episode_return=now.episode_return + jnp.where(now.running, stepped.reward, 0.0),
+            length=length,
+            finite=now.finite & (finite | ~now.running),
+            step=now.step + 1,
+        )
+
+    return jax.lax.while_loop(lambda now: now.running.any() & (now.step < last), step, before)
+
+
 class DevicePrograms:
     """The above, compiled for a number of seeds."""
 
-    def __init__(self, given: Given, keys: Key[Array, " seeds"]):
-        config = given.config
-        begin, begin_playing_it = partial(start, given), partial(begin_playing, given.task)
+    def __init__(self, context: Context, keys: Key[Array, " seeds"]):
+        config = context.config
+        begin, begin_episodes = partial(start, context), partial(begin_evaluation, context.task)
 
-        def advance(trained: Trained, keys, num_turns) -> Trained:
-            one_turn = partial(turn, given, keys)
-            return jax.lax.fori_loop(0, num_turns, lambda _, trained: one_turn(trained), trained)
+        def advance(state: DeviceState, keys, num_rounds) -> DeviceState:
+            one_round = partial(step_round, context, keys)
+            return jax.lax.fori_loop(0, num_rounds, lambda _, state: one_round(state), state)
 
         compiled = partial(compile_program, config)
-        self.shape: Trained = jax.eval_shape(begin, keys)
+        self.shape: DeviceState = jax.eval_shape(begin, keys)
         count = jax.ShapeDtypeStruct((), jnp.int32)
         seeds = jax.ShapeDtypeStruct((keys.shape[0], config.num_evaluation_episodes), jnp.uint32)
-        played = jax.eval_shape(begin_playing_it, seeds)
-        acting = Acting(self.shape.learned.state, keys, self.shape.at)
+        episodes = jax.eval_shape(begin_episodes, seeds)
+        acting = ActingAgents(self.shape.learned.state, keys, self.shape.at)
         self.start = compiled(begin, keys)
         self.advance = compiled(advance, self.shape, keys, count, donated=0)
-        self.begin_playing = compiled(begin_playing_it, seeds)
-        self.play = {
-            mode: compiled(partial(play, given, mode), acting, played, count, donated=1)
+        self.begin_evaluation = compiled(begin_episodes, seeds)
+        self.evaluate = {
+            mode: compiled(partial(evaluate, context, mode), acting, episodes, count, donated=1)
             for mode in config.evaluation_modes
         }

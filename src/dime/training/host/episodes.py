@@ -1,11 +1,13 @@
 """The environment's side of a run: one stream of episodes per seed."""
 
-from typing import Any, NamedTuple
+import random
+from typing import NamedTuple
 
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.restarts import Restarts
+from dime.training.checkpoint import EpisodePosition
+from dime.training.faults import Restarts
 
 TRAINING, EVALUATION = range(2)
 
@@ -33,7 +35,7 @@ class Observed(NamedTuple):
 class EpisodeStream:
     """A seed's training environment, one episode after the other.
 
-    Where the environment raises, it is made anew and the episode is cut, as long as `restarts` has
+    If the environment raises, it is re-created and the episode is cut, as long as `restarts` has
     some left; after that its error is raised, and the stream is as before.
     """
 
@@ -59,9 +61,9 @@ class EpisodeStream:
         self.episode_return = 0.0
 
     def _reset(self, number: int, error: Exception | None = None) -> tuple[int, np.ndarray]:
-        """The number and the first observation of an episode, a later one where a reset fails.
+        """The number and the first observation of an episode, a later one if a reset fails.
 
-        After an `error` the environment is made anew before.
+        After an `error` the environment is re-created first.
         """
         while True:
             if error is not None and not self.restarts.take(self.env.name, error):
@@ -74,14 +76,14 @@ class EpisodeStream:
                 error, number = another, number + 1
 
     def start_step(self, action: np.ndarray) -> None:
-        """Lets an environment in a process of its own begin the step that `step` ends."""
+        """Lets an environment in another process begin the step that `step` completes."""
         self.env.start_step(action)
 
     def step(self, action: np.ndarray) -> Observed:
-        """Takes a step; begins the next episode where this one ends.
+        """Takes a step; begins the next episode if this one ends.
 
-        `next_obs` of the result is the true successor, also where the episode ended. Where the
-        environment was made anew, the same action is taken in the new episode: each step gives one
+        `next_obs` of the result is the true successor, also at the end of an episode. If the
+        environment was re-created, the same action is taken in the new episode: each step gives one
         transition, and for an off-policy learner it is one like any other.
         """
         while True:
@@ -91,45 +93,40 @@ class EpisodeStream:
             except Exception as error:  # whatever a user's environment raises
                 self._begin(*self._reset(self.number + 1, error))
         obs, ended = self.obs, result.terminated or result.truncated
-        following = self._reset(self.number + 1) if ended else (self.number, result.obs)
+        next_episode = self._reset(self.number + 1) if ended else None
         self.actions.append(action)
         self.episode_return += result.reward
-        if ended:
+        self.obs = result.obs
+        if next_episode is not None:
             self.last_return, self.last_length = self.episode_return, len(self.actions)
-            self._begin(*following)
-        self.obs = following[1]
+            self._begin(*next_episode)
         reward = np.float32(result.reward)
         terminated = result.terminated or (ended and not self.bootstrap_at_time_limits)
         return Observed(obs, action, reward, result.obs, terminated, self.obs)
 
-    def to_json(self) -> dict[str, Any]:
-        """Where the stream is, but for the actions of the episode in progress."""
-        return {
-            "number": self.number,
-            "episode_return": self.episode_return,
-            "last_return": self.last_return,
-            "last_length": self.last_length,
-        }
+    def position(self) -> EpisodePosition:
+        """Where the stream is, except for the actions of the episode in progress."""
+        return EpisodePosition(self.number, self.episode_return, self.last_return, self.last_length)
 
-    def restore(self, position: dict[str, Any], actions: np.ndarray, obs: np.ndarray) -> bool:
-        """Replays the episode in progress; False where the environment did not follow.
+    def restore(self, position: EpisodePosition, actions: np.ndarray, obs: np.ndarray) -> bool:
+        """Replays the episode in progress; False if the environment did not follow.
 
         Physics engines keep more than their visible state (MuJoCo: a warm start), so the episode
         is stepped again from its seed. An environment that its seed does not determine ends up
         elsewhere than at `obs`; then the episode in progress is cut and the next one begins.
         """
-        self.last_return, self.last_length = position["last_return"], position["last_length"]
+        self.last_return, self.last_length = position.last_return, position.last_length
         error: Exception | None = None
         try:
-            first = self.env.reset(episode_seed(self.seed, TRAINING, position["number"]))
-            self._begin(position["number"], first)
+            first = self.env.reset(episode_seed(self.seed, TRAINING, position.number))
+            self._begin(position.number, first)
             self._replay(actions)
         except Exception as raised:  # whatever a user's environment raises
             error = raised
-        self.episode_return = position["episode_return"]
+        self.episode_return = position.episode_return
         if error is None and len(self.actions) == len(actions) and np.array_equal(self.obs, obs):
             return True
-        self._begin(*self._reset(position["number"] + 1, error))
+        self._begin(*self._reset(position.number + 1, error))
         return False
 
     def _replay(self, actions: np.ndarray) -> None:
@@ -139,3 +136,63 @@ class EpisodeStream:
             self.obs = result.obs
             if result.terminated or result.truncated:
                 break
+
+
+KEEPS_STATE = (
+    "the same seed and actions did not give the same episode again: it keeps state between episodes"
+)
+SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
+NOT_TRIED = "it failed when its episodes were to be repeated as a trial"
+
+_NUM_STEPS = 5
+_SEED, _ANOTHER_SEED = 20_011, 20_021
+_REMEDIES = {
+    KEEPS_STATE: "Make reset(seed=...) rebuild whatever an episode changes, also the statistics of "
+    "a wrapper, and draw everything from self.np_random. Evaluations use new environments.",
+    SHARES_RANDOMNESS: "--env-process gives each environment its own; better, draw everything from "
+    "self.np_random.",
+}
+
+
+def why_not_repeatable(env: Environment) -> str | None:
+    """One of the reasons above; None if a few steps say nothing against it.
+
+    The trial resets before an episode ends, which some environments refuse: that is no failure.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        first = _rollout(env, _SEED)
+        _rollout(env, _ANOTHER_SEED)
+        if _rollout(env, _SEED) != first:
+            return KEEPS_STATE
+        return None if _rollout(env, _SEED, others_draw=True) == first else SHARES_RANDOMNESS
+    except Exception:  # whatever a user's environment raises
+        return NOT_TRIED
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def repeat_warning(name: str, reason: str) -> str:
+    """What to say of an environment that does not repeat its episodes."""
+    if reason == NOT_TRIED:
+        return f"note: {name}: {reason}; a resumed run may differ from an uninterrupted one."
+    return (
+        f"warning: {name}: {reason}. A resumed run is therefore approximate: it differs from an "
+        f"uninterrupted one. {_REMEDIES[reason]}"
+    )
+
+
+def _rollout(env: Environment, seed: int, others_draw: bool = False) -> list[tuple[bytes, float]]:
+    """The observations and rewards of a few random steps."""
+    actions = np.random.default_rng(0)
+    seen = [(env.reset(seed).tobytes(), 0.0)]
+    for _ in range(_NUM_STEPS):
+        if others_draw:
+            random.random()
+            np.random.random()
+        result = env.step(actions.uniform(-1.0, 1.0, env.action_dim).astype(np.float32))
+        seen.append((result.obs.tobytes(), result.reward))
+        if result.terminated or result.truncated:
+            break
+    return seen

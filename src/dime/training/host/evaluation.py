@@ -1,24 +1,29 @@
-"""Evaluations: whole episodes under a named action mode, on environments of their own."""
+"""Evaluations: whole episodes in a named action mode, in separate environments."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError
-from dime.training.host.episodes import EVALUATION, episode_seed
-from dime.training.repeats import KEEPS_STATE, NOT_TRIED, why_not_repeatable
+from dime.training.host.episodes import (
+    EVALUATION,
+    KEEPS_STATE,
+    NOT_TRIED,
+    episode_seed,
+    why_not_repeatable,
+)
 
 MAX_EPISODE_STEPS = 10_000
-"""Where an episode is cut that its environment does not end."""
+"""An episode that does not end earlier is cut here."""
 
 Actions = Callable[[np.ndarray, int], np.ndarray]
 """Observations (seeds, episodes, obs) and the step in the episodes to actions in [-1, 1]."""
 
 
 def time_limit_warning(env: Environment) -> str | None:
-    """What to say before a run where the environment declares no time limit."""
+    """What to say before a run if the environment declares no time limit."""
     if env.max_episode_steps is not None:
         return None
     return (
@@ -30,43 +35,13 @@ def time_limit_warning(env: Environment) -> str | None:
 
 
 class EpisodeResult(NamedTuple):
-    """One episode of an evaluation; success is None where the environment does not report it."""
+    """One episode of an evaluation; success is None if the environment does not report it."""
 
     seed: int
     episode_return: float
     length: int
     success_any: bool | None
     success_last: bool | None
-
-
-class _Episode:
-    """An episode in progress."""
-
-    def __init__(self, env: Environment, seed: int):
-        self.env = env
-        self.seed = seed
-        self.obs = env.reset(seed)
-        self.rewards: list[float] = []
-        self.successes: list[bool | None] = []
-        self.running = True
-
-    def step(self, action: np.ndarray) -> None:
-        result = self.env.step(action)
-        self.obs = result.obs
-        self.rewards.append(result.reward)
-        self.successes.append(result.success)
-        ended = result.terminated or result.truncated or len(self.rewards) >= MAX_EPISODE_STEPS
-        self.running = not ended
-
-    def result(self) -> EpisodeResult:
-        reported = [success for success in self.successes if success is not None]
-        return EpisodeResult(
-            seed=self.seed,
-            episode_return=float(np.sum(self.rewards)),
-            length=len(self.rewards),
-            success_any=any(reported) if reported else None,
-            success_last=self.successes[-1],
-        )
 
 
 def evaluation_seeds(seed: int, env_step: int, num_episodes: int) -> list[int]:
@@ -85,8 +60,7 @@ class EpisodeError(Exception):
 class EnvironmentPool:
     """Environments for evaluations, made when they are first needed.
 
-    Attributes:
-        unrepeatable: why their episodes do not follow from their seeds, once they have been tried.
+    `unrepeatable` says why their episodes do not follow from their seeds, once that was tried.
     """
 
     def __init__(self, make: Callable[[], Environment], training: list[Environment]):
@@ -136,30 +110,79 @@ class EnvironmentPool:
             env.close()
 
 
-def run_episodes(
-    environments: list[Environment],
-    seeds: list[list[int]],
-    actions: Actions,
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[list[EpisodeResult]] | None:
-    """Plays all episodes side by side, one call of `actions` per step for all of them.
+class _Episode:
+    """An episode in progress."""
 
-    `seeds` by agent, then by episode; one environment for each. None where `stopped` said so in
-    between. Raises `EpisodeError`.
+    def __init__(self, env: Environment, seed: int):
+        self.env = env
+        self.seed = seed
+        self.obs = env.reset(seed)
+        self.rewards: list[float] = []
+        self.successes: list[bool | None] = []
+        self.running = True
+
+    def step(self, action: np.ndarray) -> None:
+        result = self.env.step(action)
+        self.obs = result.obs
+        self.rewards.append(result.reward)
+        self.successes.append(result.success)
+        ended = result.terminated or result.truncated or len(self.rewards) >= MAX_EPISODE_STEPS
+        self.running = not ended
+
+    def result(self) -> EpisodeResult:
+        reported = [success for success in self.successes if success is not None]
+        return EpisodeResult(
+            seed=self.seed,
+            episode_return=float(np.sum(self.rewards)),
+            length=len(self.rewards),
+            success_any=any(reported) if reported else None,
+            success_last=self.successes[-1],
+        )
+
+
+class Evaluation(Protocol):
+    """Whole episodes in progress, of every agent."""
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode has not ended yet."""
+        ...
+
+    def advance(self) -> None:
+        """Takes some steps of the episodes that run. Raises `EpisodeError`."""
+
+    def results(self) -> list[list[EpisodeResult]]:
+        """Of all episodes, by agent. Raises `EpisodeError`."""
+        ...
+
+
+class Episodes:
+    """Episodes side by side, one call of `actions` per step for all of them.
+
+    `seeds` by agent, then by episode; one environment for each. Raises `EpisodeError`.
     """
-    spare = iter(environments)
-    groups = [
-        [_guarded(agent, _Episode, next(spare), seed) for seed in group]
-        for agent, group in enumerate(seeds)
-    ]
-    step = 0
-    while any(episode.running for group in groups for episode in group):
-        if stopped():
-            return None
-        obs = np.stack([[episode.obs for episode in group] for group in groups])
+
+    def __init__(self, environments: list[Environment], seeds: list[list[int]], actions: Actions):
+        spare = iter(environments)
+        self._actions = actions
+        self._step = 0
+        self._groups = [
+            [_guarded(agent, _Episode, next(spare), seed) for seed in group]
+            for agent, group in enumerate(seeds)
+        ]
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode has not ended yet."""
+        return any(episode.running for group in self._groups for episode in group)
+
+    def advance(self) -> None:
+        """Takes one step of every episode that runs."""
+        obs = np.stack([[episode.obs for episode in group] for group in self._groups])
+        actions = self._actions(obs, self._step)
         taken = [
             (agent, episode, action)
-            for agent, (group, row) in enumerate(zip(groups, actions(obs, step), strict=True))
+            for agent, (group, row) in enumerate(zip(self._groups, actions, strict=True))
             for episode, action in zip(group, row, strict=True)
             if episode.running
         ]
@@ -167,8 +190,21 @@ def run_episodes(
             episode.env.start_step(action)
         for agent, episode, action in taken:
             _guarded(agent, episode.step, action)
-        step += 1
-    return [[episode.result() for episode in group] for group in groups]
+        self._step += 1
+
+    def results(self) -> list[list[EpisodeResult]]:
+        """Of all episodes, by agent."""
+        return [[episode.result() for episode in group] for group in self._groups]
+
+
+def run_episodes(
+    environments: list[Environment], seeds: list[list[int]], actions: Actions
+) -> list[list[EpisodeResult]]:
+    """Plays `Episodes` to their ends. Raises `EpisodeError`."""
+    episodes = Episodes(environments, seeds, actions)
+    while episodes.running:
+        episodes.advance()
+    return episodes.results()
 
 
 def _guarded(agent: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,9 +12,27 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dime.training.config import TrainingConfig
-from dime.training.random_keys import Stream, derive
 from dime.training.replay import Replay, Storage, empty_replay, sample_batch, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
+
+
+class Stream(IntEnum):
+    """What random numbers are for."""
+
+    INIT = 0
+    RANDOM_ACTION = 1
+    EXPLORE = 2
+    BATCH = 3
+    UPDATE = 4
+    EVALUATION = 5
+    EPISODE = 6
+
+
+def derive(key: Key[Array, ""], stream: Stream, *numbers: Any) -> Key[Array, ""]:
+    """The key of a stream at these counters: a run keeps its seeds' keys and no others."""
+    for number in (stream, *numbers):
+        key = jax.random.fold_in(key, number)
+    return key
 
 
 class Learned(NamedTuple):
@@ -36,16 +55,16 @@ class Advanced(NamedTuple):
     action: Float[Array, "seeds act"]
 
 
-class Turn(NamedTuple):
-    """What one env step of every seed brings to the program, besides what it keeps."""
+class StepInputs(NamedTuple):
+    """What one env step of every seed brings to the program."""
 
     transition: Transition
-    next_obs: Float[Array, "seeds obs"]  # to act on: a reset's where the episode ended
+    next_obs: Float[Array, "seeds obs"]  # to act on: a reset's if the episode ended
     keys: Key[Array, " seeds"]
     at: Counters
 
 
-class EvaluationTurn(NamedTuple):
+class EvaluationInputs(NamedTuple):
     """What one step of all episodes of an evaluation brings to the program."""
 
     obs: Float[Array, "seeds episodes obs"]
@@ -55,10 +74,10 @@ class EvaluationTurn(NamedTuple):
     at: Counters
 
 
-def evaluation_turn(obs: Any, first_episode: int, step: int, keys: Any, at: Counters) -> Any:
-    """The turn of episodes `first_episode`, `first_episode + 1`, ..."""
+def evaluation_inputs(obs: Any, first_episode: int, step: int, keys: Any, at: Counters) -> Any:
+    """The inputs of episodes `first_episode`, `first_episode + 1`, ..."""
     episodes = np.arange(first_episode, first_episode + obs.shape[1], dtype=np.int32)
-    return EvaluationTurn(obs, episodes, np.int32(step), keys, at)  # pyright: ignore[reportArgumentType]
+    return EvaluationInputs(obs, episodes, np.int32(step), keys, at)  # pyright: ignore[reportArgumentType]
 
 
 def counters(env_step: int, update: int) -> Counters:
@@ -97,7 +116,7 @@ def compile_program(
 
 
 def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function` for every seed, where all arguments lead with the axis of seeds.
+    """`function` for every seed; all arguments lead with the axis of seeds.
 
     One seed alone goes without that axis: products over an axis of length one cost a CPU twice the
     time (the update at dog-run's sizes: 0.3 to 0.4 of the machine's matrix-product rate, 0.7
@@ -117,8 +136,7 @@ def initialise(agent: Agent, keys: Key[Array, " seeds"]) -> AlgorithmState:
 def initialise_replay(storage: Storage, spec: EnvSpec, num_seeds: int) -> Replay:
     """An empty ring for every seed."""
     one = jax.eval_shape(lambda: empty_replay(storage, spec))
-    replay = jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
-    return replay if replay.end is None else replay._replace(end=replay.end - 1)
+    return jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
 
 
 def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
@@ -126,47 +144,70 @@ def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
     return jax.vmap(store, in_axes=(0, 0, None))(replay, transition, at.env_step - 1)
 
 
+def _for_each_environment(
+    function: Callable[..., Any], key: Key[Array, ""], envs: tuple[int, ...], *arguments: Any
+) -> Any:
+    """`function(key, *arguments)` for a seed's environment, or for each of several.
+
+    On the host a seed has one, and `envs` is empty. On the device it is their number; a single one
+    has the key that it would have on the host.
+    """
+    if not envs:
+        return function(key, *arguments)
+    if envs == (1,):
+        keys = key[None]
+    else:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(envs[0]))
+    return jax.vmap(function)(keys, *arguments)
+
+
 def random_actions(
-    keys: Key[Array, " seeds"], at: Counters, action_dim: int
-) -> Float[Array, "seeds act"]:
-    """Uniform actions of the first steps."""
+    keys: Key[Array, " seeds"], at: Counters, shape: tuple[int, ...]
+) -> Float[Array, "seeds *envs act"]:
+    """Uniform actions of the first steps; `shape` is that of one seed's."""
 
     def draw(key):
-        key = derive(key, Stream.RANDOM_ACTION, at.env_step)
-        return jax.random.uniform(key, (action_dim,), minval=-1.0, maxval=1.0)
+        return jax.random.uniform(key, shape[-1:], minval=-1.0, maxval=1.0)
 
-    return over_seeds(draw, keys)
+    def of_a_seed(key):
+        key = derive(key, Stream.RANDOM_ACTION, at.env_step)
+        return _for_each_environment(draw, key, shape[:-1])
+
+    return over_seeds(of_a_seed, keys)
 
 
 def explore(
-    agent: Agent, state: AlgorithmState, obs: Float[Array, "seeds obs"], keys, at: Counters
-) -> Float[Array, "seeds act"]:
-    """Every seed's next action in the training environment."""
+    agent: Agent, state: AlgorithmState, obs: Float[Array, "seeds *envs obs"], keys, at: Counters
+) -> Float[Array, "seeds *envs act"]:
+    """Every seed's next actions in its training environments."""
 
-    def act(state, obs, key):
-        return agent.act["explore"](state, obs, derive(key, Stream.EXPLORE, at.env_step), at)
+    def of_a_seed(state, obs, key):
+        key = derive(key, Stream.EXPLORE, at.env_step)
+        return _for_each_environment(
+            lambda key, obs: agent.act["explore"](state, obs, key, at), key, obs.shape[:-1], obs
+        )
 
-    return over_seeds(act, state, obs, keys)
+    return over_seeds(of_a_seed, state, obs, keys)
 
 
 def evaluation_actions(
-    agent: Agent, mode: str, state: AlgorithmState, turn: EvaluationTurn
+    agent: Agent, mode: str, state: AlgorithmState, inputs: EvaluationInputs
 ) -> Float[Array, "seeds episodes act"]:
-    """Actions in an evaluation's episodes, each with random numbers of its own.
+    """Actions in an evaluation's episodes, each with its own random numbers.
 
     An episode is the same however many are played beside it.
     """
-    mode_number, at = sorted(agent.act).index(mode), turn.at
+    mode_number, at = sorted(agent.act).index(mode), inputs.at
 
     def act_in_all(state, obs, key):
-        key = derive(key, Stream.EVALUATION, mode_number, at.env_step, turn.step)
+        key = derive(key, Stream.EVALUATION, mode_number, at.env_step, inputs.step)
 
         def act(obs, episode):
             return agent.act[mode](state, obs, jax.random.fold_in(key, episode), at)
 
-        return jax.vmap(act)(obs, turn.episodes)
+        return jax.vmap(act)(obs, inputs.episodes)
 
-    return over_seeds(act_in_all, state, turn.obs, turn.keys)
+    return over_seeds(act_in_all, state, inputs.obs, inputs.keys)
 
 
 def learn(
@@ -211,41 +252,34 @@ def learn(
 
 
 def advance(
-    agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, turn: Turn
+    agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, inputs: StepInputs
 ) -> Advanced:
     """Stores the transition, learns, acts on `next_obs` (paper, algorithm 1)."""
-    replay = store_all(replay, turn.transition, turn.at)
-    learned = learn(agent, config, state, replay, turn.keys, turn.at)
-    action = explore(agent, learned.state, turn.next_obs, turn.keys, turn.at)
+    transition, next_obs, keys, at = inputs
+    replay = store_all(replay, transition, at)
+    learned = learn(agent, config, state, replay, keys, at)
+    action = explore(agent, learned.state, next_obs, keys, at)
     return Advanced(replay, learned, action)
 
 
 class Programs:
     """The above, compiled for a number of seeds before the loop begins."""
 
-    def __init__(
-        self,
-        agent: Agent,
-        config: TrainingConfig,
-        spec: EnvSpec,
-        num_seeds: int,
-        room_for_ends: int | None = None,
-    ):
+    def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
         self.agent, self.config, self.spec = agent, config, spec
         keys = jax.eval_shape(lambda: seed_keys(tuple(range(num_seeds))))
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        storage = config.storage(room_for_ends)
-        replay = jax.eval_shape(lambda: initialise_replay(storage, spec, num_seeds))
-        turn = jax.eval_shape(partial(_example_turn, spec, num_seeds))
+        replay = jax.eval_shape(lambda: initialise_replay(config.storage, spec, num_seeds))
+        inputs = jax.eval_shape(partial(_example_inputs, spec, num_seeds))
         evaluation = jax.eval_shape(
-            partial(_example_evaluation_turn, spec, num_seeds, config.num_evaluation_episodes)
+            partial(_example_evaluation_inputs, spec, num_seeds, config.num_evaluation_episodes)
         )
 
         compiled = partial(compile_program, config)
-        state, obs, at = self.state_shape, turn.next_obs, turn.at
-        self.store = compiled(store_all, replay, turn.transition, at, donated=0)
+        state, obs, at = self.state_shape, inputs.next_obs, inputs.at
+        self.store = compiled(store_all, replay, inputs.transition, at, donated=0)
         self.random_actions = compiled(
-            lambda keys, at: random_actions(keys, at, spec.action_dim), keys, at
+            lambda keys, at: random_actions(keys, at, (spec.action_dim,)), keys, at
         )
         self.explore = compiled(partial(explore, agent), state, obs, keys, at)
         self.evaluate = {
@@ -256,21 +290,23 @@ class Programs:
             self.learn = compiled(partial(learn, agent, config), state, replay, keys, at, donated=0)
         else:
             self.advance = compiled(
-                partial(advance, agent, config), state, replay, turn, donated=(0, 1)
+                partial(advance, agent, config), state, replay, inputs, donated=(0, 1)
             )
 
 
-def _example_turn(spec: EnvSpec, num_seeds: int) -> Turn:
+def _example_inputs(spec: EnvSpec, num_seeds: int) -> StepInputs:
     obs, scalar = jnp.zeros((num_seeds, spec.obs_dim)), jnp.zeros(num_seeds)
     action = jnp.zeros((num_seeds, spec.action_dim))
     transition = Transition(obs, action, scalar, obs, scalar > 0.0)
-    counter = jnp.zeros((), jnp.int32)
-    return Turn(transition, obs, seed_keys(tuple(range(num_seeds))), Counters(counter, counter))
+    keys, counter = seed_keys(tuple(range(num_seeds))), jnp.zeros((), jnp.int32)
+    return StepInputs(transition, obs, keys, Counters(counter, counter))
 
 
-def _example_evaluation_turn(spec: EnvSpec, num_seeds: int, num_episodes: int) -> EvaluationTurn:
+def _example_evaluation_inputs(
+    spec: EnvSpec, num_seeds: int, num_episodes: int
+) -> EvaluationInputs:
     counter = jnp.zeros((), jnp.int32)
-    return EvaluationTurn(
+    return EvaluationInputs(
         obs=jnp.zeros((num_seeds, num_episodes, spec.obs_dim)),
         episodes=jnp.arange(num_episodes, dtype=jnp.int32),
         step=counter,

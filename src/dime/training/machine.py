@@ -1,0 +1,166 @@
+"""The machine a run uses: its memory, how glibc hands it out, and programs kept between runs.
+
+XLA allocates a program's working memory on a CPU at each call (173 MB at the paper's sizes for
+dog-run). By default glibc maps it again each time and the kernel clears it page by page: 42 000
+page faults and 0.1 s of system time per env step, on two cores a tenth of the whole. Only the heap
+of the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads
+would do too, but costs small networks 40 %.) Without glibc, or if the environment says how to
+allocate (`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
+"""
+
+import ctypes
+import math
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dime.errors import DimeError
+from dime.training.config import TrainingConfig
+from dime.training.host.programs import initialise, initialise_replay, seed_keys
+from dime.training.replay import Storage
+from dime.types import Agent, EnvSpec
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt's options (malloc.h)
+_NEVER = -1
+_DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65_536}
+
+
+def dispatch_from_this_thread() -> None:
+    """Before JAX computes anything: a CPU's programs run, and allocate, in the calling thread.
+
+    The loop waits for the next action anyway; only with `overlap` it has something else to do.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, freed memory stays with the process; see `dispatch_from_this_thread`."""
+    if jax.default_backend() != "cpu" or not _may_be_changed():
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        for option, value in _DEFAULTS.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+def _may_be_changed() -> bool:
+    is_said = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    return platform.libc_ver()[0] == "glibc" and not is_said
+
+
+_LARGEST_CACHE = 2 * 2**30  # bytes; beyond that the least recently used goes
+_SHORTEST_S = 0.05  # of compilation, worth a file
+
+
+def keep_compiled_programs() -> None:
+    """Keeps programs that take 50 ms or more to compile in the user's cache folder, at most 2 GB.
+
+    JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR=FOLDER` keeps them elsewhere, and
+    `JAX_ENABLE_COMPILATION_CACHE=false` nowhere. The key of a program holds the versions, the
+    options and the device, so a kept one is the one that would be compiled.
+    """
+    config: Any = jax.config  # whose options type checkers do not know
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return
+    with suppress(OSError, RuntimeError):  # no home, or none to write to: compiled as before
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(caches, "dime", "compiled")
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            config.update("jax_compilation_cache_max_size", _LARGEST_CACHE)
+            config.update("jax_compilation_cache_dir", str(folder))
+            if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+                config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_S)
+
+
+_MEMORY_FILE = Path("/proc/meminfo")
+_LIMIT_FILE = Path("/sys/fs/cgroup/memory.max")  # of a container
+_USE_FILE = Path("/sys/fs/cgroup/memory.stat")
+
+
+def refuse_if_too_large(
+    agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int
+) -> None:
+    """Raises `DimeError` if the seeds' replays and states do not fit into the device's memory.
+
+    Counted are the replays, the minibatches that are drawn together, and the training states twice:
+    an update has gradients and new parameters beside them. Names how many seeds, or else how many
+    transitions, would fit.
+    """
+    capacity, storage = config.effective_capacity, config.storage
+    replay = _bytes_of(partial(initialise_replay, storage, spec, 1))
+    row = -(-replay // capacity)
+    state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
+    drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
+    state += drawn * _bytes_of(partial(initialise_replay, Storage(1), spec, 1))
+    seed, available = replay + state, available_bytes()
+    if num_seeds * seed <= available:
+        return
+    raise DimeError(
+        f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
+        f"{row} bytes and {_gb(state)} for training each); {_gb(available)} are available on "
+        f"{jax.devices()[0]}. {_advice(available, seed, state, row)}"
+    )
+
+
+def _advice(available: float, seed: int, state: int, row: int) -> str:
+    if available >= seed:
+        return (
+            f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, or "
+            "--replay-dtype float16."
+        )
+    if available >= state + row:
+        fitting = (available - state) // row
+        return f"One seed fits with a replay_capacity of at most {fitting:.0f}."
+    return "Not even one seed fits without its replay: smaller networks, or a larger machine."
+
+
+def available_bytes() -> float:
+    """What the device has left; on a CPU, what the machine has, or its container (cgroup v2).
+
+    Infinite for an accelerator that does not say.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+    return max(0, min(_available_in_machine(), _available_in_container()))
+
+
+def _available_in_machine() -> float:
+    try:
+        lines = dict(line.split(":") for line in _MEMORY_FILE.read_text().splitlines())
+        return 1024 * sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _available_in_container() -> float:
+    try:
+        limit = int(_LIMIT_FILE.read_text())
+        use = dict(line.split() for line in _USE_FILE.read_text().splitlines())
+        return limit - int(use["anon"])  # files in memory are given up when it is needed
+    except (OSError, ValueError, KeyError):  # no container, or without a limit ("max")
+        return math.inf
+
+
+def _bytes_of(make: Any) -> int:
+    shapes = jax.tree.leaves(jax.eval_shape(make))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.3g} GB"
