@@ -255,5 +255,6 @@ def first_update(env: str) -> None:
     agent = dime(preset_settings("paper", "dime", env), spec)
     learners = HostLearners(config, agent, {0: environment}, make_env)
     learners.compile()
+    learners.begin()
     while learners.update == 0:
         learners.step()
