@@ -73,10 +73,13 @@ class ProcessEnv(RemoteEnv):
             self, _end, (self._process, self._connection), exitpriority=0
         )
         try:
-            vars(self).update(self._answer("being made", advice=_ADVICE))
+            facts = self._answer("being made", advice=_ADVICE)
         except BaseException:
             self._end()
             raise
+        self.name, self.max_episode_steps = facts["name"], facts["max_episode_steps"]
+        self.observation_space, self.action_space = facts["observation"], facts["action"]
+        self.metadata = facts["metadata"]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """As the environment's own, without `info`."""
@@ -210,8 +213,8 @@ def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
         return {
             "name": name_of(env),
             "max_episode_steps": max_episode_steps(env),
-            "observation_space": env.observation_space,
-            "action_space": env.action_space,
+            "observation": env.observation_space,
+            "action": env.action_space,
             "metadata": {"render_fps": env.metadata.get("render_fps")},
         }
 

@@ -19,7 +19,6 @@ from dime.errors import DimeError
 _FLOAT_DTYPES = ("float16", "float32", "float64")
 _MAX_SIZE = 2**31  # of an array
 _MAX_AXES = 32
-_ENDS = ("action_low", "action_high")
 _NEEDED = "a Box of real numbers with finite bounds is needed"
 _PAGE = "See docs/environments.md."
 
@@ -120,18 +119,15 @@ class Spaces:
         """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
         try:
             return cls(
-                *_each([data["name"]], str),
-                tuple(
-                    Leaf(
-                        _each(leaf["path"], str, int),
-                        _shape(leaf["shape"]),
-                        *_each([leaf["dtype"]], str),
-                    )
+                name=_text(data["name"]),
+                observation=tuple(
+                    Leaf(_each(leaf["path"], str, int), _shape(leaf["shape"]), _text(leaf["dtype"]))
                     for leaf in data["observation"]
                 ),
-                _shape(data["action_shape"]),
-                data["action_dtype"],
-                *(tuple(map(float, _each(data[end], int, float))) for end in _ENDS),
+                action_shape=_shape(data["action_shape"]),
+                action_dtype=data["action_dtype"],
+                action_low=tuple(map(float, _each(data["action_low"], int, float))),
+                action_high=tuple(map(float, _each(data["action_high"], int, float))),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DimeError(f"Not a description of spaces ({error!r}): {data!r:.500}") from error
@@ -260,6 +256,10 @@ def _each(values: Any, *kinds: type) -> tuple:
     if not all(type(value) in kinds for value in values):
         raise TypeError(f"{values!r:.80} are not all of type {kinds}")
     return tuple(values)
+
+
+def _text(value: Any) -> str:
+    return _each([value], str)[0]
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:
