@@ -135,7 +135,7 @@ def test_a_video_without_an_encoder_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_video_of_another_format_is_refused(tmp_path):
-    with pytest.raises(DimeError, match=r"must end in \.mp4, got .*film\.gif"):
+    with pytest.raises(DimeError, match=r"must end in \.mp4, got .*video\.gif"):
         write_video(tmp_path / "video.gif", [], 30.0)
 
 

@@ -121,9 +121,8 @@ def write_export(
 
 
 def _refuse_batch(batch: Any, format: str) -> None:
-    whole = isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1
     require(
-        whole or batch == _DYNAMIC,
+        (type(batch) is int and batch >= 1) or batch == _DYNAMIC,
         f"batch is {batch!r}; it must be a whole number, at least 1, or '{_DYNAMIC}'.",
     )
     require(

@@ -49,12 +49,15 @@ def _unit_action(policy: Policy, draw: Callable[..., Any], obs: Any, key: Any, c
     outside = get_opaque_trace_state()
 
     def drawing(distribution):
-        def replacement(key, shape=()):
+        def replacement(key, shape=(), dtype=np.float32):
             if get_opaque_trace_state() != outside:
                 raise DimeError("it draws random numbers in a vmap, which cannot become inputs.")
             return draw(distribution, key, tuple(shape))
 
         return replacement
+
+    def categorical(key, logits, axis=-1):
+        return (jax.random.gumbel(key, logits.shape) + logits).argmax(axis)
 
     def no_key(*_, **__):
         raise DimeError(
@@ -66,7 +69,8 @@ def _unit_action(policy: Policy, draw: Callable[..., Any], obs: Any, key: Any, c
         stack.enter_context(jax.disable_jit())
         for name in _DRAWS:
             stack.enter_context(mock.patch.object(jax.random, name, drawing(name)))
-        stack.enter_context(mock.patch.object(jax.random, "key", no_key))
+        for name, replacement in (("categorical", categorical), ("key", no_key)):
+            stack.enter_context(mock.patch.object(jax.random, name, replacement))
         barrier = mock.patch.object(jax.lax, "optimization_barrier", lambda operand: operand)
         stack.enter_context(barrier)
         return policy.unit_action(policy.state, obs, key, call)

@@ -65,8 +65,7 @@ def softmax_of(
     key: Key[Array, ""],
 ) -> Float[Array, "*batch act"]:
     """An action drawn with probability proportional to exp(value), for each observation."""
-    noise = jax.random.gumbel(key, value.shape)  # its argmax with the logits is such a draw
-    return _chosen(actions, (noise + value).argmax(axis=0))
+    return _chosen(actions, jax.random.categorical(key, value, axis=0))
 
 
 def _chosen(actions: Array, index: Array) -> Array:
