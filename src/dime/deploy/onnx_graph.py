@@ -202,7 +202,7 @@ def _convert(policy: Policy, traced: ClosedJaxpr, opset: int) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter's own remarks are not for those who export a policy."""
+    """Hides the converter's remarks, which mean nothing to those who export a policy."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -219,32 +219,24 @@ def _append_rescaling(model: Any, policy: Policy) -> None:
 
     spaces, graph = policy.spaces, model.graph
     middle, half_range = spaces.rescaling
-    constants = {
-        "half_range": half_range,
-        "middle": middle,
-        "low": np.array(spaces.action_low),
-        "high": np.array(spaces.action_high),
-        "shape": np.array((0, *spaces.action_shape)),  # 0 keeps the batch axis
-    }
-    for name, value in constants.items():
-        graph.initializer.append(onnx.numpy_helper.from_array(value, f"action_{name}"))
     dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spaces.action_dtype))
-    steps: list[tuple[str, list[str], dict[str, Any]]] = [
-        ("Cast", [], {"to": onnx.TensorProto.DOUBLE}),
-        ("Mul", ["action_half_range"], {}),
-        ("Add", ["action_middle"], {}),
-        ("Max", ["action_low"], {}),
-        ("Min", ["action_high"], {}),
-        ("Cast", [], {"to": dtype}),
-        ("Reshape", ["action_shape"], {}),
+    steps: list[tuple[str, Any]] = [  # operation, and its constant or the type it casts to
+        ("Cast", onnx.TensorProto.DOUBLE),
+        ("Mul", half_range),
+        ("Add", middle),
+        ("Max", np.array(spaces.action_low)),
+        ("Min", np.array(spaces.action_high)),
+        ("Cast", dtype),
+        ("Reshape", np.array((0, *spaces.action_shape))),  # 0 keeps the batch axis
     ]
     value = "unit_action"
-    for number, (kind, others, attributes) in enumerate(steps):
-        last = number == len(steps) - 1
-        result = "action" if last else f"action_{number}"
-        node = onnx.helper.make_node(kind, [value, *others], [result], **attributes)
-        graph.node.append(node)
-        value = result
+    for number, (kind, operand) in enumerate(steps):
+        inputs, attributes = [value], {"to": operand} if kind == "Cast" else {}
+        if kind != "Cast":
+            inputs.append(f"action_operand_{number}")
+            graph.initializer.append(onnx.numpy_helper.from_array(operand, inputs[1]))
+        value = "action" if number == len(steps) - 1 else f"action_{number}"
+        graph.node.append(onnx.helper.make_node(kind, inputs, [value], **attributes))
     rows = graph.output[0].type.tensor_type.shape.dim[0]
     first = rows.dim_param or rows.dim_value
     output = onnx.helper.make_tensor_value_info(value, dtype, [first, *spaces.action_shape])

@@ -79,12 +79,12 @@ def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> C
         return folder.load(chosen, replay=False)
     except DamagedError as error:
         others = [str(path) for path in there if path.absolute() != chosen.absolute()]
-        remedy = (
-            "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There are: "
-            + ", ".join(others)
-            if others
-            else "There is no other checkpoint"
-        )
+        remedy = "There is no other checkpoint"
+        if others:
+            remedy = (
+                "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There "
+                f"are: {', '.join(others)}"
+            )
         raise DimeError(f"{error} {remedy}.") from error
 
 
