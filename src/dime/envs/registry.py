@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import gymnasium
 
-from dime.envs.dm_control import PREFIX, make_dm_control
+from dime.envs.dm_control import make_dm_control
 from dime.envs.environment import Environment, no_exit, refuse_running_statistics
 from dime.envs.gymnasium_suite import (
     gymnasium_ids,
@@ -151,15 +151,10 @@ def suite_of(id: str) -> str:
     >>> [suite_of(id) for id in ("dm_control/dog-run", "myoHandReachRandom-v0", "my_envs:Reach-v1")]
     ['dm_control', 'myosuite', 'gymnasium']
     """
-    if id.startswith(PREFIX):
-        return "dm_control"
-    if id.startswith("playground/"):
-        return "playground"
-    if id.startswith("dime/"):
-        return "dime"
-    if id.lower().startswith(PREFIXES) and ":" not in id:
-        return "myosuite"
-    return "gymnasium"
+    prefix = id.partition("/")[0] if "/" in id else ""
+    if prefix in ("dm_control", "playground", "dime"):
+        return prefix
+    return "myosuite" if id.lower().startswith(PREFIXES) and ":" not in id else "gymnasium"
 
 
 def list_environments() -> dict[str, list[str]]:
@@ -170,7 +165,7 @@ def list_environments() -> dict[str, list[str]]:
     ids = {
         suite: listed[suite] for suite, module in _SLOW_SUITES.items() if find_spec(module)
     }  # if one is missing, make_env says so to those who ask for it
-    ids |= {"gymnasium": gymnasium_ids(), "dime": TINY_IDS}
+    ids |= {"gymnasium": gymnasium_ids(), "dime": list(TINY_IDS)}
     return {suite: ids[suite] for suite in _MAKERS if suite in ids}
 
 
