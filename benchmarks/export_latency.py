@@ -18,14 +18,12 @@ import jax
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.deploy.action import Action
 from dime.deploy.export import write_export
 from dime.deploy.policy import Policy, Restored
 from dime.deploy.run_policy import Policy as Exported
 from dime.envs.spaces import Leaf, Spaces
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig
-from dime.training.host.programs import counters
 from dime.training.presets import preset_settings, preset_training
 from dime.types import EnvSpec
 
@@ -82,11 +80,10 @@ def measure(preset, mode):
         folder = Path(place)
         restored = restored_of(preset, folder)
         obs_dim = restored.spaces.obs_dim
-        state = jax.tree.map(lambda leaf: leaf[0], restored.state)
-        action = Action(restored, folder, 0, mode, state, counters(0, 0))
-        figures["load_policy"] = timed(Policy(restored, 0, mode, 0), obs_dim)
+        policy = Policy(restored, 0, mode, 0)
+        figures["load_policy"] = timed(policy, obs_dim)
         for format in ("stablehlo", "onnx"):
-            write_export(action, folder / format, format, 1)
+            write_export(policy, folder / format, format, 1)
             figures[format] = timed(Exported(folder / format), obs_dim)
             sizes = [file.stat().st_size for file in (folder / format).glob("policy*.*")]
             figures[format]["bytes"] = max(sizes)

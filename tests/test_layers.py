@@ -33,7 +33,7 @@ PURE_MAY_IMPORT = {
     "difflib", "functools", "importlib", "math", "numpy", "tomllib",
 }  # fmt: skip
 STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}
-COMPUTED_BY_JAX = {"jax_env.py", "playground.py"}  # environments for the device
+COMPUTED_BY_JAX = {"jax_env.py"}  # environments for the device
 READS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py"))

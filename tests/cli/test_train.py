@@ -32,7 +32,7 @@ def test_why_there_is_no_video(error, said, tmp_path, monkeypatch, capsys):
         )
     )
     monkeypatch.setattr(train, "restore_agents", lambda run_dir: restored)
-    monkeypatch.setattr(train, "film", film)
+    monkeypatch.setattr(train, "record_video", film)
     run = make_run(tmp_path / "run")
     train.leave_pictures(run, video=True)
     picture, no_video = capsys.readouterr().out.splitlines()

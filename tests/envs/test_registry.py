@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dime.envs import Environment, list_environments, make, make_env, messages, suite_of
-from dime.envs.running_statistics import refuse_running_statistics
+from dime.envs import Environment, list_environments, make, make_env, registry, suite_of
+from dime.envs.environment import refuse_running_statistics
 from dime.errors import DimeError
 from tests import listed
 from tests.envs.stub import Stub
@@ -407,7 +407,7 @@ def test_a_factorys_own_error_passes_through():
 
 
 def test_the_notice_about_old_versions_is_shown_once(caplog, monkeypatch):
-    monkeypatch.setattr(messages, "_shown", set())
+    monkeypatch.setattr(registry, "_shown", set())
     with caplog.at_level(logging.WARNING, "dime.envs"):
         for _ in range(3):
             make_env("Humanoid-v4")
@@ -417,7 +417,7 @@ def test_the_notice_about_old_versions_is_shown_once(caplog, monkeypatch):
 
 def test_a_users_own_warning_is_passed_on():
     with pytest.warns(UserWarning, match="from the environment"):
-        with messages.tidy_warnings():
+        with registry.tidy_warnings():
             import warnings
 
             warnings.warn("from the environment", stacklevel=1)

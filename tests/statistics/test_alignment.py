@@ -22,7 +22,7 @@ def test_env_steps_ascend_whatever_the_order_of_the_records():
     np.testing.assert_array_equal(aligned.scores[0], [[10, 20]])
 
 
-def test_env_steps_that_not_all_runs_have_are_left_out_and_told():
+def test_env_steps_that_not_all_runs_have_are_left_out_and_listed():
     longer = [run | {250: 0.0, 1000: 0.0, 1500: 0.0} for run in RUN]
     longer[0].pop(1500)
     aligned = align_runs({"walk": WALK, "run": longer})

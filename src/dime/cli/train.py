@@ -19,7 +19,7 @@ from dime.algorithms.registry import find_algorithm
 from dime.benchmark import timing
 from dime.benchmark.hours import hours, read_costs
 from dime.cli.commands import EXIT_FAILED
-from dime.deploy.evaluate import film
+from dime.deploy.evaluate import record_video
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError, describe, require
 from dime.figures.learning import plot
@@ -129,7 +129,7 @@ def _record_video(run_dir: Path) -> str:
     )
     modes = find_algorithm(restored.config.algorithm).modes
     mode = "deterministic" if "deterministic" in modes else modes[0]
-    film(restored, mode, restored.config.env, run_dir / "video.mp4")
+    record_video(restored, mode, restored.config.env, run_dir / "video.mp4")
     return f"{run_dir / 'video.mp4'} (an episode, {mode} actions)"
 
 

@@ -1,6 +1,8 @@
-"""Evaluating the policies of a run directory, and filming one."""
+"""Evaluating the policies of a run directory, and recording a video of one."""
 
-from collections.abc import Callable
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,6 @@ import jax
 import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
-from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
 from dime.errors import DimeError
 from dime.training.config import EnvLike
@@ -28,11 +29,11 @@ from dime.training.host.programs import (
     matmul_precision,
     seed_keys,
 )
-from dime.training.records import read_records
+from dime.training.records import read_records, require_writable
 from dime.training.run import environment_maker
 from dime.training.run_directory import RunDirectory
 
-_FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
+_FRAMES_PER_SECOND = 30  # of videos, about; faster environments are shown every few steps
 
 
 def evaluate(
@@ -54,9 +55,9 @@ def evaluate(
         mode: `stochastic`, `deterministic`, `best_of_n` or another of the algorithm's; by default
             its official one (`dime list algorithms`).
         episodes: how many per seed; by default as many as during training.
-        env: needed where the run's environment was passed as an object: the same again.
+        env: the run's environment, needed if it was passed as an object.
         checkpoint: another checkpoint's folder.
-        video: also film an episode of the first seed into this file (.mp4, extra `video`).
+        video: also record an episode of the first seed in this file (.mp4, extra `video`).
 
     Returns:
         A record per seed, as in evaluations.jsonl.
@@ -71,15 +72,15 @@ def evaluate(
     if count < 1:
         raise DimeError(f"episodes is {count}; it must be at least 1.")
     source = environment_of(restored, env, Path(run_dir))
-    if video is not None:  # first: what stands in its way costs no episodes then
-        film(restored, mode, source, Path(video))
+    if video is not None:  # first, so that its errors cost no episodes
+        record_video(restored, mode, source, Path(video))
     return _play(restored, mode, count, source)
 
 
 def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
     """What makes the run's environment: `env` if given, else the run's id.
 
-    Raises `DimeError` where the run's environment was passed as an object and is not given again.
+    Raises `DimeError` if the run's environment was passed as an object and is not given again.
     """
     if env is not None:
         return env
@@ -93,7 +94,7 @@ def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> En
 
 
 def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
-    """What to say where these records are not what the run itself recorded of the same episodes."""
+    """A note if these records differ from what the run itself recorded of the same episodes."""
     names = ("env_step", "mode", "seed", "episode_seeds")
     own = {
         str([record.get(name) for name in names]): record["returns"]
@@ -104,10 +105,10 @@ def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
         if recorded is not None and recorded != record["returns"]:
             resume = RunDirectory(run_dir).status().get("resume", "")
             why = (
-                "another machine, other versions or another program round differently, or the "
+                f"{resume.removeprefix('approximate: ')}."
+                if resume.startswith("approximate: ")
+                else "another machine, other versions or another program round differently, or the "
                 "environment keeps state that a few steps did not show."
-                if not resume.startswith("approximate: ")
-                else f"{resume.removeprefix('approximate: ')}."
             )
             return f"note: the run itself recorded other returns for these episodes: {why}"
     return None
@@ -132,15 +133,9 @@ def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[
             results = run_episodes(environments, seeds, partial(act, first))
             for episodes, more in zip(played, results, strict=True):
                 episodes += more
-    updates = restored.checkpoint.run.updates
+    common = {"env_step": env_step, "updates": restored.checkpoint.run.updates}
     return [
-        {
-            "env_step": env_step,
-            "updates": updates,
-            "seed": seed,
-            "mode": mode,
-            **summary(episodes),
-        }
+        {**common, "seed": seed, "mode": mode, **summary(episodes)}
         for seed, episodes in zip(restored.seeds, played, strict=True)
     ]
 
@@ -159,17 +154,16 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
     return act
 
 
-def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
-    """Films the first evaluation episode of the first seed."""
+def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
+    """Records the first evaluation episode of the first seed."""
     refuse_unless_writable(file)
     environment = make(env, restored.config.env_kwargs, render=True)
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = actions_of(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
-
     stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))
 
-    def frames():
+    def frames() -> Iterator[np.ndarray]:
         obs = environment.reset(seed)
         yield environment.render()
         for step in range(MAX_EPISODE_STEPS):
@@ -185,3 +179,40 @@ def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
         write_video(file, frames(), environment.frames_per_second / stride)
     finally:
         environment.close()
+
+
+def refuse_unless_writable(file: Path) -> None:
+    """Raises `DimeError` if `write_video` would: another suffix, no folder, no encoder."""
+    if file.suffix != ".mp4":
+        raise DimeError(f"A video's name must end in .mp4, got {file}.")
+    require_writable(file)
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise DimeError("Writing a video needs an encoder: pip install 'dime-rl[video]'")
+
+
+def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: float) -> None:
+    """Writes an H.264 video (.mp4) that browsers play.
+
+    Frames are uint8 (height, width, 3), of even size. Raises what `refuse_unless_writable` does.
+    """
+    import imageio  # needed for videos alone
+
+    refuse_unless_writable(file)
+    # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    unfinished = file.with_name(f".{file.stem}.tmp.mp4")
+    writer = imageio.get_writer(
+        unfinished,
+        fps=frames_per_second,
+        codec="libx264",
+        pixelformat="yuv420p",
+        macro_block_size=2,
+        output_params=["-movflags", "+faststart"],
+    )
+    try:
+        with writer:
+            for frame in frames:
+                writer.append_data(frame)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """A trained policy as an object: observation in, action out, in the environment's own units."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,19 +30,13 @@ class Restored(NamedTuple):
     checkpoint: Checkpoint
 
     def choose_mode(self, mode: str | None) -> str:
-        """The evaluation mode, by default the algorithm's official one.
-
-        Raises `DimeError` where the algorithm has no such mode.
-        """
+        """The evaluation mode, by default the official one; `DimeError` if there is none such."""
         algorithm = find_algorithm(self.config.algorithm)
         wanted = algorithm.official_mode if mode is None else mode.replace("-", "_")
         return choose("mode", wanted, algorithm.modes)
 
     def place_of(self, seed: int | None, run_dir: Path) -> int:
-        """Where a seed stands on the axis of seeds; the first one where it is None.
-
-        Raises `DimeError` where the checkpoint of `run_dir` has no such seed.
-        """
+        """A seed's index on the axis of seeds, 0 for None; `DimeError` if `run_dir` lacks it."""
         if seed is None:
             return 0
         if seed not in self.seeds:
@@ -82,23 +75,13 @@ def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> C
         return folder.load(chosen, replay=False)
     except DamagedError as error:
         others = [str(path) for path in there if path.absolute() != chosen.absolute()]
-        remedy = (
-            "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There are: "
-            + ", ".join(others)
-            if others
-            else "There is no other checkpoint"
-        )
+        remedy = "There is no other checkpoint"
+        if others:
+            remedy = (
+                "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There "
+                f"are: {', '.join(others)}"
+            )
         raise DimeError(f"{error} {remedy}.") from error
-
-
-def numbered_action(agent: Agent, mode: str) -> Callable[..., Any]:
-    """`(state, obs, key, call, at) -> action`: each call has random numbers of its own."""
-    act = agent.act[mode]
-
-    def numbered(state: AlgorithmState, obs: Any, key: Any, call: Any, at: Any):
-        return act(state, obs, jax.random.fold_in(key, call), at)
-
-    return numbered
 
 
 class Policy:
@@ -109,19 +92,37 @@ class Policy:
         mode: how actions are chosen.
         seed: which of the run's seeds it is.
         env_step: how long it was trained.
+        noise_seed: seed of its random numbers.
+        restored: the run and the checkpoint that it comes from.
+        state: this seed's state of the algorithm.
     """
 
     def __init__(self, restored: Restored, index: int, mode: str, noise_seed: int):
+        self.restored = restored
         self.spaces = restored.spaces
         self.mode = mode
         self.seed = restored.seeds[index]
         self.env_step = restored.checkpoint.env_step
-        self._training = restored.config.training
-        self._state = jax.tree.map(lambda leaf: leaf[index], restored.state)
-        self._at = counters(restored.checkpoint.env_step, restored.checkpoint.run.updates)
-        self._key = jax.random.key(noise_seed)
+        self.noise_seed = noise_seed
+        self.state = jax.tree.map(lambda leaf: leaf[index], restored.state)
+        self._counters = counters(self.env_step, restored.checkpoint.run.updates)
         self._calls = 0
-        self._act = jax.jit(numbered_action(restored.agent, mode))
+        self._compiled = jax.jit(self.unit_action)
+
+    def unit_action(self, state: AlgorithmState, obs: Any, key: Any, call: Any) -> jax.Array:
+        """Actions in [-1, 1] as a function of arrays; every call has its own random numbers."""
+        act = self.restored.agent.act[self.mode]
+        return act(state, obs, jax.random.fold_in(key, call), self._counters)
+
+    def act(self, flat: np.ndarray, call: int) -> np.ndarray:
+        """Actions in the environment's units for flat observations, in the `call`-th call."""
+        key = jax.random.key(self.noise_seed)
+        action = self._compiled(self.state, flat, key, np.uint32(call))
+        return self.spaces.to_env_action(np.asarray(action))
+
+    def observations(self, rows: Any) -> jax.ShapeDtypeStruct:
+        """What `unit_action` takes; `rows` may be a symbolic dimension."""
+        return jax.ShapeDtypeStruct((rows, self.spaces.obs_dim), np.float32)
 
     def __call__(self, obs: Any) -> np.ndarray:
         """Actions for one observation or a batch of them.
@@ -139,10 +140,10 @@ class Policy:
         flat = self.spaces.flatten(obs)
         if not np.isfinite(flat).all():
             raise DimeError("The observation has entries that are NaN or infinite (in float32).")
-        with matmul_precision(self._training, jax.default_backend()):
-            action = self._act(self._state, flat, self._key, np.uint32(self._calls), self._at)
+        with matmul_precision(self.restored.config.training, jax.default_backend()):
+            action = self.act(flat, self._calls)
         self._calls += 1
-        return self.spaces.to_env_action(np.asarray(action))
+        return action
 
 
 def load_policy(
@@ -161,14 +162,14 @@ def load_policy(
             its official one (`dime list algorithms`).
         seed: which of the run's seeds; the first one by default.
         checkpoint: another checkpoint's folder.
-        noise_seed: seed of the policy's own random numbers.
+        noise_seed: seed of the policy's random numbers.
 
     Returns:
         An object: `policy(obs) -> action`, for one observation or a batch.
 
     Raises:
-        DimeError: not a run, no checkpoint yet, a damaged one (name another one then), an unknown
-            mode or seed.
+        DimeError: not a run, no checkpoint yet, a damaged one (then name another), an unknown mode
+            or seed.
 
     >>> import tempfile, dime
     >>> folder = tempfile.mkdtemp() + "/run"

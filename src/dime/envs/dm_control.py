@@ -5,12 +5,12 @@ steps: flattening a Dict space costs as much time as the physics of dog-run.
 """
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 
-from dime.envs.messages import UnknownIdError
 from dime.envs.rendering import choose_renderer
 from dime.errors import DimeError
 
@@ -26,12 +26,9 @@ _ADAPTER_OPTIONS = ("render_mode", "camera_id", "height", "width")
 class DmControlEnv(gymnasium.Env):
     """A dm_control environment with a flat float32 observation.
 
-    Args:
-        env: what `dm_control.suite.load` returns.
-        render_mode: "rgb_array" or None; rendering works either way.
-        camera_id: a camera's number or name; -1 is the free camera.
-        height: of a picture, in pixels.
-        width: of a picture, in pixels.
+    `env` is what `dm_control.suite.load` returns; `camera_id` a camera's number or name, -1 the
+    free camera; `height` and `width` are those of an image, in pixels. It renders in either
+    `render_mode`, "rgb_array" or None.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -55,9 +52,7 @@ class DmControlEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = _action_box(env.action_spec())
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """Starts an episode; the same seed gives the same one, bit for bit."""
         super().reset(seed=seed)
         if seed is not None:
@@ -90,18 +85,14 @@ class DmControlEnv(gymnasium.Env):
         return self._flat.copy()
 
 
-def make_dm_control(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """Makes `dm_control/<domain>-<task>`; kwargs go to the adapter or to the task.
-
-    Raises:
-        UnknownIdError: there is no such domain or task.
-    """
+def make_dm_control(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
+    """Makes `dm_control/<domain>-<task>`, if there is one; kwargs go to the adapter or the task."""
     choose_renderer()
     from dm_control import suite
 
     domain, _, task = id.removeprefix(PREFIX).partition("-")
     if (domain, task) not in suite.ALL_TASKS:
-        raise UnknownIdError(id)
+        return None
     adapter = {key: kwargs[key] for key in _ADAPTER_OPTIONS if key in kwargs}
     kwargs = {key: value for key, value in kwargs.items() if key not in adapter}
     environment_kwargs = kwargs.pop("environment_kwargs", None)
@@ -110,23 +101,15 @@ def make_dm_control(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
 
 
 def _layout(spec: Any) -> tuple[list[tuple[str, slice]], int]:
-    layout, size = [], 0
-    for key, part in spec.items():
-        stop = size + math.prod(part.shape)  # shape () is one number
-        layout.append((key, slice(size, stop)))
-        size = stop
-    return layout, size
+    sizes = [math.prod(part.shape) for part in spec.values()]  # shape () is one number
+    stops = list(accumulate(sizes, initial=0))
+    return list(zip(spec, map(slice, stops, stops[1:]), strict=True)), stops[-1]
 
 
 def _action_box(spec: "specs.BoundedArray") -> gymnasium.spaces.Box:
-    low, high = (
-        np.where(np.abs(bound) >= _UNLIMITED, np.copysign(np.inf, bound), bound)
-        for bound in (
-            np.broadcast_to(spec.minimum, spec.shape),
-            np.broadcast_to(spec.maximum, spec.shape),
-        )
-    )
-    return gymnasium.spaces.Box(low, high, dtype=spec.dtype.type)
+    bounds = np.stack([np.broadcast_to(end, spec.shape) for end in (spec.minimum, spec.maximum)])
+    bounds = np.where(np.abs(bounds) >= _UNLIMITED, np.copysign(np.inf, bounds), bounds)
+    return gymnasium.spaces.Box(*bounds, dtype=spec.dtype.type)
 
 
 def _step_limit(env: "control.Environment") -> int | None:

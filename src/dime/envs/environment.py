@@ -17,16 +17,17 @@ from dime.errors import DimeError
 
 _logger = logging.getLogger("dime.envs")
 SUCCESS_KEYS = ("solved", "success", "is_success")
-"""Of `info`, the first of them that is there says whether a step was a success."""
+"""Keys of `info`; the first of them that is present says whether a step was a success."""
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
 _MAX_REWARD = float(np.finfo(np.float32).max)  # stored as float32
+_STEP_ANSWER = ("obs", "reward", "terminated", "truncated", "info")
 _MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
 
 
 class StepResult(NamedTuple):
-    """What one step gave; `obs` is a new array, also the true last one at the end of an episode.
+    """What a step returned; `obs` is a new array, and the true final one at an episode's end.
 
-    `terminated` is the end of the MDP, `truncated` a time limit. `success` is None where the
+    `terminated` is the end of the MDP, `truncated` a time limit. `success` is None if the
     environment does not report it.
     """
 
@@ -54,7 +55,7 @@ class NonFiniteError(DimeError):
 
 
 class RemoteEnv(gymnasium.Env):
-    """An environment whose steps are taken elsewhere, and can be begun before they are awaited."""
+    """An environment that steps elsewhere, so that a step can begin before it is awaited."""
 
     def start_step(self, action: Any) -> None:
         """Begins the step whose answer the next `step` returns."""
@@ -107,7 +108,7 @@ class Environment:
 
     @property
     def frames_per_second(self) -> float:
-        """How many steps make a second of the environment's time; 30 where it does not say."""
+        """How many steps make a second of the environment's time; 30 if it does not say."""
         return float(self.env.metadata.get("render_fps") or 30.0)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -119,26 +120,15 @@ class Environment:
         if not 0 <= seed <= _MAX_SEED:
             raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
-        try:
-            with no_exit():
-                answer = self.env.reset(seed=int(seed))
-        except Exception as error:
-            if "reset() got an unexpected keyword argument 'seed'" in str(error):
-                raise DimeError(
-                    f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({error})."
-                ) from error
-            self._refuse_other_counts(error)
-            raise
-        if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise self._wrong_answer("reset", "(obs, info)", answer)
-        obs = self._flat(answer[0], step=0)
+        obs, _ = self._call("reset", ("obs", "info"), seed=int(seed))
+        flat = self._flat(obs, step=0)
         self._steps = 0
-        return obs
+        return flat
 
     def start_step(self, action: Any) -> None:
-        """Begins a step that `step` with the same action ends, where it is taken elsewhere.
+        """Begins a step, if it is taken elsewhere; `step` with the same action ends it.
 
-        Several environments then step side by side. What is wrong is raised by `step`.
+        Several environments then step side by side. Errors are raised by `step`.
         """
         if isinstance(self.env, RemoteEnv) and self._steps is not None:
             with contextlib.suppress(DimeError):
@@ -154,18 +144,8 @@ class Environment:
         if self._steps is None:
             raise DimeError(f"{self.name}: step() before reset(), or after the episode's end.")
         step, self._steps = self._steps + 1, None  # so that any error below leaves a reset due
-        env_action = self._env_action(action, step)
-        try:
-            with no_exit():
-                answer: Any = self.env.step(env_action)
-        except Exception as error:
-            self._refuse_other_counts(error)
-            raise
-        try:
-            obs, reward, terminated, truncated, info = answer
-        except (TypeError, ValueError):
-            expected = "(obs, reward, terminated, truncated, info)"
-            raise self._wrong_answer("step", expected, answer) from None
+        answer = self._call("step", _STEP_ANSWER, self._env_action(action, step))
+        obs, reward, terminated, truncated, info = answer
         reward = self._one(float, "reward must be one number", reward)
         terminated, truncated = (
             self._one(bool, f"{end} must be true or false", value)
@@ -179,21 +159,21 @@ class Environment:
         return StepResult(obs, reward, terminated, truncated, self._success(info))
 
     def rebuild(self) -> None:
-        """Closes what is broken and makes the environment anew; a reset is due then.
+        """Closes the broken environment and re-creates it; a reset is due then.
 
         Raises:
-            DimeError: nothing says how, or its spaces are others now.
+            DimeError: nothing says how, or its spaces have changed.
         """
         if self._build is None:
-            raise DimeError(f"{self.name} cannot be made anew: it was passed as it is.")
+            raise DimeError(f"{self.name} cannot be re-created: it was passed as an object.")
         self._steps = None
         self.close()
         with no_exit():
             self.env = self._build()
-        Spaces.of(self.env, self.name).refuse_if_other(self.spaces, "before it was made anew")
+        Spaces.of(self.env, self.name).refuse_if_other(self.spaces, "before it was re-created")
 
     def render(self) -> np.ndarray:
-        """A picture of the present state, uint8 (height, width, 3)."""
+        """An image of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
             raise DimeError(
                 f"{self.name} has no render mode. Make it with render=True; what makes it must "
@@ -204,9 +184,9 @@ class Environment:
         except Exception as error:
             problem = f"{self.name} cannot be rendered ({type(error).__name__}: {error})."
             modes = self.env.metadata.get("render_modes") or []
-            says_it_itself = gymnasium.error.DependencyNotInstalled
-            if uses_mujoco(self.env) and not isinstance(error, NotImplementedError):
-                problem += "" if isinstance(error, says_it_itself) else f" {RENDER_PACKAGES}"
+            says_it_itself = NotImplementedError | gymnasium.error.DependencyNotInstalled
+            if uses_mujoco(self.env) and not isinstance(error, says_it_itself):
+                problem += f" {RENDER_PACKAGES}"
             elif "rgb_array" not in modes:
                 problem += f" It declares no render mode 'rgb_array' (metadata: {modes})."
             raise DimeError(problem) from error
@@ -220,9 +200,9 @@ class Environment:
         return frame.astype(np.uint8)
 
     def close(self) -> None:
-        """Gives back what the environment holds (windows, OpenGL contexts).
+        """Frees what the environment holds (windows, OpenGL contexts).
 
-        An error there is logged, not raised: nothing more is asked of the environment.
+        An error there is logged, not raised: the environment is not used any more.
         """
         try:
             self.env.close()
@@ -231,8 +211,7 @@ class Environment:
 
     def _env_action(self, action: Any, step: int) -> np.ndarray:
         action = np.asarray(action)
-        if action.shape != (self.spaces.action_dim,):
-            expected = (self.spaces.action_dim,)
+        if action.shape != (expected := (self.spaces.action_dim,)):
             raise DimeError(f"{self.name}: expected an action {expected}, got {action.shape}.")
         if not np.abs(action).max() <= 1.0 + _ACTION_TOLERANCE:  # false for NaN as well
             if not np.isfinite(action).all():
@@ -272,20 +251,25 @@ class Environment:
                 return self._one(bool, f"info[{key!r}] must be true or false", info[key])
         return None
 
-    def _refuse_other_counts(self, error: Exception) -> None:
-        """A wrapper met an answer of too many or too few values: a new environment would too."""
-        text = str(error)
-        if isinstance(error, ValueError) and "values to unpack (expected" in text:
-            raise DimeError(
-                f"{self.name}: reset() must return (obs, info), and step() (obs, reward, "
-                f"terminated, truncated, info); a wrapper found {text}."
-            ) from error
-
-    def _wrong_answer(self, method: str, expected: str, answer: Any) -> DimeError:
-        got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
-        return DimeError(
-            f"{self.name}: {method}() must return {expected}, as gymnasium.Env says; got {got}."
-        )
+    def _call(self, method: str, expected: tuple[str, ...], *arguments: Any, **options: Any) -> Any:
+        """What the environment answers; refuses what a new environment would get wrong as well."""
+        must = f"{self.name}: {method}() must return ({', '.join(expected)})"
+        try:
+            with no_exit():
+                answer = getattr(self.env, method)(*arguments, **options)
+        except Exception as error:
+            text = str(error)
+            if "reset() got an unexpected keyword argument 'seed'" in text:
+                problem = f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({text})."
+            elif isinstance(error, ValueError) and "values to unpack (expected" in text:
+                problem = f"{must}; a wrapper found {text}."
+            else:
+                raise
+            raise DimeError(problem) from error
+        if not (isinstance(answer, tuple | list) and len(answer) == len(expected)):
+            got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+            raise DimeError(f"{must}, as gymnasium.Env says; got {got}.")
+        return answer
 
 
 def _first_non_finite(flat: np.ndarray) -> str:
@@ -315,6 +299,47 @@ def max_episode_steps(env: gymnasium.Env) -> int | None:
         if env.has_wrapper_attr(attribute):
             return env.get_wrapper_attr(attribute)
     return None
+
+
+def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """The environment, or `DimeError` if it or a wrapper around it keeps running statistics.
+
+    Evaluations, a resumed run and an exported policy would see other numbers than the training
+    environment gave. Statistics that are no longer updated are fixed numbers, and pass.
+    """
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    for layer in layers:
+        kept = _running_statistics(layer)
+        if kept and getattr(layer, "update_running_mean", True):
+            raise DimeError(
+                f"{name}: {type(layer).__name__} keeps running statistics ({kept}). Each "
+                "environment of a run has its own, so evaluations, a resumed run and an exported "
+                "policy would see other numbers than training. Leave it out, or scale by fixed "
+                "numbers (gymnasium.wrappers.TransformObservation, TransformReward; or set its "
+                "statistics and then update_running_mean = False). See docs/environments.md."
+            )
+    return env
+
+
+def _running_statistics(layer: gymnasium.Env) -> str:
+    """The attribute of this layer that looks like a RunningMeanStd; "" if none does."""
+    for name, value in getattr(layer, "__dict__", {}).items():
+        parts = value.values() if isinstance(value, dict) else (value,)
+        if any(map(_looks_like_statistics, parts)):
+            return name
+    return ""
+
+
+def _looks_like_statistics(value: Any) -> bool:
+    """Whether it has what Gymnasium's RunningMeanStd has; pandas has methods of these names."""
+    try:
+        parts = [getattr(value, part, None) for part in ("mean", "var", "count")]
+        updates = callable(getattr(value, "update", None))
+    except Exception:  # whatever a property of somebody else's object raises
+        return False
+    return updates and not any(part is None or callable(part) for part in parts)
 
 
 def _close_if_alive(reference: "weakref.ref[Environment]") -> None:

@@ -14,31 +14,21 @@ import gymnasium
 import numpy as np
 
 from dime.envs.environment import no_exit
-from dime.envs.messages import UnknownIdError, tidy_warnings
 from dime.envs.myosuite import with_myosuite_seeding
 from dime.envs.rendering import choose_renderer
 from dime.errors import DimeError
 
 ANT_V3 = "Ant-v3-compatible"
 _ANT_CONTACT_FORCES = 84
-_MUJOCO = (
-    "Ant",
-    "HalfCheetah",
-    "Hopper",
-    "Humanoid",
-    "HumanoidStandup",
-    "InvertedDoublePendulum",
-    "InvertedPendulum",
-    "Pusher",
-    "Reacher",
-    "Swimmer",
-    "Walker2d",
-)
+_MUJOCO = [
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum"),
+    *("InvertedPendulum", "Pusher", "Reacher", "Swimmer", "Walker2d"),
+]
 _BOX2D = ("BipedalWalker-v3", "BipedalWalkerHardcore-v3", "LunarLanderContinuous-v3")
 
 
 class AntV3(gymnasium.ObservationWrapper):
-    """Ant-v4 with version 3's 111 observations: 84 zeros stand where contact forces were meant.
+    """Ant-v4 with version 3's 111 observations: 84 zeros in place of the contact forces.
 
     Under the MuJoCo bindings of its time, version 3 always read its contact forces as zero: they
     neither informed nor cost anything. Version 4's `use_contact_forces=True` has the same size,
@@ -58,9 +48,7 @@ class AntV3(gymnasium.ObservationWrapper):
 class NewWorld(gymnasium.Wrapper):
     """A bipedal walker with a new Box2D world in each episode: the old one keeps a past."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         """Starts an episode; the same seed gives the same one, bit for bit."""
         walker: Any = self.unwrapped
         walker._destroy()
@@ -81,11 +69,10 @@ def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
     return AntV3(AntEnv(use_contact_forces=False, **kwargs))
 
 
-def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
     """Makes what is registered with Gymnasium as `id`, or as `module:id` once `module` is imported.
 
     Raises:
-        UnknownIdError: nothing is registered under this id.
         DimeError: the module, or something the environment needs, is not installed.
     """
     choose_renderer()
@@ -93,10 +80,9 @@ def make_gymnasium(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     if module:
         _import(module, id)
     if name not in gymnasium.registry:
-        raise UnknownIdError(name)
+        return None
     try:
-        with tidy_warnings():
-            env = gymnasium.make(name, disable_env_checker=True, **kwargs)
+        env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except (ImportError, gymnasium.error.Error) as error:
         raise DimeError(f"{id} cannot be made here: {error}{_ant_hint(name)}") from error
     return with_myosuite_seeding(with_new_worlds(env))
@@ -117,7 +103,7 @@ def registered_elsewhere() -> list[str]:
 
 
 def package_of(id: str) -> str | None:
-    """The installed package that registers `id` with Gymnasium when it is imported, if one does."""
+    """The installed package whose import registers `id` with Gymnasium, if there is one."""
     for package in _packages_that_register():
         try:
             with no_exit(), redirect_stdout(io.StringIO()):
@@ -141,13 +127,6 @@ def _packages_that_register() -> Iterator[str]:
                     yield package
 
 
-def register_ant_v3() -> None:
-    """Registers Ant-v3-compatible with Gymnasium."""
-    if ANT_V3 not in gymnasium.registry:
-        entry_point = "dime.envs.gymnasium_suite:make_ant_v3"
-        gymnasium.register(ANT_V3, entry_point, max_episode_steps=1000)
-
-
 def _origin(spec: Any) -> str:
     entry_point = spec.entry_point or spec.vector_entry_point
     return entry_point if isinstance(entry_point, str) else f"{entry_point.__module__}."
@@ -165,3 +144,7 @@ def _import(module: str, id: str) -> None:
 
 def _ant_hint(name: str) -> str:
     return f" The nearest that works is {ANT_V3}." if name in ("Ant-v2", "Ant-v3") else ""
+
+
+if ANT_V3 not in gymnasium.registry:
+    gymnasium.register(ANT_V3, f"{__name__}:make_ant_v3", max_episode_steps=1000)

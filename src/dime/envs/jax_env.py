@@ -1,6 +1,11 @@
-"""Environments that JAX computes, which can therefore run in one program with the learner."""
+"""Environments that JAX computes, which can therefore run in one program with the learner.
 
+First what such a task is, then MuJoCo Playground's version of the DM Control Suite.
+"""
+
+import json
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -8,14 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dime.envs.rendering import ModelCamera, choose_renderer
 from dime.errors import DimeError
+
+# In water. MJX 3.6, which MyoSuite's MuJoCo needs, passes clip() a name that JAX has given up.
+_BROKEN = ("FishSwim", "SwimmerSwimmer6")
+_ADAPTER_OPTIONS = ("render_mode", "camera", "height", "width")
 
 
 @runtime_checkable  # for those who check types while they run
 class JaxTask(Protocol):
     """A task as MuJoCo Playground and Brax write it: pure functions of a state that is a pytree.
 
-    A state has `obs` (obs,), `reward` () and `done` (), which is 1 where the MDP has ended; `reset`
+    A state has `obs` (obs,), `reward` () and `done` (), which is 1 once the MDP has ended; `reset`
     and `step` give states of the same structure, shapes and dtypes. Time limits are not the task's
     business.
     """
@@ -51,7 +61,7 @@ class JaxEnv(gymnasium.Env):
 
     Training on one makes many env steps in one compiled program on the device, without this class
     (and without a wrapper around it, which would hide the task); it is what everything else uses
-    (`make_env`, `dime evaluate`, films).
+    (`make_env`, `dime evaluate`, videos).
 
     Args:
         task: the task.
@@ -81,9 +91,7 @@ class JaxEnv(gymnasium.Env):
         self.state: Any = None
         self._length = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """Starts an episode; the same seed gives the same one on the same kind of device."""
         super().reset(seed=seed)
         if seed is None:
@@ -93,7 +101,7 @@ class JaxEnv(gymnasium.Env):
         return np.asarray(self.state.obs), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step; `terminated` where the task is done, `truncated` at the time limit."""
+        """One step; `terminated` if the task is done, `truncated` at the time limit."""
         if self.state is None:
             raise DimeError("step() before reset().")
         self.state = _compiled(self.task)[1](self.state, np.asarray(action, np.float32))
@@ -133,13 +141,13 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
         {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (first, then))
     ]
-    for path in sorted(set(kinds[0]) | set(kinds[1])):
+    if differing := dict(kinds[0].items() ^ kinds[1].items()):
+        path = min(differing)
         one, other = (kind.get(path, "missing") for kind in kinds)
-        if one != other:
-            raise DimeError(
-                f"The states of {name} must be alike after reset and step, but {path} is {one} "
-                f"after a reset and {other} after a step."
-            )
+        raise DimeError(
+            f"The states of {name} must be alike after reset and step, but {path} is {one} after a "
+            f"reset and {other} after a step."
+        )
     return shape
 
 
@@ -154,3 +162,115 @@ def _shapes_of(name: str, done: str, function: Any, *arguments: Any) -> Any:
 @lru_cache(maxsize=16)  # environments of one task share its programs
 def _compiled(task: JaxTask) -> tuple[Any, Any]:
     return jax.jit(partial(reset_task, task)), jax.jit(partial(step_task, task))
+
+
+class PlaygroundEnv(JaxEnv):
+    """One of Playground's environments, which can be rendered.
+
+    `task` is what Playground's `load` returns; `camera` a name, by default the model's first camera
+    or else the free one; `height` and `width` are those of an image, in pixels. It renders in
+    either `render_mode`, "rgb_array" or None.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(
+        self,
+        task: Any,
+        max_episode_steps: int,
+        *,
+        render_mode: str | None = None,
+        camera: str | None = None,
+        height: int = 480,
+        width: int = 480,
+    ):
+        super().__init__(task, max_episode_steps)
+        self.render_mode = render_mode
+        self.metadata = self.metadata | {"render_fps": round(1.0 / task.dt)}
+        self._model = task.mj_model
+        cameras = [self._model.camera(index).name for index in range(self._model.ncam)]
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None")
+        if camera is not None and camera not in cameras:
+            raise ValueError(f"there is no camera {camera!r}; there are: {cameras}")
+        if not all(type(size) is int and size > 0 for size in (height, width)):
+            raise ValueError(f"an image cannot be {height!r} x {width!r} pixels")
+        self._camera = ModelCamera(camera or (cameras[0] if cameras else None), height, width)
+
+    def render(self) -> np.ndarray:
+        """What the camera sees, uint8 (height, width, 3)."""
+        mujoco: Any = import_module("mujoco")
+        seen = mujoco.MjData(self._model)
+        now = self.state.data
+        seen.qpos, seen.qvel = np.asarray(now.qpos), np.asarray(now.qvel)
+        seen.mocap_pos, seen.mocap_quat = np.asarray(now.mocap_pos), np.asarray(now.mocap_quat)
+        mujoco.mj_forward(self._model, seen)
+        return self._camera.image(self._model, seen)
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        self._camera.close()
+
+
+def make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
+    """Makes `playground/<Task>`, if there is one.
+
+    kwargs go to the adapter or override the task's own config.
+
+    Raises:
+        KeyError: its config has no such entry.
+        TypeError, ValueError: an entry cannot have this value.
+        DimeError: Playground is not installed.
+    """
+    name = id.removeprefix("playground/")
+    if name not in _suite().ALL_ENVS:
+        return None
+    adapter = {key: kwargs[key] for key in _ADAPTER_OPTIONS if key in kwargs}
+    overrides = {key: value for key, value in kwargs.items() if key not in adapter}
+    if jax.default_backend() == "cpu":  # the tasks' own choice, Warp, needs a GPU of NVIDIA's
+        overrides.setdefault("impl", "jax")
+    if name in _BROKEN and overrides.get("impl") == "jax":
+        raise DimeError(
+            f"{id} does not work with impl='jax': MJX 3.6 computes fluids with a call that JAX no "
+            "longer has. On a GPU of NVIDIA's impl='warp' does without it."
+        )
+    task, max_episode_steps = _load(name, json.dumps(overrides, sort_keys=True))
+    return PlaygroundEnv(task, max_episode_steps, **adapter)
+
+
+@lru_cache(maxsize=16)  # a task is stateless, and its programs take long to compile
+def _load(name: str, overrides: str) -> tuple[Any, int]:
+    suite = _suite()
+    config = suite.get_default_config(name).lock()
+    given = json.loads(overrides)
+    if unknown := sorted({key.split(".")[0] for key in given} - set(config)):
+        raise KeyError(f"there is no {unknown[0]!r}; there are: {', '.join(sorted(config))}")
+    config.update_from_flattened_dict(given)
+    _check(config)
+    return suite.load(name, config), int(config.episode_length)
+
+
+def _check(config: Any) -> None:
+    """Raises `ValueError` for values with which a task would run, but not as expected."""
+    substeps = config.ctrl_dt / config.sim_dt if config.sim_dt > 0 else 0.0
+    if round(substeps) < 1 or abs(substeps - round(substeps)) > 1e-6:
+        raise ValueError(
+            f"ctrl_dt {config.ctrl_dt} must be a multiple of sim_dt {config.sim_dt}, both above 0"
+        )
+    if config.action_repeat != 1:
+        raise ValueError("actions are not repeated here; a longer ctrl_dt does the same")
+    if config.vision:
+        raise ValueError("observations of pictures are not supported")
+    if config.impl == "warp" and jax.default_backend() == "cpu":
+        raise ValueError("impl='warp' needs a GPU of NVIDIA's; a CPU has impl='jax'")
+
+
+def _suite() -> Any:
+    choose_renderer()
+    try:
+        return import_module("mujoco_playground").dm_control_suite
+    except ImportError as error:
+        raise DimeError(
+            f"MuJoCo Playground is not installed ({error}); pip install 'dime-rl[playground]' "
+            "brings it."
+        ) from error

@@ -1,4 +1,4 @@
-"""An environment in a process of its own: one that hangs or dies is an exception here.
+"""An environment in a separate process: one that hangs or dies is an exception here.
 
 The process is spawned, never forked (JAX has threads), and ends with the one that made it. Nothing
 but the environment's answers crosses the pipe.
@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,12 +27,10 @@ from dime.envs.environment import SUCCESS_KEYS, RemoteEnv, max_episode_steps, na
 from dime.errors import DimeError, describe
 
 _END_WITHIN_S = 2.0
-_ENDS_BY_ITSELF_WITHIN_S = 1.0
-_NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that a terminal or a scheduler sends to the whole group; the training process saves and
 then ends this one."""
 _PR_SET_PDEATHSIG = 1
-_BEING_MADE = "being made"
 _ADVICE = (
     ' It may have said why above. A script file trains below `if __name__ == "__main__":`, because '
     "the new process imports it; what has no file (python -, a notebook's cells) cannot."
@@ -46,17 +45,8 @@ class RemoteError(Exception):
     """The environment raised in its process; the cause holds the traceback from there."""
 
 
-class _RemoteTraceback(Exception):
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"\n{self.text}"
-
-
 class ProcessEnv(RemoteEnv):
-    """A Gymnasium environment whose steps are taken in a process of its own.
+    """A Gymnasium environment whose steps are taken in a separate process.
 
     Attributes:
         name: of the environment there.
@@ -68,8 +58,7 @@ class ProcessEnv(RemoteEnv):
 
         Args:
             make: makes the environment; must be known by name to another process.
-            timeout_s: how long making, a reset or a step may take, counted from where its answer
-                is awaited.
+            timeout_s: how long we wait for it to be made, and for every later answer.
 
         Raises:
             DimeError: `make` cannot be handed to another process.
@@ -77,14 +66,14 @@ class ProcessEnv(RemoteEnv):
             RemoteError: `make` raised there.
         """
         self._timeout_s = timeout_s
-        self._step_is_begun = False
+        self._step_has_begun = False
         self._connection, self._process = _start(make)
         # At the latest when this object goes, or before multiprocessing waits for its processes.
         self._end = multiprocessing.util.Finalize(
             self, _end, (self._process, self._connection), exitpriority=0
         )
         try:
-            facts = self._answer(_BEING_MADE)
+            facts = self._answer("being made", advice=_ADVICE)
         except BaseException:
             self._end()
             raise
@@ -92,23 +81,23 @@ class ProcessEnv(RemoteEnv):
         self.observation_space, self.action_space = facts["observation"], facts["action"]
         self.metadata = facts["metadata"]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """As the environment's own; of `info` nothing is handed on."""
-        self._drop_begun_step()
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """As the environment's own, without `info`."""
+        self._drop_step()
         self._send("reset", seed=seed, **({} if options is None else {"options": options}))
         return self._answer("its reset")
 
     def start_step(self, action: Any) -> None:
-        """Sends the action; a process that is gone is an error of `step`."""
-        self._step_is_begun = True
+        """Sends the action; if the process is gone, `step` raises."""
+        self._step_has_begun = True
         with contextlib.suppress(EnvironmentProcessError):
             self._send("step", action)
 
     def step(self, action: Any) -> Any:
-        """As the environment's own; of `info` only a success is handed on."""
-        if not self._step_is_begun:
+        """As the environment's own; `info` has nothing but a success."""
+        if not self._step_has_begun:
             self._send("step", action)
-        self._step_is_begun = False
+        self._step_has_begun = False
         return self._answer("its step")
 
     def close(self) -> None:
@@ -121,15 +110,15 @@ class ProcessEnv(RemoteEnv):
             return
         try:
             with contextlib.suppress(EnvironmentProcessError):
-                self._drop_begun_step(_END_WITHIN_S)
+                self._drop_step(_END_WITHIN_S)
                 self._send("close")
                 self._answer("being closed", _END_WITHIN_S)
         finally:
             self._end()
 
-    def _drop_begun_step(self, timeout_s: float | None = None) -> None:
-        if self._step_is_begun:
-            self._step_is_begun = False
+    def _drop_step(self, timeout_s: float | None = None) -> None:
+        if self._step_has_begun:
+            self._step_has_begun = False
             with contextlib.suppress(DimeError, RemoteError):
                 self._answer("its step", timeout_s)
 
@@ -139,7 +128,7 @@ class ProcessEnv(RemoteEnv):
         except OSError as error:
             raise self._died() from error
 
-    def _answer(self, what: str, timeout_s: float | None = None) -> Any:
+    def _answer(self, what: str, timeout_s: float | None = None, advice: str = "") -> Any:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             if not self._connection.poll(timeout_s):
@@ -150,16 +139,16 @@ class ProcessEnv(RemoteEnv):
                 )
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._died(_ADVICE if what == _BEING_MADE else "") from error
+            raise self._died(advice) from error
         if kind == "refused":
             raise DimeError(content)
         if kind == "raised":
-            text, remote = content
-            raise RemoteError(text) from _RemoteTraceback(remote)
+            text, remote_traceback = content
+            raise RemoteError(text) from Exception(f"\n{remote_traceback}")
         return content
 
     def _died(self, advice: str = "") -> EnvironmentProcessError:
-        self._process.join(_ENDS_BY_ITSELF_WITHIN_S)  # for its own exit code
+        self._process.join(1.0)  # for its own exit code
         self._end()
         return EnvironmentProcessError(
             f"the environment's process ended with exit code {self._process.exitcode}.{advice}"
@@ -172,13 +161,12 @@ def _start(make: Callable[[], gymnasium.Env]) -> tuple[Any, BaseProcess]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make), daemon=True)
     try:
-        with _signals_held_back():
+        with _signals_blocked():
             process.start()
-    except OSError:
-        ours.close()
-        raise
     except Exception as error:  # what cannot be pickled says so in several ways
         ours.close()
+        if isinstance(error, OSError):
+            raise
         raise DimeError(
             f"{make} cannot be handed to another process ({error}). With env_process the "
             "environment must be an id, or a function or class of a module."
@@ -189,10 +177,10 @@ def _start(make: Callable[[], gymnasium.Env]) -> tuple[Any, BaseProcess]:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """A process that is started inside gets no signal before it says what is to become of it."""
-    multiprocessing.resource_tracker.ensure_running()  # which lets them through at its own start
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_US)
+def _signals_blocked() -> Iterator[None]:
+    """A process that starts inside gets no signal before it has installed its handlers."""
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks them at its own start
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         yield
     finally:
@@ -205,7 +193,7 @@ def _end(process: BaseProcess, connection: Connection) -> None:
     if process.pid is not None and process.is_alive():
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has not come as far as a group of its own
+        except ProcessLookupError:  # it has no group of its own yet
             process.kill()
     process.join(_END_WITHIN_S)
 
@@ -213,15 +201,15 @@ def _end(process: BaseProcess, connection: Connection) -> None:
 def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
     """What the process does: makes the environment, then answers until the pipe ends."""
     os.setsid()  # a group of its own, which `_end` ends as a whole
-    for number in _NOT_FOR_US:
-        signal.signal(number, _do_nothing)  # unlike SIG_IGN not handed on to what it starts
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_US)
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN not inherited by what it starts
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     _end_with_parent()
-    env: gymnasium.Env | None = None
+    made: list[gymnasium.Env] = []
 
-    def made() -> dict[str, Any]:
-        nonlocal env
+    def facts() -> dict[str, Any]:
         env = make()
+        made.append(env)
         return {
             "name": name_of(env),
             "max_episode_steps": max_episode_steps(env),
@@ -230,42 +218,33 @@ def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
             "metadata": {"render_fps": env.metadata.get("render_fps")},
         }
 
-    def call(method: str, arguments: tuple, options: dict[str, Any]) -> Any:
-        return _brief(method, getattr(env, method)(*arguments, **options))
-
-    _reply(connection, made)
+    _reply(connection, facts)
     with contextlib.suppress(EOFError, OSError):
-        while env is not None:
+        method = ""
+        while made and method != "close":
             method, arguments, options = connection.recv()
-            _reply(connection, call, method, arguments, options)
-            if method == "close":
-                break
+            _reply(connection, partial(getattr(made[0], method), *arguments, **options))
 
 
-def _do_nothing(number: int, frame: Any) -> None:
-    pass
-
-
-def _brief(method: str, answer: Any) -> Any:
-    """The answer without what of `info` nobody reads, which may not fit through a pipe."""
-    expected = {"reset": 2, "step": 5}.get(method)
-    if not (isinstance(answer, tuple) and len(answer) == expected):
-        return answer
-    info = answer[-1] if isinstance(answer[-1], dict) else {}
-    return (*answer[:-1], {key: info[key] for key in SUCCESS_KEYS if key in info})
-
-
-def _reply(connection: Connection, do: Callable[..., Any], *arguments: Any) -> None:
+def _reply(connection: Connection, call: Callable[[], Any]) -> None:
     try:
-        connection.send(("answer", do(*arguments)))
+        connection.send(("answer", _without_info(call())))
     except DimeError as error:
         connection.send(("refused", str(error)))
     except Exception as error:  # whatever a user's environment raises
         connection.send(("raised", (describe(error), traceback.format_exc())))
 
 
+def _without_info(answer: Any) -> Any:
+    """The answer without what nobody reads of `info`, which may not fit through a pipe."""
+    if not (isinstance(answer, tuple) and answer and isinstance(answer[-1], dict)):
+        return answer
+    info = answer[-1]
+    return (*answer[:-1], {key: info[key] for key in SUCCESS_KEYS if key in info})
+
+
 def _end_with_parent() -> None:
-    """This process and its group end when the parent has: also while a step hangs."""
+    """This process and its group end when the parent has ended, even while a step hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

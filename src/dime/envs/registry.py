@@ -4,8 +4,11 @@ import difflib
 import errno
 import inspect
 import json
+import logging
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from importlib.util import find_spec
@@ -13,9 +16,8 @@ from typing import Any, TypeAlias
 
 import gymnasium
 
-from dime.envs import tiny
-from dime.envs.dm_control import PREFIX, make_dm_control
-from dime.envs.environment import Environment, no_exit
+from dime.envs.dm_control import make_dm_control
+from dime.envs.environment import Environment, no_exit, refuse_running_statistics
 from dime.envs.gymnasium_suite import (
     gymnasium_ids,
     make_gymnasium,
@@ -23,23 +25,25 @@ from dime.envs.gymnasium_suite import (
     registered_elsewhere,
     with_new_worlds,
 )
-from dime.envs.messages import UnknownIdError
 from dime.envs.myosuite import PREFIXES, make_myosuite, with_myosuite_seeding
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
-from dime.envs.running_statistics import refuse_running_statistics
+from dime.envs.tiny import TINY_IDS
 from dime.errors import DimeError
 
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
+_logger = logging.getLogger("dime.envs")
+_shown: set[str] = set()  # notices of Gymnasium
+_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
-def _make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    from dime.envs.playground import make_playground  # brings JAX
+def _make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
+    from dime.envs.jax_env import make_playground  # brings JAX
 
     return make_playground(id, kwargs)
 
 
-_MAKERS = {
+_MAKERS = {  # each makes an environment of its suite from id and kwargs; None: no such id
     "dm_control": make_dm_control,
     "gymnasium": make_gymnasium,
     "myosuite": make_myosuite,
@@ -76,21 +80,16 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     >>> obs, reward, terminated, truncated, info = env.step(env.action_space.high)
     """
     try:
-        return _MAKERS[suite_of(id)](id, kwargs)
-    except UnknownIdError:
-        misspelt = _nearest(id, cutoff=0.9)  # known without imports of other people's packages
-        if suite_of(id) == "gymnasium" and not misspelt and (package := package_of(id)):
-            raise DimeError(
-                f"{id} exists once {package} is imported: name it {package}:{id}."
-            ) from None
-        nearest = ", ".join(_nearest(id))
-        hint = f"Nearest: {nearest}." if nearest else "See docs/environments.md for names."
-        raise DimeError(f"There is no environment {id!r}. {hint}") from None
+        with tidy_warnings():
+            env = _MAKERS[suite_of(id)](id, kwargs)
     except (TypeError, ValueError, KeyError, OSError) as error:
         of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
         if not (kwargs or _missing(error)) or of_the_system:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
+    if env is None:
+        raise _unknown(id)
+    return env
 
 
 def make(
@@ -106,10 +105,9 @@ def make(
         id_or_factory: an id of `make_env`, or a function (or class) that returns a new
             gymnasium.Env at each call.
         env_kwargs: given to the environment or to the factory.
-        render: whether pictures will be asked for; a factory that takes `render_mode` gets
-            "rgb_array".
-        process_timeout_s: makes it in a process of its own (without pictures), which may take that
-            long for an answer.
+        render: whether it will be rendered; a factory that takes `render_mode` gets "rgb_array".
+        process_timeout_s: makes it in a separate process (without rendering), which may take this
+            long to answer.
 
     Raises:
         DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env, or
@@ -148,20 +146,15 @@ def make(
 
 
 def suite_of(id: str) -> str:
-    """The suite that an id belongs to; "gymnasium" where it is none of the others.
+    """The suite that an id belongs to; "gymnasium" if it is none of the others.
 
     >>> [suite_of(id) for id in ("dm_control/dog-run", "myoHandReachRandom-v0", "my_envs:Reach-v1")]
     ['dm_control', 'myosuite', 'gymnasium']
     """
-    if id.startswith(PREFIX):
-        return "dm_control"
-    if id.startswith("playground/"):
-        return "playground"
-    if id.startswith("dime/"):
-        return "dime"
-    if id.lower().startswith(PREFIXES) and ":" not in id:
-        return "myosuite"
-    return "gymnasium"
+    prefix = id.partition("/")[0] if "/" in id else ""
+    if prefix in ("dm_control", "playground", "dime"):
+        return prefix
+    return "myosuite" if id.lower().startswith(PREFIXES) and ":" not in id else "gymnasium"
 
 
 def list_environments() -> dict[str, list[str]]:
@@ -171,8 +164,8 @@ def list_environments() -> dict[str, list[str]]:
     )
     ids = {
         suite: listed[suite] for suite, module in _SLOW_SUITES.items() if find_spec(module)
-    }  # where one is missing, make_env says so to those who ask for it
-    ids |= {"gymnasium": gymnasium_ids(), "dime": tiny.tiny_ids()}
+    }  # if one is missing, make_env says so to those who ask for it
+    ids |= {"gymnasium": gymnasium_ids(), "dime": list(TINY_IDS)}
     return {suite: ids[suite] for suite in _MAKERS if suite in ids}
 
 
@@ -196,16 +189,38 @@ def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
 
 
 def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """What `build` makes, in a process of its own."""
+    """What `build` makes, in a separate process."""
     env = build()
     if any(kind.__module__ == "dime.envs.jax_env" for kind in type(env).__mro__):
         env.close()
         raise DimeError(
             "env_process does not go with environments that JAX computes: they are stepped in one "
-            "program with the learner, not in processes of their own. Leave the option out "
+            "program with the learner, not in separate processes. Leave the option out "
             "(dime resume: --env-process False)."
         )
     return env
+
+
+@contextmanager
+def tidy_warnings() -> Iterator[None]:
+    """Logs the notice that a version is out of date, once per process, and drops other noise.
+
+    Noise: deprecations inside the suites, and Gymnasium's own remarks (float32 bounds, ...).
+    Warnings of the environment itself are passed on.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = _COLOUR.sub("", str(warning.message))
+        if not text.startswith("WARN: "):
+            if not issubclass(warning.category, DeprecationWarning):
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+        elif "is out of date" in text and text not in _shown:
+            _shown.add(text)
+            _logger.warning("Gymnasium: %s", text.removeprefix("WARN: "))
 
 
 def _takes_render_mode(factory: EnvFactory) -> bool:
@@ -214,7 +229,7 @@ def _takes_render_mode(factory: EnvFactory) -> bool:
 
 
 def _missing(error: Exception) -> list[str]:
-    """The names of the arguments that a call lacked, where that is what the error says."""
+    """The names of the arguments that a call lacked, if that is what the error says."""
     said = re.search(r"missing (?:a|\d+) required .*?argument.*?: (.*)", str(error))
     return re.findall(r"'(\w+)'", said[1].partition(" was raised from ")[0]) if said else []
 
@@ -228,10 +243,19 @@ def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeErro
         )
     if "render_mode" in kwargs and "unexpected keyword argument 'render_mode'" in str(error):
         return DimeError(
-            f"{id} has no render mode, which pictures need: it does not take "
+            f"{id} has no render mode, so it cannot be rendered: it does not take "
             f"render_mode={kwargs['render_mode']!r}."
         )
     return DimeError(f"{id} could not be made with {kwargs}: {error}")
+
+
+def _unknown(id: str) -> DimeError:
+    misspelt = _nearest(id, cutoff=0.9)  # known without imports of other people's packages
+    if suite_of(id) == "gymnasium" and not misspelt and (package := package_of(id)):
+        return DimeError(f"{id} exists once {package} is imported: name it {package}:{id}.")
+    nearest = ", ".join(_nearest(id))
+    hint = f"Nearest: {nearest}." if nearest else "See docs/environments.md for names."
+    return DimeError(f"There is no environment {id!r}. {hint}")
 
 
 def _nearest(id: str, count: int = 5, cutoff: float = 0.6) -> list[str]:

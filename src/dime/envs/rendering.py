@@ -9,7 +9,10 @@ import ctypes
 import os
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 RENDER_PACKAGES = (
     "MuJoCo renders without a screen through EGL or OSMesa; on Debian and Ubuntu: "
@@ -29,7 +32,7 @@ data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 64, 64)
 renderer.update_scene(data)
-assert renderer.render().max() > 0, "the picture is black"
+assert renderer.render().max() > 0, "the image is black"
 renderer.close()
 """
 
@@ -37,11 +40,11 @@ renderer.close()
 def choose_renderer() -> str | None:
     """Sets `MUJOCO_GL` unless the user has: egl, else osmesa, else disable.
 
-    To be called before the first import of mujoco or dm_control. Costs about 0.3 s the first time,
-    most of it the loading of the driver that dm_control would load anyway.
+    Call it before the first import of mujoco or dm_control. It takes about 0.3 s the first time,
+    mostly to load the driver that dm_control would load anyway.
 
     Returns:
-        The value in force; None where MuJoCo is left to choose (not Linux).
+        The value in force; None if MuJoCo is left to choose (not Linux).
     """
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
         if _egl_opens_a_display():
@@ -54,7 +57,7 @@ def choose_renderer() -> str | None:
 
 
 def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
-    """Renders a small scene in a process of its own.
+    """Renders a small scene in a separate process.
 
     Returns:
         The name of the renderer that works, or None; and one line to show.
@@ -69,6 +72,30 @@ def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
         return name, f"{name}: a test scene was rendered."
     reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
     return None, f"{name}: a test scene was not rendered ({reason}). {RENDER_PACKAGES}"
+
+
+class ModelCamera:
+    """A camera of a MuJoCo model; `default`, or else the free camera, if it is not named."""
+
+    def __init__(self, name: str | None, height: int, width: int, default: str | None = None):
+        self._name, self._default, self._size = name, default, (height, width)
+        self._renderer: Any = None
+
+    def image(self, model: Any, data: Any) -> np.ndarray:
+        """What it sees, uint8 (height, width, 3)."""
+        name = self._name
+        if name is None and self._default in [model.camera(i).name for i in range(model.ncam)]:
+            name = self._default
+        if self._renderer is None:
+            self._renderer = import_module("mujoco").Renderer(model, *self._size)
+        self._renderer.update_scene(data, camera=-1 if name is None else name)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the OpenGL context; the next image makes another."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 def uses_mujoco(env: Any) -> bool:
@@ -89,7 +116,7 @@ def _load(*names: str) -> ctypes.CDLL | None:
 
 
 def _egl_opens_a_display() -> bool:
-    """Whether EGL has a driver for some device here; the library alone may be there without one."""
+    """Whether EGL has a driver for some device here; the library may be installed without one."""
     egl = _load("libEGL.so.1", "libEGL.so")
     if egl is None:
         return False

@@ -1,8 +1,8 @@
 """What an environment's observations and actions look like, and how they become flat arrays.
 
 The learner sees one float32 vector per observation and actions in [-1, 1]; the environment keeps
-its own structure, units, shapes and dtypes. `Spaces` holds the way between the two and is plain
-data, so that a run can record it and a loaded policy can use it without the environment.
+its own structure, units, shapes and dtypes. `Spaces` converts between the two. It is plain data, so
+that a run can record it and a loaded policy can use it without the environment.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ import numpy as np
 from dime.errors import DimeError
 
 _FLOAT_DTYPES = ("float16", "float32", "float64")
-_LARGEST = 2**31  # sizes that an array may have
-_MOST_AXES = 32
+_MAX_SIZE = 2**31  # of an array
+_MAX_AXES = 32
 _NEEDED = "a Box of real numbers with finite bounds is needed"
 _PAGE = "See docs/environments.md."
 
@@ -41,7 +41,11 @@ class Leaf:
 class Spaces:
     """The observation layout and the action box of one environment.
 
-    Leaves stand in the space's own key order; bounds are flattened in C order.
+    Leaves are in the space's own key order; bounds are flattened in C order.
+
+    Raises:
+        DimeError: the observation or the action is empty or too large, actions are not floats, or
+            their bounds are not finite or leave no room.
 
     >>> from dime.envs import make_env
     >>> spaces = Spaces.of(make_env("Pendulum-v1"), "Pendulum-v1")
@@ -58,24 +62,52 @@ class Spaces:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
 
+    def __post_init__(self):
+        for kind, size in (("observation", self.obs_dim), ("action", self.action_dim)):
+            if not 0 < size < _MAX_SIZE:
+                problem = f"too large an {kind} space" if size else f"an empty {kind} space"
+                raise DimeError(
+                    f"{self.name} has {problem} ({size} numbers); at least one number, and fewer "
+                    f"than 2**31, is needed. {_PAGE}"
+                )
+        if self.action_dtype not in _FLOAT_DTYPES:
+            raise DimeError(
+                f"{self.name} has actions of dtype {self.action_dtype}; {_NEEDED}, of dtype "
+                f"{', '.join(_FLOAT_DTYPES)}. {_PAGE}"
+            )
+        low, high = (x.reshape(self.action_shape) for x in (self._low, self._high))
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
+        for usable, problem, remedy in (
+            (finite, "bounds that are not finite", "the range its actuators really have"),
+            (low < high, "a lower bound not below the upper one", "bounds that leave room to act"),
+        ):
+            if not usable.all():
+                at = tuple(int(i) for i in np.argwhere(~usable)[0])
+                raise DimeError(
+                    f"{self.name} has an action space with {problem}: [{low[at]}, {high[at]}] at "
+                    f"index {at}; {_NEEDED}. Wrap the environment so that it declares {remedy}. "
+                    f"{_PAGE}"
+                )
+
     @classmethod
     def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
-        """Reads and checks an environment's spaces.
+        """Reads an environment's spaces.
 
         Raises:
-            DimeError: the observation is not made of Boxes, the action is not a Box of floats with
-                finite bounds, or one of the two has no dimension.
+            DimeError: the observation is not made of Boxes, the action is not a Box, or as above.
         """
-        observation = tuple(_leaves(env.observation_space, name, ()))
-        if sum(leaf.size for leaf in observation) == 0:
-            raise DimeError(
-                f"{name} has an empty observation space ({env.observation_space}); "
-                f"at least one number is needed. {_PAGE}"
+        box = env.action_space
+        if not isinstance(box, gymnasium.spaces.Box):
+            discrete = ("Discrete", "MultiDiscrete", "MultiBinary")
+            kind = type(box).__name__
+            what = (
+                "a discrete action space" if kind in discrete else f"an action space of kind {kind}"
             )
-        box = _checked_action_box(env.action_space, name)
+            raise DimeError(f"{name} has {what} ({box}); {_NEEDED}. {_PAGE}")
         return cls(
             name=name,
-            observation=observation,
+            observation=tuple(_leaves(env.observation_space, name, ())),
             action_shape=tuple(int(n) for n in box.shape),
             action_dtype=str(box.dtype),
             action_low=tuple(float(bound) for bound in box.low.ravel()),
@@ -86,27 +118,26 @@ class Spaces:
     def from_json(cls, data: Any) -> "Spaces":
         """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
         try:
-            leaves = tuple(
-                Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"])
-                for leaf in data["observation"]
+            return cls(
+                name=_text(data["name"]),
+                observation=tuple(
+                    Leaf(_each(leaf["path"], str, int), _shape(leaf["shape"]), _text(leaf["dtype"]))
+                    for leaf in data["observation"]
+                ),
+                action_shape=_shape(data["action_shape"]),
+                action_dtype=data["action_dtype"],
+                action_low=tuple(map(float, _each(data["action_low"], int, float))),
+                action_high=tuple(map(float, _each(data["action_high"], int, float))),
             )
-            fields = ("action_shape", "action_low", "action_high")
-            tuples = {field: tuple(data[field]) for field in fields}
-            spaces = cls(data["name"], leaves, action_dtype=data["action_dtype"], **tuples)
-            _require_own_kind(spaces)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DimeError(f"Not a description of spaces ({error!r}): {data!r:.500}") from error
-        return spaces
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as dicts, lists, strings and numbers."""
         return asdict(self)
 
     def refuse_if_other(self, expected: "Spaces", where: str) -> None:
-        """Raises `DimeError` where these are not the `expected` ones, which are those of `where`.
-
-        The environment's name may differ.
-        """
+        """Raises `DimeError` if these, except for the name, are not those that `where` has."""
         if replace(self, name="") != replace(expected, name=""):
             raise DimeError(
                 f"The environment's spaces are no longer those of {where}: {self.to_json()} now, "
@@ -196,20 +227,20 @@ class Spaces:
                 obs = obs[key]
             return np.asarray(obs)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"has no array{_at(leaf)} ({type(error).__name__}: {error})"
+            problem = f"has no array{_at(leaf.path)} ({type(error).__name__}: {error})"
             raise DimeError(f"An observation of {self.name} {problem}.") from error
 
     def _check(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
         if value.dtype.kind not in "biuf":
             raise DimeError(
-                f"An observation of {self.name}{_at(leaf)} must be of real numbers, got dtype "
+                f"An observation of {self.name}{_at(leaf.path)} must be of real numbers, got dtype "
                 f"{value.dtype}."
             )
         if value.shape == (*batch, *leaf.shape):
             return
         leading = f" after the batch axes {batch}" if batch else ""
         raise DimeError(
-            f"An observation of {self.name}{_at(leaf)}: expected shape {leaf.shape}{leading}, "
+            f"An observation of {self.name}{_at(leaf.path)}: expected shape {leaf.shape}{leading}, "
             f"as its space declares, got {value.shape}."
         )
 
@@ -220,33 +251,25 @@ class Spaces:
         )
 
 
-def _require_own_kind(spaces: Spaces) -> None:
-    """Raises `TypeError` or `ValueError` for what `Spaces.of` never gives: a file may say it."""
-    texts = [spaces.name, spaces.action_dtype, *(leaf.dtype for leaf in spaces.observation)]
-    keys = [key for leaf in spaces.observation for key in leaf.path]
-    shapes = [spaces.action_shape, *(leaf.shape for leaf in spaces.observation)]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a name or a dtype is no text")
-    if not all(isinstance(key, str | int) for key in keys):
-        raise TypeError("a path has other keys than texts and numbers")
-    if not all(len(shape) <= _MOST_AXES for shape in shapes):
-        raise ValueError("a shape has too many axes")
-    if not all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
-        raise ValueError("a shape is not of whole numbers")
-    if not (0 < spaces.obs_dim < _LARGEST and 0 < spaces.action_dim < _LARGEST):
-        raise ValueError("the observation or the action is empty, or too large")
-    if spaces.action_dtype not in _FLOAT_DTYPES:
-        raise ValueError(f"actions of dtype {spaces.action_dtype:.80}")
-    if len(spaces.action_low) != spaces.action_dim or len(spaces.action_high) != spaces.action_dim:
-        raise ValueError("as many bounds as action dimensions are needed")
-    if not all(type(bound) in (int, float) for bound in spaces.action_low + spaces.action_high):
-        raise TypeError("a bound is no number")
-    low, high = (np.array(x, np.float64) for x in (spaces.action_low, spaces.action_high))
-    _check_bounds(low, high, spaces.name)
+def _each(values: Any, *kinds: type) -> tuple:
+    """The values; `TypeError` unless each is of one of the kinds, which `True` never is an int."""
+    if not all(type(value) in kinds for value in values):
+        raise TypeError(f"{values!r:.80} are not all of type {kinds}")
+    return tuple(values)
 
 
-def _at(leaf: Leaf) -> str:
-    return f" at {'/'.join(map(str, leaf.path))}" if leaf.path else ""
+def _text(value: Any) -> str:
+    return _each([value], str)[0]
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if len(sizes) > _MAX_AXES or not all(0 <= size < _MAX_SIZE for size in _each(sizes, int)):
+        raise ValueError(f"{sizes!r:.80} is not a shape")
+    return tuple(sizes)
+
+
+def _at(path: tuple[str | int, ...]) -> str:
+    return f" at {'/'.join(map(str, path))}" if path else ""
 
 
 def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> Iterator[Leaf]:
@@ -260,42 +283,8 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
             for index, part in enumerate(space.spaces):
                 yield from _leaves(part, name, (*path, index))
         case _:
-            where = f" at {'/'.join(map(str, path))}" if path else ""
             raise DimeError(
-                f"{name} has an observation space with {space}{where}; only Box, and Dict and "
+                f"{name} has an observation space with {space}{_at(path)}; only Box, and Dict and "
                 "Tuple of Boxes, can be observed. gymnasium.wrappers.FlattenObservation makes "
                 f"numbers of discrete parts. {_PAGE}"
-            )
-
-
-def _checked_action_box(space: gymnasium.Space, name: str) -> gymnasium.spaces.Box:
-    spaces = gymnasium.spaces
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise DimeError(f"{name} has a discrete action space ({space}); {_NEEDED}. {_PAGE}")
-    if not isinstance(space, spaces.Box):
-        kind = type(space).__name__
-        raise DimeError(f"{name} has an action space of kind {kind} ({space}); {_NEEDED}. {_PAGE}")
-    if prod(space.shape) == 0:
-        raise DimeError(f"{name} has an empty action space ({space}); {_NEEDED}. {_PAGE}")
-    if str(space.dtype) not in _FLOAT_DTYPES:
-        raise DimeError(
-            f"{name} has actions of dtype {space.dtype} ({space}); {_NEEDED}, "
-            f"of dtype {', '.join(_FLOAT_DTYPES)}. {_PAGE}"
-        )
-    _check_bounds(space.low.astype(np.float64), space.high.astype(np.float64), name)
-    return space
-
-
-def _check_bounds(low: np.ndarray, high: np.ndarray, name: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
-    for usable, problem, remedy in (
-        (finite, "bounds that are not finite", "the range its actuators really have"),
-        (low < high, "a lower bound not below the upper one", "bounds that leave room to act"),
-    ):
-        if not usable.all():
-            at = tuple(int(i) for i in np.argwhere(~usable)[0])
-            raise DimeError(
-                f"{name} has an action space with {problem}: [{low[at]}, {high[at]}] at index "
-                f"{at}; {_NEEDED}. Wrap the environment so that it declares {remedy}. {_PAGE}"
             )

@@ -1,6 +1,6 @@
 """Two small environments with several equally good ways to act, for tests and for figures.
 
-Both are registered with Gymnasium when `dime.envs` is imported.
+Importing `dime.envs` registers both with Gymnasium.
 """
 
 import math
@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+TINY_IDS = ["dime/MultiGoal-v0", "dime/TwoModeBandit-v0"]
 _WEIGHTS, _MEANS, _STD = np.array([0.3, 0.7]), np.array([-0.5, 0.5]), 0.1
-_PIXELS = 256  # pictures are square, of even size for video codecs
+_PIXELS = 256  # images are square, of even size for video codecs
 _WHITE, _GREY, _RED, _BLUE = (255, 255, 255), (170, 170, 170), (200, 40, 40), (40, 80, 200)
 
 
@@ -50,9 +51,7 @@ class TwoModeBandit(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._action: float | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """The constant observation; there is nothing to seed."""
         super().reset(seed=seed)
         self._action = None
@@ -110,9 +109,7 @@ class MultiGoal(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._path: list[np.ndarray] = []
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """Puts the point near the origin."""
         super().reset(seed=seed)
         self._path = [self.np_random.normal(0.0, self.start_std, 2)]
@@ -150,18 +147,6 @@ class MultiGoal(gymnasium.Env):
         return position.astype(np.float32), {"position": position.copy(), "success": success}
 
 
-def tiny_ids() -> list[str]:
-    """The ids of the environments of this file."""
-    return ["dime/MultiGoal-v0", "dime/TwoModeBandit-v0"]
-
-
-def register_tiny() -> None:
-    """Registers them with Gymnasium."""
-    if "dime/MultiGoal-v0" not in gymnasium.registry:
-        gymnasium.register("dime/MultiGoal-v0", f"{__name__}:MultiGoal", max_episode_steps=30)
-        gymnasium.register("dime/TwoModeBandit-v0", f"{__name__}:TwoModeBandit")
-
-
 def _mass_inside() -> float:
     """The mass of the two Gaussians within [-1, 1]; about 1 - 3e-7."""
 
@@ -169,3 +154,8 @@ def _mass_inside() -> float:
         return 0.5 * (1.0 + math.erf((bound - mean) / (_STD * math.sqrt(2.0))))
 
     return sum(w * (below(1.0, m) - below(-1.0, m)) for w, m in zip(_WEIGHTS, _MEANS, strict=True))
+
+
+if TINY_IDS[0] not in gymnasium.registry:
+    gymnasium.register("dime/MultiGoal-v0", f"{__name__}:MultiGoal", max_episode_steps=30)
+    gymnasium.register("dime/TwoModeBandit-v0", f"{__name__}:TwoModeBandit")

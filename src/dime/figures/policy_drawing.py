@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from dime.deploy.video import refuse_unless_writable, write_video
+from dime.deploy.evaluate import refuse_unless_writable, write_video
 from dime.errors import DimeError
 from dime.figures import policy
 from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy

@@ -3,10 +3,38 @@
 import numpy as np
 from jaxtyping import Float, Real
 
-from dime.errors import require
-from dime.statistics.scores import Scores, Values, as_scores
+from dime.errors import DimeError, require
 
+Scores = Real[np.ndarray, "*batch runs tasks"]
+Values = Float[np.ndarray, "*batch"]
 _BOTH = (-2, -1)  # runs and tasks
+
+
+def as_scores(scores: np.ndarray) -> Float[np.ndarray, "*batch runs tasks"]:
+    """The same numbers in double precision; refuses what is not an array of scores.
+
+    >>> as_scores(np.arange(3))
+    Traceback (most recent call last):
+    ...
+    dime.errors.DimeError: Scores of shape (3,) lack an axis; they need (..., runs, tasks). For the
+    runs of one task pass scores[:, None].
+    """
+    try:
+        scores = np.asarray(scores, np.float64)
+    except (TypeError, ValueError) as error:  # text, or runs of different lengths
+        raise DimeError(
+            f"Scores must be an array of numbers, (..., runs, tasks); these are not ({error})."
+        ) from error
+    require(
+        scores.ndim >= 2,
+        f"Scores of shape {scores.shape} lack an axis; they need (..., runs, tasks). For the runs "
+        "of one task pass scores[:, None].",
+    )
+    require(
+        0 not in scores.shape[-2:],
+        f"There are no runs or no tasks in scores of shape {scores.shape}, (..., runs, tasks).",
+    )
+    return scores
 
 
 def iqm(scores: Scores) -> Values:
@@ -14,15 +42,6 @@ def iqm(scores: Scores) -> Values:
 
     A quarter of the values (rounded down) is cut off at each end: robust to outliers as the median
     is, and less noisy. Equals `scipy.stats.trim_mean(x, 0.25, axis=None)` of the last two axes.
-
-    Args:
-        scores: (..., runs, tasks), any unit.
-
-    Returns:
-        (...), in the scores' unit; NaN where one of the scores is.
-
-    Raises:
-        DimeError: there are no runs or no tasks.
 
     >>> float(iqm(np.array([[1.0], [2.0], [4.0], [100.0]])))
     3.0
@@ -43,15 +62,6 @@ def median(scores: Scores) -> Values:
 
     With one task it is the mean over runs. It ignores how good the better half of the tasks is.
 
-    Args:
-        scores: (..., runs, tasks), any unit.
-
-    Returns:
-        (...), in the scores' unit; NaN where one of the scores is.
-
-    Raises:
-        DimeError: there are no runs or no tasks.
-
     >>> float(median(np.array([[1.0, 5.0, 90.0], [3.0, 7.0, 10.0]])))
     6.0
     """
@@ -60,15 +70,6 @@ def median(scores: Scores) -> Values:
 
 def mean(scores: Scores) -> Values:
     """The mean over runs and tasks, which a single outlier can move anywhere.
-
-    Args:
-        scores: (..., runs, tasks), any unit.
-
-    Returns:
-        (...), in the scores' unit; NaN where one of the scores is.
-
-    Raises:
-        DimeError: there are no runs or no tasks.
 
     >>> float(mean(np.array([[1.0, 2.0], [3.0, 10.0]])))
     4.0
@@ -79,17 +80,8 @@ def mean(scores: Scores) -> Values:
 def optimality_gap(scores: Scores, threshold: float = 1.0) -> Values:
     """How far the runs stay below a threshold, on average; what is above it earns nothing.
 
-    The mean of max(threshold - score, 0): lower is better (Agarwal et al. 2021, section 4).
-
-    Args:
-        scores: (..., runs, tasks), any unit.
-        threshold: in the same unit; 1 for scores that are normalised.
-
-    Returns:
-        (...), in the scores' unit; NaN where one of the scores is.
-
-    Raises:
-        DimeError: there are no runs or no tasks.
+    The mean of max(threshold - score, 0): lower is better (Agarwal et al. 2021, section 4). The
+    threshold is in the scores' unit; 1 suits normalised scores.
 
     >>> float(optimality_gap(np.array([[0.5, 2.0], [0.75, 0.75]])))
     0.25
@@ -106,15 +98,8 @@ def performance_profile(
     itself, so a task on which half of the runs succeed contributes one half. For scores that are
     not negative the area under the profile, from threshold 0 up, is their mean.
 
-    Args:
-        scores: (..., runs, tasks), any unit.
-        thresholds: in the same unit, in any order.
-
-    Returns:
-        (..., thresholds), shares in [0, 1]; NaN where one of the scores is.
-
-    Raises:
-        DimeError: there are no runs, tasks or thresholds, or a threshold is NaN.
+    Thresholds are in the scores' unit, in any order; no threshold, or one that is NaN, is a
+    `DimeError`.
 
     >>> performance_profile(np.array([[0.2, 1.0], [0.4, 0.4]]), np.array([0.0, 0.3, 0.4]))
     array([1.  , 0.75, 0.25])
@@ -126,9 +111,8 @@ def performance_profile(
         f"thresholds are {thresholds}; they must be one or more numbers on one axis.",
     )
     # One after the other: all at once would take as much memory for every threshold.
-    above = np.stack([(scores > bound).mean(axis=_BOTH) for bound in thresholds], axis=-1)
-    unknown = np.expand_dims(np.isnan(scores).any(axis=_BOTH), -1)
-    return np.where(unknown, np.nan, above)
+    unknown = np.where(np.isnan(scores), np.nan, 0.0)
+    return np.stack([((scores > bound) + unknown).mean(_BOTH) for bound in thresholds], axis=-1)
 
 
 def normalise(
@@ -138,12 +122,8 @@ def normalise(
 
     Args:
         scores: (..., runs, tasks), in each task's own unit.
-        low: what is worth 0, for every task or for all: a random policy's score, say.
-        high: what is worth 1: a reference policy's score, or the largest possible one.
-
-    Raises:
-        DimeError: there are no runs or no tasks, the bounds are not one for every task, or a `high`
-            is not above its `low`.
+        low: a random policy's score, say; one number for all tasks or one for each.
+        high: a reference policy's score, or the largest possible one; above `low`.
 
     >>> normalise(np.array([[500.0, -10.0]]), np.array([0.0, -20.0]), np.array([1000.0, 20.0]))
     array([[0.5 , 0.25]])
