@@ -484,7 +484,7 @@ def test_a_film_that_cannot_be_made_is_said_and_nothing_is_lost(run, monkeypatch
     def refuse(*arguments):
         raise dime.DimeError("no renderer; apt-get install libegl1")
 
-    monkeypatch.setattr("dime.cli.train.film", refuse)
+    monkeypatch.setattr("dime.cli.train.record_video", refuse)
     answer = run("train", PLANE, *SMALL, "--run-dir", "run")
     assert answer.status == 0
     assert "no video: no renderer; apt-get install libegl1" in answer.out

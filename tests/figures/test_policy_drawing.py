@@ -142,7 +142,7 @@ def test_of_a_known_q_the_density_is_the_closed_form(dime_run, monkeypatch):
 
 
 def test_the_entropy_bound_is_minus_the_mean_log_prob(dime_run, view):
-    policy = jax.tree.map(lambda leaf: leaf[0], restore_agents(dime_run).state).policy
+    policy = jax.tree.map(lambda leaf: leaf[0], restore_agents(dime_run).state).policy.module
     obs = view.episode.obs[view.bounds.env_step]
     repeated = jnp.broadcast_to(obs, (NUM_BOUND_CHAINS, *obs.shape))
     log_prob = policy.sample(repeated, jax.random.key(1)).log_prob
