@@ -39,7 +39,7 @@ bench-peers:  ## CrossQ here and of SBX in turn, in .venv-peers (installs PyTorc
 	@scripts/setup peers
 	.venv-peers/bin/python benchmarks/peers.py
 
-soak: setup  ## try every promise (docs/promises.md), the long tests too (about an hour)
+soak: setup  ## try every promise (docs/promises.md), the long tests too (under 20 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "promise or soak" -q
 
 fuzz: setup  ## fuzz what reads a run's files (make fuzz SECONDS=20: for each of the targets)
