@@ -5,9 +5,9 @@ BIN := .venv/bin
 SECONDS ?= 120
 TRAIN_ENV ?= dm_control/cartpole-swingup
 # Less work per env step than the preset's; renormalisation early, as small batches are noisy.
-TRAIN_OPTIONS ?= --updates-per-env-step 1 --batch-size 64 --policy.num-denoising-steps 5 \
-  --policy.learning-rate 1e-3 --critic.learning-rate 1e-3 --critic.renorm-warmup-updates 1000 \
-  --evaluate-every 10000
+TRAIN_OPTIONS ?= --updates-per-env-step 1 --batch-size 64 --critic.hidden-dim 128 \
+  --policy.hidden-dim 64 --policy.num-denoising-steps 5 --policy.learning-rate 1e-3 \
+  --critic.learning-rate 1e-3 --critic.renorm-warmup-updates 1000 --evaluate-every 10000
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST)
