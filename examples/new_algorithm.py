@@ -14,7 +14,7 @@ from dime.updates.action_modes import best_of
 
 @dataclass(frozen=True)
 class ShootingConfig:
-    """What the method depends on; each field is an option of the command line."""
+    """Settings; each field becomes an option of the command line."""
 
     critic: TargetCriticConfig = field(default_factory=TargetCriticConfig)
     num_candidates: int = 16
@@ -22,7 +22,7 @@ class ShootingConfig:
 
 
 def shooting(config, spec):
-    """Three pure functions over one state, which here is the critics alone."""
+    """Three pure functions over one state, here just the critics."""
     critics = config.critic.make(spec, ScalarHead(smallest), jax.nn.relu)
 
     def update(state, batch, key, counters):
