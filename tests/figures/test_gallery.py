@@ -70,11 +70,6 @@ def test_what_cannot_be_rendered_has_its_sizes_and_the_reason(unseen):
     assert Unseen.closed == 1
 
 
-def test_pictures_have_no_more_pixels_than_the_figure_shows():
-    assert paper._thinned(np.zeros((1080, 1920, 3), np.uint8)).shape == (270, 480, 3)
-    assert paper._thinned(np.zeros((64, 48, 3), np.uint8)).shape == (64, 48, 3)
-
-
 def test_texts_do_not_overlap(monkeypatch):
     reason = "A suite that is not installed is named with what installs it. " * 20
     portraits = {

@@ -15,12 +15,20 @@ from dime.deploy.policy import load_policy
 from dime.envs.registry import make_env
 from dime.envs.tiny import MultiGoal
 from dime.figures import style
-from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, panels_of, read_reference
+from dime.figures.curves import (
+    MIN_RUNS,
+    Curve,
+    Panel,
+    Reference,
+    enumerated,
+    panels_of,
+    read_reference,
+    span,
+)
 from dime.figures.runs import RunDirs, read_runs, studies_among, unevaluated_note
 from dime.training.run_directory import RunDirectory
 
 _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
-_MAX_NAMES = 4  # in an enumeration; the rest is counted
 _NUM_PATHS = 50
 
 ENVIRONMENT = "dime/MultiGoal-v0"
@@ -77,28 +85,28 @@ def plot_figure(
     panels, published = panels_of(runs), read_reference(reference)
     draws, captions = learning_panels(panels, published), learning_caption(panels, published)
     in_studies = {trial for study in studies_among(run_dirs) for trial in study.begun}
-    folders = [
-        run.folder
-        for run in runs
-        if run.environment == ENVIRONMENT and run.folder not in in_studies
-    ]
-    with_paths = [folder for folder in folders if RunDirectory(folder).checkpoints.steps()]
-    for folder in with_paths:
-        name = folder.resolve().name
-        paths = play_paths(load_policy(folder, mode="stochastic"), _NUM_PATHS)
+    waiting = []
+    for run in runs:
+        if run.environment != ENVIRONMENT or run.folder in in_studies:
+            continue
+        name = run.folder.resolve().name
+        if not RunDirectory(run.folder).checkpoints.steps():
+            waiting.append(name)
+            continue
+        paths = play_paths(load_policy(run.folder, mode="stochastic"), _NUM_PATHS)
         draws.append(partial(draw_paths, paths=paths, title=f"{ENVIRONMENT}: paths\n{name}"))
         captions.append(paths_caption(paths, name))
-    if with_paths:
+    if len(draws) > len(panels):
         captions.append(PATHS_NOTE)
     captions += unevaluated_note(run_dirs)
-    if waiting := [folder.resolve().name for folder in folders if folder not in with_paths]:
+    if waiting:
         captions.append(f"No paths of {', '.join(waiting)}: no checkpoint yet.")
     return style.make_figure(draws, captions)
 
 
 def learning_panels(panels: list[Panel], reference: Reference | None) -> list[style.Draw]:
     """What draws the curves of each panel."""
-    variants = style.variants_of(panels)
+    variants = style.variants_of((c.algorithm, c.variant) for p in panels for c in p.curves)
     return [
         partial(_draw_panel, panel=panel, variants=variants, reference=reference)
         for panel in panels
@@ -110,7 +118,8 @@ def _draw_panel(
 ) -> None:
     """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
-        style.draw_series(axes, curve.series, curve.label, style.curve_style(curve, variants))
+        look = style.curve_style(curve.algorithm, curve.variant, curve.mode, variants)
+        style.draw_series(axes, curve.series, curve.label, look)
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(curve.last_step for curve in panel.curves)
@@ -129,8 +138,7 @@ def learning_caption(panels: list[Panel], reference: Reference | None) -> list[s
     paragraphs = [_statistic(curves), _protocol(panels)]
     if reference is not None:
         paragraphs.append(_reference(panels, reference))
-    # what of the runs is not drawn, and what should not have been pooled
-    remarks = {_named(curves, pair): "; ".join(_remarks(pair[1])) for pair in curves}
+    remarks = {_named(curves, pair): "; ".join(pair[1].remarks) for pair in curves}
     notes = " ".join(f"{name}: {text}." for name, text in remarks.items() if text)
     return [*paragraphs, notes] if notes else paragraphs
 
@@ -145,7 +153,7 @@ def _statistic(curves: list[tuple[Panel, Curve]]) -> str:
     text = f"Seeds per curve: {usual}"
     for count in sorted(set(counts) - {usual}):
         odd = [_named(curves, pair) for pair in curves if pair[1].series.num_runs == count]
-        text += f"; {count} in {_enumerated(odd)}"
+        text += f"; {count} in {enumerated(odd)}"
     return f"{text}.{interval_note(counts)}"
 
 
@@ -164,42 +172,21 @@ def interval_note(counts: Iterable[int]) -> str:
 
 def _protocol(panels: list[Panel]) -> str:
     curves = [curve for panel in panels for curve in panel.curves]
-    episodes = sorted(set().union(*(curve.num_episodes for curve in curves)))
-    count = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
+    episodes = set().union(*(curve.num_episodes for curve in curves))
     modes = " or ".join(dict.fromkeys(curve.mode.replace("_", " ") for curve in curves))
-    metrics = {panel.metric for panel in panels}
-    means = ["mean return"] * ("return" in metrics)
-    means += ["share solved at the last step"] * ("success_rate" in metrics)
-    plural = "" if episodes == [1] else "s"
+    means = {"return": "mean return", "success_rate": "share solved at the last step"}
+    shown = [text for metric, text in means.items() if metric in {p.metric for p in panels}]
     return (
-        f"Score of a seed: {' or '.join(means)} of {count} whole episode{plural} per evaluation "
+        f"Score of a seed: {' or '.join(shown)} of {span(episodes)} whole "
+        f"episode{'' if episodes == {1} else 's'} per evaluation "
         f"with {modes} actions, on separate evaluation environments; no smoothing."
     )
 
 
 def _reference(panels: list[Panel], reference: Reference) -> str:
-    missing = [
-        panel.environment
-        for panel in panels
-        if reference.find(panel.environment, panel.metric) is None
-    ]
+    missing = [p.environment for p in panels if reference.find(p.environment, p.metric) is None]
     text = f"{reference.name}: {reference.note}; interquartile mean and 95 % interval."
-    return f"{text} None for {_enumerated(missing)}." if missing else text
-
-
-def _remarks(curve: Curve) -> list[str]:
-    remarks = []
-    if count := curve.series.num_left_out:
-        plural = "" if count == 1 else "s"
-        remarks.append(f"{count} env step{plural} left out, not evaluated for all of its seeds")
-    if count := curve.num_silent:
-        remarks.append(f"{count} of its seeds left out, not evaluated at all")
-    if count := curve.num_repeated:
-        plural = "" if count == 1 else "s"
-        remarks.append(f"{count} seed{plural} counted more than once, from several folders")
-    if curve.differences:
-        remarks.append(f"pooled runs differ in {_enumerated(curve.differences)}")
-    return remarks
+    return f"{text} None for {enumerated(missing)}." if missing else text
 
 
 def _named(curves: list[tuple[Panel, Curve]], pair: tuple[Panel, Curve]) -> str:
@@ -207,12 +194,6 @@ def _named(curves: list[tuple[Panel, Curve]], pair: tuple[Panel, Curve]) -> str:
     panel, curve = pair
     several = len({other.environment for other, _ in curves}) > 1
     return f"{curve.label} on {panel.environment}" if several else curve.label
-
-
-def _enumerated(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _MAX_NAMES
-    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 class Path2D(NamedTuple):

@@ -5,7 +5,6 @@ import datetime
 import hashlib
 import importlib.util
 import json
-import math
 import shlex
 import statistics
 from collections import defaultdict
@@ -14,22 +13,25 @@ from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
+from matplotlib.ticker import EngFormatter
+
 import dime
 from dime.errors import DimeError, require
-from dime.figures.curves import Reference, read_reference
+from dime.figures.curves import Reference, counted, read_reference, span
 from dime.figures.learning import learning_caption
-from dime.figures.runs import RunDirs, flatten, is_study
-from dime.figures.style import METRIC_LABELS
+from dime.figures.runs import RunDirs, flatten, folders_of, is_study
+from dime.figures.style import METRIC_LABELS, writing
 from dime.report.results import (
     OFFICIAL,
-    Analyst,
+    Known,
     chart_data,
     looks_of,
-    mode_choices,
+    results_of,
     score_table,
+    score_text,
 )
-from dime.report.sources import Entry, Reader, Sources, seed_text
-from dime.training.listeners import return_text
+from dime.report.sources import Entry, Reader, Sources, listed
+from dime.training.listeners import duration
 from dime.training.records import write_bytes
 
 MAX_BYTES = 20_000_000
@@ -67,33 +69,22 @@ def write_report(
         path.suffix.lower() in _SUFFIXES,
         f"A report cannot be written as {path.name}. Choose a name ending in .html.",
     )
-    page = Page()
-    published = read_reference(reference)
-    sources = Reader().read(_checked(run_dirs))
-    content = content_of(sources, Analyst(), published)
+    page, published, folders = Page(), read_reference(reference), folders_of(run_dirs)
+    require(bool(folders), "There is nothing to report on: name at least one run or study.")
+    for folder in folders:
+        require(
+            is_study(folder) or (folder / "config.json").is_file(),
+            f"{folder} is neither a run nor a study: it has no config.json and no study.json.",
+        )
+    sources = Reader().read(folders)
+    content = content_of(sources, {}, published)
     text = page.render(content)
     if videos := videos_of(sources.entries):
         inlined, left_out = _inlined(videos, MAX_BYTES - len(text) - _MARGIN)
         text = page.render(content, inlined, left_out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         write_bytes(path, text)
-    except OSError as error:
-        raise DimeError(f"The report cannot be written to {path}: {error}.") from error
     return path
-
-
-def _checked(run_dirs: RunDirs) -> list[Path]:
-    """The folders, each a run or a study at least by its files' names."""
-    named = [run_dirs] if isinstance(run_dirs, str | Path) else run_dirs
-    paths = [Path(name) for name in named]
-    require(bool(paths), "There is nothing to report on: name at least one run or study.")
-    for path in paths:
-        if not is_study(path) and not (path / "config.json").is_file():
-            raise DimeError(
-                f"{path} is neither a run nor a study: it has no config.json and no study.json."
-            )
-    return paths
 
 
 class Page:
@@ -116,10 +107,10 @@ class Page:
         environment.filters |= {
             "score": score_text,
             "steps": steps_text,
-            "duration": duration_text,
+            "duration": duration,
             "counted": counted,
-            "span": span_text,
-            "seeds": lambda seeds: seed_text(seeds).removeprefix("seeds ").removeprefix("seed "),
+            "span": span,
+            "listed": listed,
             "median": statistics.median,
             "json": lambda config: json.dumps(config, indent=2),
             "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
@@ -186,12 +177,12 @@ def _asset(name: str) -> str:
 
 
 def content_of(
-    sources: Sources, analyst: Analyst, reference: Reference | None = None
+    sources: Sources, known: Known, reference: Reference | None = None
 ) -> dict[str, Any]:
     """What the template needs of the records: tables, charts' data and captions, by name."""
-    results = analyst.results(entry.run for entry in sources.entries if entry.run)
-    drawn = [result for result in results if result.panel is not None]
-    panels = [result.panel for result in drawn if result.panel is not None]
+    results = results_of((entry.run for entry in sources.entries if entry.run), known)
+    panels = [result for result in results if not result.problem]
+    modes = list(dict.fromkeys(curve.mode for panel in panels for curve in panel.curves))
     entries = sources.entries
     starts = [(entry.name, start) for entry in entries for start in entry.starts]
     times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
@@ -203,11 +194,13 @@ def content_of(
         "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
         "dates": [times[0], times[-1]] if times else [],
         "metrics": METRIC_LABELS,
-        "charts": {result.environment: chart_data(result, reference) for result in drawn},
+        "charts": {panel.environment: chart_data(panel, reference) for panel in panels},
         "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
         "looks": looks_of(panels),
         "reference": reference,
-        "scores": {mode: score_table(drawn, mode) for mode in mode_choices(drawn)},
+        "scores": {
+            mode: score_table(panels, mode) for mode in [OFFICIAL] * (len(modes) > 1) + modes
+        },
         "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
         "settings": _differing_settings(entries),
         "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
@@ -303,64 +296,10 @@ def _inlined(
     return {key: inlined[key] for key in videos if key in inlined}, left_out
 
 
-def score_text(value: float | None, metric: str) -> str:
-    """A score with the digits that matter; None is a score that was not finite.
-
-    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
-    ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
-    >>> score_text(0.725, "success_rate"), score_text(0.725, "aggregate")
-    ('0.72', '0.725')
-    """
-    if value is None or not math.isfinite(value):
-        return "not a number"
-    if metric != "return":
-        return f"{value:.{3 if metric == 'aggregate' else 2}f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)
-
-
 def steps_text(steps: float) -> str:
     """A number of env steps.
 
     >>> [steps_text(steps) for steps in (500, 24_000, 999_990, 1_234_567)]
     ['500', '24k', '1M', '1.23M']
     """
-    rough = float(f"{steps:.3g}")
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if rough >= size:
-            return f"{rough / size:g}{unit}"
-    return f"{steps:.0f}"
-
-
-def duration_text(seconds: float) -> str:
-    """A time span.
-
-    >>> [duration_text(seconds) for seconds in (4.2, 130, 7500, 200_000)]
-    ['4.2 s', '2 min 10 s', '2 h 05 min', '2 d 07 h']
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02d} h"
-    return f"{hours} h {minute:02d} min" if hours else f"{minutes} min {second:02d} s"
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    >>> counted(1, "seed"), counted(3, "seed"), counted(1200, "run")
-    ('1 seed', '3 seeds', '1,200 runs')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def span_text(values: set[int]) -> str:
-    """One value, or the ends of several.
-
-    >>> span_text({3}), span_text({10, 2, 4})
-    ('3', '2 to 10')
-    """
-    low, high = min(values), max(values)
-    return f"{low}" if low == high else f"{low} to {high}"
+    return EngFormatter(sep="")(float(f"{steps:.3g}"))

@@ -15,6 +15,7 @@ from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, offic
 from dime.figures.runs import Run, by_environment
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
 from dime.statistics import bootstrap_interval, iqm
+from dime.training.listeners import return_text
 
 OFFICIAL = "official"
 """The choice of modes in which each algorithm is shown in the one that its paper reports."""
@@ -30,15 +31,13 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 class Final(NamedTuple):
-    """A score: the interquartile mean, its 95 % interval, and what it was made of.
-
-    `env_step` and `mode` are None and "" of an aggregate.
-    """
+    """A score: the interquartile mean, its 95 % interval, and what it was made of."""
 
     value: float
     interval: tuple[float, float] | None
     num_runs: set[int]
     env_step: int | None = None
+    """None of an aggregate."""
     mode: str = ""
 
 
@@ -55,76 +54,49 @@ def final_of(curve: Curve) -> Final:
     return Final(value, interval, {len(scores)}, curve.last_step, curve.mode)
 
 
-def tails_of(curve: Curve) -> list[dict[int, float]]:
-    """The scores of each run that continues beyond the curve, from the curve's last env step."""
-    tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
-    return [tail for tail in tails if len(tail) > 1]
+Known = dict[str, tuple[list[Run], Panel]]
+"""By environment, runs and their results, to be kept from one call to the next."""
 
 
-class Result(NamedTuple):
-    """The curves of one environment; `panel` is None if `problem` says why."""
+def results_of(runs: Iterable[Run], known: Known) -> list[Panel]:
+    """The curves per environment, in the order of the runs.
 
-    environment: str
-    panel: Panel | None
-    problem: str = ""
-
-    @property
-    def metric(self) -> str:
-        """The quantity: "return" or "success_rate"."""
-        return self.panel.metric if self.panel else "return"
-
-    @property
-    def curves(self) -> list[Curve]:
-        """The curves; none if there is no panel."""
-        return self.panel.curves if self.panel else []
-
-    def chosen(self, mode: str) -> dict[str, Curve]:
-        """One curve per algorithm and variant: that of a mode, or of the official one."""
-        shown = {}
-        for curve in self.curves:
-            modes = [other.mode for other in self.curves if other.kind == curve.kind]
-            if curve.mode == (official_mode(curve.algorithm, modes) if mode == OFFICIAL else mode):
-                shown[curve.kind] = curve
-        return shown
+    Runs that cannot be averaged make a panel with a problem. What `known` has of the same runs is
+    not computed again; it is brought up to date.
+    """
+    before = dict(known)
+    known.clear()
+    for environment, group in by_environment(runs).items():
+        same, panel = before.get(environment, ([], None))
+        if panel is None or list(map(id, same)) != list(map(id, group)):
+            try:
+                (panel,) = panels_of(group)
+            except DimeError as error:
+                panel = Panel(environment, "return", [], str(error))
+        known[environment] = group, panel
+    return [panel for _, panel in known.values()]
 
 
-class Analyst:
-    """Computes results; those of an environment whose runs are the same are kept."""
-
-    def __init__(self):
-        self._known: dict[str, tuple[list[Run], Result]] = {}
-
-    def results(self, runs: Iterable[Run]) -> list[Result]:
-        """The results per environment, in the order of the runs.
-
-        Runs that cannot be averaged make their result a problem, no error.
-        """
-        before, self._known = self._known, {}
-        for environment, group in by_environment(runs).items():
-            known, result = before.get(environment, ([], None))
-            if result is None or list(map(id, known)) != list(map(id, group)):
-                try:
-                    result = Result(environment, panels_of(group)[0])
-                except DimeError as error:
-                    result = Result(environment, None, str(error))
-            self._known[environment] = group, result
-        return [result for _, result in self._known.values()]
+def chosen(panel: Panel, mode: str) -> dict[str, Curve]:
+    """One curve per algorithm and variant: that of a mode, or of the official one."""
+    shown = {}
+    for curve in panel.curves:
+        modes = [other.mode for other in panel.curves if other.kind == curve.kind]
+        if curve.mode == (official_mode(curve.algorithm, modes) if mode == OFFICIAL else mode):
+            shown[curve.kind] = curve
+    return shown
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A row of the table of final scores: one environment, or an aggregate over several.
-
-    Attributes:
-        title: the environment's id, or the unit of an aggregate.
-        metric: "return", "success_rate" or "aggregate".
-        finals: a score by algorithm and variant.
-        num_environments: how many it is of.
-    """
+    """A row of the table of final scores: one environment, or an aggregate over several."""
 
     title: str
+    """The environment's id, or the unit of an aggregate."""
     metric: str
+    """"return", "success_rate" or "aggregate"."""
     finals: dict[str, Final]
+    """By algorithm and variant."""
     num_environments: int = 1
 
     @property
@@ -143,11 +115,6 @@ class Scores:
         """
         values = {kind: f.value for kind, f in self.finals.items() if np.isfinite(f.value)}
         return {k: 1 + sum(v > value for v in values.values()) for k, value in values.items()}
-
-    @property
-    def unequal(self) -> list[str]:
-        """Algorithms and variants whose environments have unequal numbers of seeds."""
-        return [kind for kind, final in self.finals.items() if len(final.num_runs) > 1]
 
 
 class ScoreTable(NamedTuple):
@@ -175,21 +142,21 @@ class ScoreTable(NamedTuple):
         return any(len({getattr(f, name) for f in row.finals.values()}) > 1 for row in self.rows)
 
 
-def score_table(results: list[Result], mode: str) -> ScoreTable:
+def score_table(panels: list[Panel], mode: str) -> ScoreTable:
     """The scores in a mode.
 
     An aggregate is over at least two environments whose scores have the same unit, for the kinds
     that have all of them.
     """
-    chosen = [(result, result.chosen(mode)) for result in results]
+    shown = [(panel, chosen(panel, mode)) for panel in panels]
     rows = [
-        Scores(r.environment, r.metric, {kind: final_of(c) for kind, c in by_kind.items()})
-        for r, by_kind in chosen
+        Scores(p.environment, p.metric, {kind: final_of(c) for kind, c in by_kind.items()})
+        for p, by_kind in shown
     ]
     groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
-    for result, by_kind in chosen:
-        suite = suite_of(result.environment)
-        if suite in _UNITS and (result.metric == "success_rate") == (suite == "myosuite"):
+    for panel, by_kind in shown:
+        suite = suite_of(panel.environment)
+        if suite in _UNITS and (panel.metric == "success_rate") == (suite == "myosuite"):
             groups[suite].append(by_kind)
     aggregates = []
     for suite, group in groups.items():
@@ -223,55 +190,37 @@ def pooled(tasks: list[np.ndarray]) -> Final:
     return Final(value, (float(low), float(high)), counts)
 
 
-def mode_choices(results: list[Result]) -> list[str]:
-    """The modes that a reader can choose between; the official ones first if there are several."""
-    modes = dict.fromkeys(curve.mode for result in results for curve in result.curves)
-    return [OFFICIAL, *modes] if len(modes) > 1 else list(modes)
-
-
 def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
     """Colour, symbol and dash of each algorithm and variant; as far as possible the figures'."""
-    variants = variants_of(panels)
-    curves = {curve.kind: curve for panel in panels for curve in panel.curves}
-    order = [f"{name} {variant}".strip() for name, of in variants.items() for variant in of]
-    styles = {kind: curve_style(curves[kind], variants) for kind in order}
-    return [
-        {
-            "kind": kind,
-            "colour": style["color"],
-            "symbol": _SYMBOLS[style["marker"]],
-            "dash": _DASHES[place % len(_DASHES)],
-        }
-        for place, (kind, style) in enumerate(styles.items())
-    ]
+    curves = [curve for panel in panels for curve in panel.curves]
+    variants = variants_of((curve.algorithm, curve.variant) for curve in curves)
+    modes = {(curve.algorithm, curve.variant): curve.mode for curve in curves}
+    kinds = [(name, variant) for name, own in variants.items() for variant in own]
+    looks = []
+    for place, kind in enumerate(kinds):
+        style = curve_style(*kind, modes[kind], variants)
+        look = {"colour": style["color"], "symbol": _SYMBOLS[style["marker"]]}
+        dash = _DASHES[place % len(_DASHES)]
+        looks.append({"kind": " ".join(kind).strip(), **look, "dash": dash})
+    return looks
 
 
-def chart_data(result: Result, reference: Reference | None) -> dict[str, Any]:
+def chart_data(panel: Panel, reference: Reference | None) -> dict[str, Any]:
     """What the page's script draws for one environment, as JSON values."""
-    official = set(map(id, result.chosen(OFFICIAL).values()))
-    data: dict[str, Any] = {
-        "metric": METRIC_LABELS[result.metric],
-        "curves": [
-            {
-                "kind": curve.kind,
-                "mode": curve.mode,
-                "official": id(curve) in official,
-                **_series_data(curve.series),
-                "tails": [{"x": list(t), "y": _rounded(t.values())} for t in tails_of(curve)],
-            }
-            for curve in result.curves
-        ],
-        "reference": None,
-    }
-    published = reference and reference.find(result.environment, result.metric)
+    official = set(map(id, chosen(panel, OFFICIAL).values()))
+    curves = []
+    for curve in panel.curves:
+        # of each run that continues beyond the curve, the scores from the curve's last env step
+        tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
+        tails = [{"x": list(t), "y": _rounded(t.values())} for t in tails if len(t) > 1]
+        names = {"kind": curve.kind, "mode": curve.mode, "official": id(curve) in official}
+        curves.append({**names, **_series_data(curve.series), "tails": tails})
+    data = {"metric": METRIC_LABELS[panel.metric], "curves": curves, "reference": None}
+    published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
-        last = max(
-            step
-            for curve in data["curves"]
-            for line in [curve, *curve["tails"]]
-            for step in line["x"]
-        )
-        data["reference"] = {"kind": reference.name, **_series_data(published.until(last))}
+        lines = [line for curve in curves for line in [curve, *curve["tails"]]]
+        shown = published.until(max(line["x"][-1] for line in lines))
+        data["reference"] = {"kind": reference.name, **_series_data(shown)}
     return data
 
 
@@ -289,3 +238,18 @@ def _series_data(series: Series) -> dict[str, Any]:
 def _rounded(values: Iterable[float]) -> list[float | None]:
     """To six significant digits; None for what is not finite, which JSON does not have."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+def score_text(value: float | None, metric: str) -> str:
+    """A score with the digits that matter; None is a score that was not finite.
+
+    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
+    ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
+    >>> score_text(0.725, "success_rate"), score_text(0.725, "aggregate")
+    ('0.72', '0.725')
+    """
+    if value is None or not math.isfinite(value):
+        return "not a number"
+    if metric != "return":
+        return f"{value:.{3 if metric == 'aggregate' else 2}f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import re
 import threading
 import webbrowser
@@ -12,7 +13,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 from dime.errors import DimeError, require
 from dime.report.report import Page, content_of, videos_of
-from dime.report.results import Analyst
 from dime.report.sources import Reader, find_sources, stamp_of
 
 DEFAULT_PORT = 8420
@@ -60,10 +60,9 @@ def make_server(runs_dir: str | Path, port: int) -> "ReportServer":
     """The server, listening; `serve` says the arguments and errors."""
     root = Path(runs_dir)
     require(root.is_dir(), f"{root} is no folder. Name the one that your runs are in.")
-    report = LiveReport(root.resolve())
     require(0 <= port < 2**16, f"port is {port}; it must be 0 to 65535.")
     try:
-        return ReportServer(report, port)
+        return ReportServer(root.resolve(), port)
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"is not available ({error})"
         raise DimeError(
@@ -71,37 +70,39 @@ def make_server(runs_dir: str | Path, port: int) -> "ReportServer":
         ) from error
 
 
-class LiveReport:
-    """The report on everything below a folder, rendered again only if files have changed."""
+class ReportServer(ThreadingHTTPServer):
+    """Hands out the report on everything below a folder, and files of that folder."""
 
-    def __init__(self, root: Path):
+    daemon_threads = True
+
+    def __init__(self, root: Path, port: int):
         self.root = root
-        self._template, self._reader, self._analyst = Page(), Reader(), Analyst()
+        self._template, self._reader, self._known = Page(), Reader(), {}
         self._lock = threading.Lock()
         self._version, self._page = "", b""
+        super().__init__((_ADDRESS, port), Handler)
+
+    def handle_error(self, request, client_address) -> None:
+        """Says nothing: a reader who closes the page in the middle of an answer is no error."""
 
     def page(self) -> tuple[str, bytes]:
-        """The page as it is now, behind a version that changes with it."""
+        """A version, and the page as it is now; rendered again only if files have changed."""
         with self._lock:
             paths = find_sources(self.root)
             stamp = repr([stamp_of(path) for path in paths]).encode("utf-8", "replace")
             version = hashlib.sha256(stamp).hexdigest()[:16]
             if version != self._version:
                 sources = self._reader.read(paths, self.root)
-                content = content_of(sources, self._analyst)
-                links = {
-                    k: self._link(file.resolve()) for k, file in videos_of(sources.entries).items()
+                content = content_of(sources, self._known)
+                files = {key: file.resolve() for key, file in videos_of(sources.entries).items()}
+                videos = {
+                    key: f"/files/{quote(os.fsencode(file.relative_to(self.root).as_posix()))}"
+                    for key, file in files.items()
+                    if file.is_relative_to(self.root)
                 }
-                videos = {key: link for key, link in links.items() if link}
                 self._page = self._template.render(content, videos, version=version)
                 self._version = version
             return self._version, self._page
-
-    def _link(self, file: Path) -> str:
-        """A video's address; "" if it is outside the folder."""
-        if not file.is_relative_to(self.root):
-            return ""
-        return f"/files/{quote(file.relative_to(self.root).as_posix(), errors='surrogateescape')}"
 
     def find(self, name: str) -> Path | None:
         """The file of this percent-encoded name; None if it may not be handed out.
@@ -114,19 +115,6 @@ class LiveReport:
             return None
         known = file.is_relative_to(self.root) and file.suffix in _TYPES
         return file if known and file.is_file() else None
-
-
-class ReportServer(ThreadingHTTPServer):
-    """Hands out the report of one folder, and files of that folder."""
-
-    daemon_threads = True
-
-    def __init__(self, report: LiveReport, port: int):
-        self.report = report
-        super().__init__((_ADDRESS, port), Handler)
-
-    def handle_error(self, request, client_address) -> None:
-        """Says nothing: a reader who closes the page in the middle of an answer is no error."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -163,13 +151,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str) -> None:
         if path == "/":
-            version, page = self.server.report.page()
+            version, page = self.server.page()
             headers = {"Content-Type": "text/html; charset=utf-8", "ETag": f'"{version}"'}
             same = self.headers.get("If-None-Match") == headers["ETag"]
             status = HTTPStatus.NOT_MODIFIED if same else HTTPStatus.OK
             self._answer(b"" if same else page, status, headers)
         elif path.startswith("/files/") and (
-            file := self.server.report.find(path.removeprefix("/files/"))
+            file := self.server.find(path.removeprefix("/files/"))
         ):
             self._answer_file(file)
         else:
