@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from dime.errors import DimeError
-from dime.report.server import make_server
+from dime.report.report import make_server
 from dime.training.process import this_process
 from tests.figures.make_run import make_run
 from tests.report.made import (

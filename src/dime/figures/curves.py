@@ -4,7 +4,6 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -35,20 +34,16 @@ History = dict[int, float]
 """The score of one run by env step."""
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """The scores of some runs."""
 
-    env_step: np.ndarray
-    """(points,)"""
+    env_step: np.ndarray  # (points,)
     lines: np.ndarray
     """(1, points), the IQM over runs; with fewer than three (runs, points), every run."""
     band: np.ndarray | None
     """(2, points), ends of the 95 % interval; None with fewer than three runs."""
-    num_runs: int | None
-    """How many runs it is made of; None if that is not known."""
-    num_left_out: int = 0
-    """Env steps at which some of the runs were evaluated, but not all."""
+    num_runs: int | None  # how many runs it is made of; None if that is not known
+    num_left_out: int = 0  # env steps at which some of the runs were evaluated, but not all
 
     def until(self, last: int) -> "Series":
         """Up to the first point at or beyond `last`, so that the line leaves the panel."""
@@ -57,20 +52,17 @@ class Series:
         return Series(self.env_step[:count], self.lines[:, :count], band, self.num_runs)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """The runs of one algorithm and variant on one environment under one action mode."""
 
     algorithm: str
     variant: str
     mode: str
     series: Series
-    histories: list[History]
-    """The scores of each run, also those that the series leaves out."""
+    histories: list[History]  # the scores of each run, also those that the series leaves out
     num_episodes: frozenset[int]
     """The numbers of episodes that its evaluations have; mostly one number."""
-    remarks: list[str]
-    """What of its runs is not drawn, and what should not have been pooled."""
+    remarks: list[str]  # what of its runs is not drawn, and what should not have been pooled
 
     @property
     def label(self) -> str:
@@ -92,11 +84,9 @@ class Panel(NamedTuple):
     """The curves of one environment."""
 
     environment: str
-    metric: str
-    """"return" or "success_rate"."""
+    metric: str  # "return" or "success_rate"
     curves: list[Curve]
-    problem: str = ""
-    """Why a report has no curves."""
+    problem: str = ""  # why a report has no curves
 
 
 def official_mode(algorithm: str, modes: list[str]) -> str:
@@ -109,9 +99,7 @@ def panels_of(runs: list[Run]) -> list[Panel]:
     """The learning curves of these runs, one panel per environment in the order of the runs.
 
     Runs of the same environment, algorithm and variant are pooled, whatever folder they are in.
-
-    Raises:
-        DimeError: runs to be pooled share no evaluated env step.
+    Raises `DimeError` if such runs share no evaluated env step.
     """
     return [_panel(environment, group) for environment, group in by_environment(runs).items()]
 
@@ -124,15 +112,10 @@ def _panel(environment: str, runs: list[Run]) -> Panel:
     for run in runs:
         for mode in dict.fromkeys(record["mode"] for record in run.records):
             by_kind[run.kind, mode].append(run)
+    curves = [_curve(pooled, mode, metric) for (_, mode), pooled in by_kind.items()]
     kinds = list(dict.fromkeys(kind for kind, _ in by_kind))
-
-    def order(key: tuple[str, str]) -> tuple[str, int, bool, str]:
-        """Stochastic before deterministic, as in the paper; variants in the order of the runs."""
-        kind, mode = key
-        algorithm = by_kind[key][0].config["algorithm"]
-        return algorithm, kinds.index(kind), mode != "stochastic", mode
-
-    curves = [_curve(by_kind[key], key[1], metric) for key in sorted(by_kind, key=order)]
+    # stochastic before deterministic, as in the paper; variants in the order of the runs
+    curves.sort(key=lambda c: (c.algorithm, kinds.index(c.kind), c.mode != "stochastic", c.mode))
     return Panel(environment, metric, curves)
 
 
@@ -207,12 +190,7 @@ def histories_of(runs: Iterable[Run], mode: str, metric: str) -> dict[tuple[Path
 def series_of(histories: Iterable[History], name: str) -> Series:
     """The IQM over runs and its interval, at the env steps that all runs share.
 
-    Args:
-        histories: one per run.
-        name: of the runs, for the error.
-
-    Raises:
-        DimeError: they share no env step.
+    Raises `DimeError` with the `name` of the runs if they share no env step.
 
     >>> series_of([{0: 1.0, 500: 2.0}, {0: 3.0}], "two runs").lines
     array([[1.],
@@ -246,10 +224,8 @@ class Reference(NamedTuple):
     """Curves to draw beside one's own."""
 
     name: str
-    note: str
-    """Their origin."""
-    series: dict[tuple[str, str], Series]
-    """By environment and metric ("return" or "success_rate")."""
+    note: str  # their origin
+    series: dict[tuple[str, str], Series]  # by environment and metric ("return" or "success_rate")
 
     def find(self, environment: str, metric: str) -> Series | None:
         """The curve for an environment; `Ant-v3-compatible` is compared with Ant-v3."""
@@ -288,29 +264,28 @@ def _read_rows(file: Traversable) -> list[dict[str, Any]]:
     """The lines of a reference file: texts and numbers by column."""
     try:
         reader = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
-        rows: list[tuple[int, dict[str, Any]]] = [(reader.line_num, row) for row in reader]
+        columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DimeError(
             f"The reference {file} cannot be read ({error}). Give a CSV file, or the word "
             f'"{SHIPPED}" for the published curves of DIME.'
         ) from error
-    columns = reader.fieldnames or []
-    if set(columns) not in (_SUMMARY_COLUMNS, _SCORE_COLUMNS):
-        raise DimeError(
-            f"The reference {file} has the columns {', '.join(columns) or '(none)'}. It must have "
-            "environment, metric, env_step, iqm, ci_low, ci_high, or environment, metric, seed, "
-            "env_step, score."
-        )
+    require(
+        set(columns) in (_SUMMARY_COLUMNS, _SCORE_COLUMNS),
+        f"The reference {file} has the columns {', '.join(columns) or '(none)'}. It must have "
+        "environment, metric, env_step, iqm, ci_low, ci_high, or environment, metric, seed, "
+        "env_step, score.",
+    )
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():  # as DictReader marks other cells
+                raise ValueError(f"it needs {len(columns)} cells, one per column")
+            rows.append({n: cell if n in _TEXT_COLUMNS else float(cell) for n, cell in row.items()})
+    except (ValueError, csv.Error) as error:
+        raise DimeError(f"The reference {file}, line {reader.line_num}: {error}.") from error
     require(bool(rows), f"The reference {file} has no rows below its columns.")
-    for number, row in rows:
-        whole = None not in row and None not in row.values()  # as DictReader marks other cells
-        problem = f"it needs {len(columns)} cells, one per column"
-        require(whole, f"The reference {file}, line {number}: {problem}.")
-        try:
-            row |= {name: float(row[name]) for name in row.keys() - _TEXT_COLUMNS}
-        except ValueError as error:
-            raise DimeError(f"The reference {file}, line {number}: {error}.") from error
-    return [row for _, row in rows]
+    return rows
 
 
 def _of_summary(rows: list[dict[str, Any]]) -> Series:

@@ -17,7 +17,7 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.deploy.policy import load_policy, restore_agents
 from dime.envs.registry import make
 from dime.envs.tiny import two_mode_log_density
-from dime.errors import DimeError, choose, require
+from dime.errors import DimeError, choose, describe, require
 from dime.figures import policy, style
 from dime.figures.curves import (
     Reference,
@@ -92,21 +92,19 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
     if name == "5":
         require(not folders, "Figure 5 shows the environments: it takes no runs.")
         return gallery_figure()
-    study, panels_and_caption, panel_size = FIGURES[name]
+    study, content = FIGURES[name]
     require(bool(folders), f"Figure {name} is drawn from runs: those of the {study}.")
-    draws, caption = panels_and_caption(read_runs(folders), read_reference(reference))
-    caption += unevaluated_note(folders)
-    return style.make_figure(draws, caption, panel_size=panel_size)
+    draws, caption = content(read_runs(folders), read_reference(reference))
+    size = (4.2, 3.4) if name == "1" else style.PANEL_SIZE
+    return style.make_figure(draws, [*caption, *unevaluated_note(folders)], panel_size=size)
 
 
 def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        modes = [record["mode"] for record in run.records]
-        mode = official_mode(run.config["algorithm"], modes)
-        records = [record for record in run.records if record["mode"] == mode]
-        shown.append(run._replace(records=records))
+        mode = official_mode(run.config["algorithm"], [record["mode"] for record in run.records])
+        shown.append(run._replace(records=[r for r in run.records if r["mode"] == mode]))
     return shown
 
 
@@ -125,8 +123,7 @@ Points = dict[float, np.ndarray]
 def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int, Points]:
     """The last env step that all runs share, and the scores there by the value of a setting.
 
-    Raises:
-        DimeError: the runs lack the setting or share no env step.
+    Raises `DimeError` if the runs lack the setting or share no env step after 0.
     """
     histories = [
         (run, history)
@@ -235,23 +232,19 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
     recorded: dict[str, list[dict[int, np.ndarray]]] = defaultdict(list)
     for run in runs:
         recorded[run.kind] += _recorded_scales(run)
-    seeds = {kind: len(histories) for kind, histories in recorded.items()}
     arrays = [scales for own in recorded.values() for one in own for scales in one.values()]
     action_dim = min(map(len, arrays))
     variants = style.variants_of((run.config["algorithm"], run.variant) for run in runs)
-    looks = {
-        run.kind: style.curve_style(run.config["algorithm"], run.variant, "stochastic", variants)
-        for run in runs
-    }
-
-    def pooled(kind: str, dim: int) -> Series:
-        own = [{step: float(s[dim]) for step, s in one.items()} for one in recorded[kind]]
-        return series_of(own, f"{kind} on {environment}")
-
-    dims = default_dims(action_dim)
-    series = {dim: {kind: pooled(kind, dim) for kind in recorded} for dim in dims}
-    drawn = [one for of_dim in series.values() for one in of_dim.values()]
-    top = 1.08 * max((one.lines if one.band is None else one.band).max() for one in drawn)
+    drawn: dict[int, list[tuple[Series, str, dict[str, Any]]]] = defaultdict(list)
+    for run in {run.kind: run for run in runs}.values():
+        look = style.curve_style(run.config["algorithm"], run.variant, "stochastic", variants)
+        for dim in default_dims(action_dim):
+            one = [{step: float(s[dim]) for step, s in h.items()} for h in recorded[run.kind]]
+            pooled = series_of(one, f"{run.kind} on {environment}")
+            drawn[dim].append((pooled, run.kind, look))
+    series = [one for of_dim in drawn.values() for one, _, _ in of_dim]
+    top = 1.08 * max((one.lines if one.band is None else one.band).max() for one in series)
+    seeds = {kind: len(histories) for kind, histories in recorded.items()}
     counts = "; ".join(f"{kind}: {count}" for kind, count in seeds.items())
     caption = [
         f"Learnt diffusion on {environment}, whose actions have {action_dim} dimensions: what "
@@ -259,12 +252,9 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
         "squared, as recorded in training.",
         f"Seeds: {counts}.{interval_note(seeds.values())}",
     ]
-    if left_out := max(one.num_left_out for one in drawn):
+    if left_out := max(one.num_left_out for one in series):
         caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
-    draws: list[style.Draw] = [
-        partial(_draw_scales, series=series[dim], looks=looks, dim=dim, top=top) for dim in dims
-    ]
-    return draws, caption
+    return [partial(_draw_scales, drawn=of, dim=dim, top=top) for dim, of in drawn.items()], caption
 
 
 def default_dims(action_dim: int) -> list[int]:
@@ -291,11 +281,9 @@ def _recorded_scales(run: Run) -> list[dict[int, np.ndarray]]:
     return list(histories.values())
 
 
-def _draw_scales(
-    axes: Axes, series: dict[str, Series], looks: dict[str, dict[str, Any]], dim: int, top: float
-) -> None:
-    for kind, of_kind in series.items():
-        style.draw_series(axes, of_kind, kind, looks[kind])
+def _draw_scales(axes: Axes, drawn: list[tuple[Any, ...]], dim: int, top: float) -> None:
+    for series, kind, look in drawn:
+        style.draw_series(axes, series, kind, look)
     style.plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
     axes.set_ylim(0.0, top)
     style.env_step_axis(axes)
@@ -311,10 +299,8 @@ class TemperatureChains(NamedTuple):
     """The chains of a run on the bandit; their density is exp(reward / temperature)."""
 
     temperature: float
-    source: str
-    """Run, seed and env step."""
-    prior_std: float
-    """In latent units."""
+    source: str  # run, seed and env step
+    prior_std: float  # in latent units
     chains: policy.StateView
 
 
@@ -335,21 +321,20 @@ def _temperature_chains(runs: list[Run], _: Reference | None) -> Content:
 def chains_of(run_dir: Path) -> TemperatureChains:
     """The chains of a run's first seed.
 
-    Raises:
-        DimeError: not a run of DIME on the bandit with a fixed temperature, or no checkpoint.
+    Raises `DimeError` unless it is a run of DIME on the bandit with a fixed temperature.
     """
     restored = restore_agents(run_dir)
-    if restored.config.env != BANDIT:
-        raise DimeError(
-            f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
-            f"drawn on {BANDIT}, where the right answer is known."
-        )
+    require(
+        restored.config.env == BANDIT,
+        f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
+        f"drawn on {BANDIT}, where the right answer is known.",
+    )
     agent = policy.DimeAgent.of(restored, 0, run_dir)
-    if agent.config.temperature.learn:
-        raise DimeError(
-            f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
-            f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
-        )
+    require(
+        not agent.config.temperature.learn,
+        f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
+        f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn",
+    )
     obs = make(BANDIT).reset(0)
     actions, _ = policy.draw_chains(agent.state.policy.module, obs, NUM_CHAINS, jax.random.key(0))
     density = policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature)
@@ -365,7 +350,8 @@ def chains_of(run_dir: Path) -> TemperatureChains:
 def _draw_chains(axes: Axes, run: TemperatureChains) -> None:
     draw_line_chain(axes, run.chains, run.prior_std, "exp(reward / temperature)")
     title = f"temperature {run.temperature:g}: total variation {run.chains.distance:.2f}"
-    axes.set(ylabel="action", title=title)
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel("action")
 
 
 # ---- comparison: every algorithm on small tasks, and on the two-mode bandit against its density
@@ -417,15 +403,11 @@ _REASON_WIDTH, _REASON_LENGTH = 34, 320  # characters
 
 
 class Portrait(NamedTuple):
-    """An environment's first frame and sizes, or why there are none."""
+    """An environment's sizes in words, and its first frame or the reason why there is none."""
 
-    name: str
     sizes: str
-    """Of observations and actions, in words."""
-    frame: np.ndarray | None
-    """uint8 (height, width, 3); None if it could not be rendered."""
+    frame: np.ndarray | None  # uint8 (height, width, 3)
     reason: str = ""
-    """Why not."""
 
 
 def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
@@ -433,14 +415,17 @@ def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
 
     An environment that cannot be made or rendered here has a panel with the reason.
     """
-    portraits = [portrait_of(name) for name in environments]
-    draws: list[style.Draw] = [partial(_draw_portrait, portrait=portrait) for portrait in portraits]
+    portraits = {name: portrait_of(name) for name in environments}
+    draws: list[style.Draw] = [
+        partial(_draw_portrait, name=name, portrait=portrait)
+        for name, portrait in portraits.items()
+    ]
     caption = [
         f"{len(portraits)} environments: the first frame of the episode with seed 0, rendered by "
         "the environment with its own camera; length of an observation and of an action, as the "
         "algorithms see them."
     ]
-    if missing := [portrait.name for portrait in portraits if portrait.frame is None]:
+    if missing := [name for name, portrait in portraits.items() if portrait.frame is None]:
         caption.append(f"Not pictured here, for the reason given: {', '.join(missing)}.")
     columns = min(_MAX_COLUMNS, len(portraits))
     return style.make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
@@ -453,14 +438,15 @@ def portrait_of(name: str) -> Portrait:
         with closing(make(name, render=True)) as environment:
             sizes = f"observation {environment.obs_dim}, action {environment.action_dim}"
             environment.reset(0)
-            return Portrait(name, sizes, environment.render())
+            return Portrait(sizes, environment.render())
     except Exception as error:  # the environments' own are of any kind
-        reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}"
-        return Portrait(name, sizes, None, reason)
+        return Portrait(
+            sizes, None, str(error) if isinstance(error, DimeError) else describe(error)
+        )
 
 
-def _draw_portrait(axes: Axes, portrait: Portrait) -> None:
-    axes.set_title(f"{portrait.name}\n{portrait.sizes}", fontsize=8, parse_math=False)
+def _draw_portrait(axes: Axes, name: str, portrait: Portrait) -> None:
+    axes.set_title(f"{name}\n{portrait.sizes}", fontsize=8, parse_math=False)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_color("#999999")
     if portrait.frame is not None:
@@ -472,23 +458,22 @@ def _draw_portrait(axes: Axes, portrait: Portrait) -> None:
     axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", parse_math=False)
 
 
-_PANEL = style.PANEL_SIZE
-FIGURES: dict[str, tuple[str, Callable[..., Content], tuple[float, float]]] = {
-    "1": ("study figure_1", _temperature_chains, (4.2, 3.4)),
-    "2a": ("study figure_2ab", _curves, _PANEL),
-    "2b": ("study figure_2ab", _final_scores, _PANEL),
-    "2c": ("study figure_2cd", _curves, _PANEL),
-    "2d": ("study figure_2cd", _curves, _PANEL),
-    "3a": ("study figure_3ab", _curves, _PANEL),
-    "3b": ("study figure_3ab", _wall_clock, _PANEL),
-    "3c": ("study figure_3cd", _curves, _PANEL),
-    "3d": ("study figure_3cd", _curves, _PANEL),
-    "4": ("study figure_4", _curves, _PANEL),
-    "5": ("", gallery_figure, _PANEL),
-    "6": ("study figure_6 or figure_6c", _curves, _PANEL),
-    "7": ("study figure_7", _scales, _PANEL),
-    "8": ("study figure_8", _curves, _PANEL),
-    "9": ("study figure_9", _curves, _PANEL),
-    "comparison": ("studies comparison or two_modes", _comparison, _PANEL),
+FIGURES: dict[str, tuple[str, Callable[..., Content]]] = {
+    "1": ("study figure_1", _temperature_chains),
+    "2a": ("study figure_2ab", _curves),
+    "2b": ("study figure_2ab", _final_scores),
+    "2c": ("study figure_2cd", _curves),
+    "2d": ("study figure_2cd", _curves),
+    "3a": ("study figure_3ab", _curves),
+    "3b": ("study figure_3ab", _wall_clock),
+    "3c": ("study figure_3cd", _curves),
+    "3d": ("study figure_3cd", _curves),
+    "4": ("study figure_4", _curves),
+    "5": ("", _curves),
+    "6": ("study figure_6 or figure_6c", _curves),
+    "7": ("study figure_7", _scales),
+    "8": ("study figure_8", _curves),
+    "9": ("study figure_9", _curves),
+    "comparison": ("studies comparison or two_modes", _comparison),
 }
-"""The study whose runs each figure shows, what draws it, a panel's size; "comparison" is ours."""
+"""The study whose runs a figure shows, and its content; 5 has no runs, "comparison" is ours."""

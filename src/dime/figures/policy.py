@@ -29,14 +29,10 @@ from dime.training.host.evaluation import evaluation_seeds, run_episodes
 
 NUM_BINS = {1: 100, 2: 40}
 """Per action dimension, on a line and on a plane."""
-NUM_CHAINS = 16_384
-"""Chains of each state that is drawn."""
-NUM_POINTS = 1000
-"""Of these, chains that are kept one by one."""
-NUM_BOUND_CHAINS = 64
-"""Chains of each state for the mean of the entropy bound."""
-MAX_BOUND_STATES = 200
-"""States along the episode for which it is measured, at most."""
+NUM_CHAINS = 16_384  # of each state that is drawn
+NUM_POINTS = 1000  # of these, chains that are kept one by one
+NUM_BOUND_CHAINS = 64  # of each state, for the mean of the entropy bound
+MAX_BOUND_STATES = 200  # along the episode, for which it is measured
 
 
 @dataclass(frozen=True)
@@ -82,9 +78,8 @@ def draw_chains(
     """`num` chains for each observation: of (*batch, obs) the results have axes (num, *batch).
 
     Returns:
-        (steps + 1, num, *batch, act), tanh of every latent, the last being the actions taken; and
-        (num, *batch), one-sample values of the bound on the log density, nats. The last actions and
-        their values are those of `policy.sample` with the same key.
+        (steps + 1, num, *batch, act), tanh of every latent, at last the actions; and (num, *batch),
+        one-sample values of the bound on the log density, nats. Both as `policy.sample` has them.
     """
     repeated = jnp.broadcast_to(jnp.asarray(obs), (num, *obs.shape))
     actions, log_prob = _draw(policy, repeated, key)
@@ -92,13 +87,7 @@ def draw_chains(
 
 
 def masses(actions: np.ndarray) -> np.ndarray:
-    """The share of samples in each bin.
-
-    Args:
-        actions: (..., samples, dims) in [-1, 1], dims 1 or 2.
-
-    Returns:
-        (..., *bins), an axis of bins per dimension; the bins of each leading index sum to one.
+    """The share of samples in each bin: of (..., samples, dims) in [-1, 1], it is (..., *bins).
 
     >>> masses(np.array([[-0.99], [0.99], [0.999], [1.0]]))[[0, -1]]
     array([0.25, 0.75])
@@ -124,15 +113,10 @@ def prior_masses(prior_std: float) -> np.ndarray:
 def boltzmann(values: np.ndarray, temperature: float) -> np.ndarray:
     """exp(values / temperature) on the bins' centres, normalised: its integral over them is one.
 
-    Args:
-        values: (*bins), in units of return.
-        temperature: return per nat.
-
     >>> float((boltzmann(np.arange(100.0), 2.0) * 2 / 100).sum().round(9))
     1.0
     """
-    log_density = (values - values.max()) / temperature
-    density = np.exp(log_density)
+    density = np.exp((values - values.max()) / temperature)
     return density / (density.sum() * (2.0 / len(values)) ** values.ndim)
 
 
@@ -150,12 +134,10 @@ def levels_enclosing(density: np.ndarray, shares: tuple[float, ...]) -> list[flo
 class StateView(NamedTuple):
     """What is drawn of one state."""
 
-    env_step: int
-    """Of the episode."""
+    env_step: int  # of the episode
     mass: np.ndarray
     """(steps + 1, *bins), the share of chains in each bin of the plane, by denoising step."""
-    points: np.ndarray
-    """(steps + 1, NUM_POINTS, dims), some of the chains."""
+    points: np.ndarray  # (steps + 1, NUM_POINTS, dims), some of the chains
     density: np.ndarray
     """(*bins), exp(Q / temperature) with the other dimensions at their mean, normalised."""
 
@@ -176,27 +158,20 @@ class Bounds(NamedTuple):
 class PolicyView(NamedTuple):
     """Everything that the pictures of one policy show."""
 
-    source: str
-    """Run, seed and env step, in words."""
-    plane: tuple[int, ...]
-    """The action dimensions that are drawn, one or two."""
+    source: str  # run, seed and env step, in words
+    plane: tuple[int, ...]  # the action dimensions that are drawn, one or two
     action_dim: int
-    temperature: float
-    """Return per nat."""
+    temperature: float  # return per nat
     states: list[StateView]
     bounds: Bounds
     target_bound: float | None
     """What the temperature drives the entropy bound to; None if it is fixed."""
-    step_sizes: np.ndarray
-    """(steps, act), integrated diffusion in latent units squared."""
-    diffusion_scale: np.ndarray
-    """(act,), learnt; `initial_scale` before training."""
+    step_sizes: np.ndarray  # (steps, act), integrated diffusion in latent units squared
+    diffusion_scale: np.ndarray  # (act,), learnt; `initial_scale` before training
     initial_scale: float
-    obs: np.ndarray
-    """(env steps, obs) of an episode in stochastic mode."""
+    obs: np.ndarray  # (env steps, obs) of an episode in stochastic mode
     episode_return: float
-    prior_std: float
-    """In latent units."""
+    prior_std: float  # in latent units
 
 
 class DimeAgent(NamedTuple):
@@ -207,10 +182,7 @@ class DimeAgent(NamedTuple):
 
     @classmethod
     def of(cls, restored: Restored, index: int, run_dir: Path) -> "DimeAgent":
-        """The agent at place `index`.
-
-        Raises `DimeError` for a run of an algorithm without a chain with an entropy bound.
-        """
+        """The agent at place `index`; raises `DimeError` if the algorithm is not DIME."""
         config = restored.config.settings
         if not (isinstance(config, DimeConfig) and isinstance(restored.state, DimeState)):
             works = [a.name for a in ALGORITHMS.values() if issubclass(a.config, DimeConfig)]
@@ -219,8 +191,7 @@ class DimeAgent(NamedTuple):
                 "chain with a bound on its entropy, or no temperature. Pictures of a policy are "
                 f"drawn of runs of: {', '.join(works)}."
             )
-        state = jax.tree.map(lambda leaf: leaf[index], restored.state)
-        return cls(config, state)
+        return cls(config, jax.tree.map(lambda leaf: leaf[index], restored.state))
 
     @property
     def temperature(self) -> float:

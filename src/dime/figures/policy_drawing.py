@@ -23,35 +23,30 @@ from dime.figures.style import Draw, check_output, make_figure, open_frame, save
 # From white to a blue on which lines are still visible; lightness falls evenly.
 SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
 TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
-ENCLOSED = 0.5, 0.9
-"""Shares of exp(Q / temperature) that contours enclose."""
-NUM_PATHS = 15
-"""Chains drawn one by one over a heat map."""
+ENCLOSED = 0.5, 0.9  # shares of exp(Q / temperature) that contours enclose
+NUM_PATHS = 15  # chains drawn one by one over a heat map
+FRAMES_PER_SECOND = 4
+NUM_LAST_FRAMES = 8  # how often the last denoising step is shown before the animation repeats
 
 _SIDE = 0.32  # width of a side panel, as a share of the chain's length
-_LINE_PANEL, _PLANE_PANEL = (4.4, 3.4), (2.5, 2.4)  # inches
+_LINE_PANEL, _PLANE_PANEL, _ANIMATION_PANEL = (4.4, 3.4), (2.5, 2.4), (3.2, 3.2)  # inches
+_DPI = 100  # of the animation
 _MAX_BARS_NAMED = 8
 _DARKEST_ON_LINE = 0.97  # share of a line's bins that are lighter than the darkest shade
 _DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
 
-CONTOURS_NOTE = f"Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of exp(Q / temperature)."
 LINE_NOTE = (
     "Middle: share of chains per bin and denoising step, dark is many; "
     f"{NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
     "of the last actions and the density that they should have."
 )
-PLANE_NOTE = (
+_CONTOURS = "Contours enclose {:.0%} and {:.0%} of exp(Q / temperature).".format(*ENCLOSED)
+_PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
-    "column is exp(Q / temperature). " + CONTOURS_NOTE
+    f"column is exp(Q / temperature). {_CONTOURS}"
 )
-FRAMES_PER_SECOND = 4
-"""Denoising steps per second."""
-NUM_LAST_FRAMES = 8
-"""How often the last denoising step is shown, before the animation repeats."""
-_DPI = 100
 _LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
-_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {CONTOURS_NOTE}"
-_ANIMATION_PANEL = 3.2, 3.2  # inches
+_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {_CONTOURS}"
 
 
 def inspect_policy(
@@ -107,31 +102,24 @@ def chains_figure(view: PolicyView) -> Figure:
 
     On a line one panel per state has it all; on a plane a row per state has some of the steps.
     """
-    if len(view.plane) == 1:
-        draws: list[Draw] = [
-            partial(_draw_line_state, view=view, state=state) for state in view.states
-        ]
-        return make_figure(draws, [*_about_chains(view), LINE_NOTE], panel_size=_LINE_PANEL)
-    shown = shown_steps(len(view.step_sizes))
-    caption = [*_about_chains(view), PLANE_NOTE]
-    return make_figure(_plane_rows(view), caption, columns=len(shown) + 1, panel_size=_PLANE_PANEL)
-
-
-def _about_chains(view: PolicyView) -> list[str]:
-    dims = " and ".join(map(str, view.plane))
-    plural = "" if len(view.plane) == 1 else "s"
-    text = (
-        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. Action dimension{plural} {dims} "
-        f"of {view.action_dim}; temperature {view.temperature:.3g}."
-    )
-    if view.action_dim == len(view.plane):
-        return [text]
-    return [
-        text,
-        "exp(Q / temperature) is a slice: the other dimensions are at the mean of the last "
-        "actions. The chains' shares are marginals over these dimensions, so the two need not "
-        "agree.",
+    dims, on_line = " and ".join(map(str, view.plane)), len(view.plane) == 1
+    caption = [
+        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. "
+        f"Action dimension{'' if on_line else 's'} {dims} of {view.action_dim}; "
+        f"temperature {view.temperature:.3g}."
     ]
+    if view.action_dim > len(view.plane):
+        caption.append(
+            "exp(Q / temperature) is a slice: the other dimensions are at the mean of the last "
+            "actions. The chains' shares are marginals over these dimensions, so the two need not "
+            "agree."
+        )
+    if on_line:
+        draws: list[Draw] = [partial(_draw_line, view=view, state=state) for state in view.states]
+        return make_figure(draws, [*caption, LINE_NOTE], panel_size=_LINE_PANEL)
+    columns = len(shown_steps(len(view.step_sizes))) + 1
+    caption.append(_PLANE_NOTE)
+    return make_figure(_plane_rows(view), caption, columns=columns, panel_size=_PLANE_PANEL)
 
 
 def about(view: PolicyView) -> str:
@@ -151,12 +139,13 @@ def shown_steps(num_steps: int) -> list[int]:
     return sorted({0, num_steps // 2, num_steps - num_steps // 4, num_steps})
 
 
-def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
+def _draw_line(axes: Axes, view: PolicyView, state: StateView) -> None:
     draw_line_chain(axes, state, view.prior_std, "exp(Q / temperature)")
     title = f"env step {state.env_step}"
     if view.action_dim == 1:
         title += f": total variation {state.distance:.2f}"
-    axes.set(ylabel=f"action {view.plane[0]}", title=title)
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(f"action {view.plane[0]}")
 
 
 def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name: str) -> None:
@@ -182,7 +171,6 @@ def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
     axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
     axes.set_yticks((-1.0, -0.5, 0.0, 0.5, 1.0))
-    axes.title.set_fontsize(10)
     open_frame(axes)
 
 
@@ -308,6 +296,8 @@ def frames(view: PolicyView) -> Iterator[np.ndarray]:
         for axes, state in zip(figure.axes, view.states, strict=True):
             axes.clear()
             draw(axes, view, state, step)
+            title = f"env step {state.env_step}, denoising step {step} of {last}"
+            axes.set_title(title, fontsize=9)
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[..., :3]
         even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2].copy()
@@ -321,7 +311,6 @@ def _frame_of_plane(axes: Axes, view: PolicyView, state: StateView, step: int) -
     _draw_contours(axes, state.density)
     x, y = view.plane
     axes.set(xlabel=f"action {x}", ylabel=f"action {y}")
-    _set_frame_title(axes, state, step)
 
 
 def _frame_of_line(axes: Axes, view: PolicyView, state: StateView, step: int) -> None:
@@ -330,9 +319,3 @@ def _frame_of_line(axes: Axes, view: PolicyView, state: StateView, step: int) ->
     axes.plot(policy.bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
     axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
     axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {view.plane[0]}")
-    _set_frame_title(axes, state, step)
-
-
-def _set_frame_title(axes: Axes, state: StateView, step: int) -> None:
-    last = len(state.mass) - 1
-    axes.set_title(f"env step {state.env_step}, denoising step {step} of {last}", fontsize=9)

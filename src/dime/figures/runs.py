@@ -15,10 +15,8 @@ RunDirs = str | Path | Iterable[str | Path]
 
 STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
-LONGEST_NAME = 240
-"""Of a trial: what file systems take, less what is put before and behind it."""
-MAX_NUMBER = 1e15
-"""Of an env step or a return; a larger number is damage."""
+LONGEST_NAME = 240  # of a trial: what file systems take, less what is put before and behind it
+MAX_NUMBER = 1e15  # of an env step or a return; a larger number is damage
 
 OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
@@ -39,8 +37,7 @@ class Run(NamedTuple):
     folder: Path
     config: dict[str, Any]
     records: list[dict[str, Any]]
-    variant: str = ""
-    """What its study varies, as "num_steps=4"; "" outside studies."""
+    variant: str = ""  # what its study varies, as "num_steps=4"; "" outside studies
 
     @property
     def environment(self) -> str:
@@ -114,8 +111,7 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
 
     Args:
         run_dirs: folders of runs or of studies.
-        by: settings that separate runs, as "settings.num_steps", in addition to those that a
-            study varies.
+        by: settings that separate runs, as "settings.num_steps", beside those that a study varies.
 
     Raises:
         DimeError: none is given, one is neither run nor study or damaged, one has no evaluations

@@ -48,16 +48,7 @@ METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 
 
 def check_output(output: str | Path) -> Path:
-    """The path of a figure that can be written.
-
-    Raises:
-        DimeError: the suffix is none of a picture's.
-
-    >>> check_output("curves.txt")
-    Traceback (most recent call last):
-    ...
-    dime.errors.DimeError: A figure cannot be written as curves.txt. Choose a name ending in ...
-    """
+    """The path of a figure; raises `DimeError` if its suffix is none of a picture's."""
     path = Path(output)
     suffixes = sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {_NEEDS_LATEX})
     if path.suffix.lower().removeprefix(".") not in suffixes:
@@ -75,23 +66,20 @@ def make_figure(
     columns: int | None = None,
     panel_size: tuple[float, float] = PANEL_SIZE,
 ) -> Figure:
-    """A figure of these panels, with one legend for all of them.
+    """A figure of panels, each drawn by one function, with one legend, paragraphs of text below.
 
-    Args:
-        draws: one function per panel, row by row.
-        caption: paragraphs below the panels.
-        columns: panels in a row; by default as many as make a compact figure.
-        panel_size: width and height of a panel, in inches.
+    `columns` are the panels in a row, by default as many as make a compact figure; a panel's width
+    and height are in inches.
     """
     # up to three panels side by side, more of them in a square, never more than four a row
     square = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(draws))))
     columns = columns or (len(draws) if len(draws) <= 3 else square)
     rows = math.ceil(len(draws) / columns)
     width = max(_MIN_WIDTH, columns * panel_size[0])
-    lines = [textwrap.fill(paragraph, int(width * _CHARACTERS_PER_INCH)) for paragraph in caption]
-    text = "\n".join(lines)
+    text = "\n".join(textwrap.fill(line, int(width * _CHARACTERS_PER_INCH)) for line in caption)
     with _plain_style():
-        figure = Figure(figsize=(width, 1.0), facecolor="white", layout="constrained")
+        size = width, rows * panel_size[1]
+        figure = Figure(figsize=size, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for draw, panel in zip(draws, axes, strict=False):
@@ -103,17 +91,13 @@ def make_figure(
             text, x=0.01, ha="left", fontsize=_CAPTION_SIZE, linespacing=1.3, parse_math=False
         )
         extra = _CAPTION_SIZE * (text.count("\n") + 2) + _LEGEND_SIZE * (legend_rows + 1)
-        figure.set_size_inches(width, rows * panel_size[1] + extra * _LINE_HEIGHT)
+        figure.set_size_inches(width, size[1] + extra * _LINE_HEIGHT)
     return figure
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes a file: makes the folders above it.
-
-    Raises:
-        DimeError: the folder cannot be made, or the file not be written there.
-    """
+    """Around what writes a file: makes the folders above it; raises `DimeError` if either fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -175,16 +159,14 @@ def env_step_axis(axes: Axes) -> None:
 
 def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
     """Draws the band below, the line or lines above; only the first line has a label."""
+    x, every = series.env_step, -(-len(series.env_step) // _NUM_MARKERS)
     width = 0.8 if series.band is None else 1.8
-    every = -(-len(series.env_step) // _NUM_MARKERS)
     for number, line in enumerate(series.lines):
         shown = label if number == 0 else "_nolegend_"
-        axes.plot(series.env_step, line, label=shown, linewidth=width, markevery=every, **style)
+        axes.plot(x, line, label=shown, linewidth=width, markevery=every, **style)
     if series.band is not None:
-        low, high = series.band
-        axes.fill_between(
-            series.env_step, low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=2
-        )
+        band = {"color": style["color"], "alpha": 0.18, "linewidth": 0, "zorder": 2}
+        axes.fill_between(x, *series.band, **band)
 
 
 def colour_of(algorithm: str) -> str:

@@ -1,25 +1,30 @@
-"""What the runs achieved: final scores, ranks, aggregates over environments, data of charts."""
+"""What the template `assets/report.html` shows: scores, charts, settings, machines."""
 
+import json
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, official_mode, panels_of
-from dime.figures.runs import Run, by_environment
+from dime.figures.learning import learning_caption
+from dime.figures.runs import Run, by_environment, flatten
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
+from dime.report.sources import Entry, Sources
 from dime.statistics import bootstrap_interval, iqm
 from dime.training.listeners import return_text
 
 OFFICIAL = "official"
 """The choice of modes in which each algorithm is shown in the one that its paper reports."""
 
+_NO_SETTINGS = {"env", "algorithm", "training.seeds"}
 _UNITS = {"dm_control": ("DeepMind Control, return / 1000", 1000.0), "myosuite": ("MyoSuite", 1.0)}
 _NUM_RESAMPLES = 2000
 _SYMBOLS = {
@@ -29,6 +34,103 @@ _SYMBOLS = {
 }  # fmt: skip
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
+Known = dict[str, tuple[list[Run], Panel]]
+"""By environment, runs and their results, to be kept from one call to the next."""
+
+
+def content_of(
+    sources: Sources, known: Known, reference: Reference | None = None
+) -> dict[str, Any]:
+    """What the template needs of the records: tables, charts' data and captions, by name."""
+    results = results_of((entry.run for entry in sources.entries if entry.run), known)
+    panels = [result for result in results if not result.problem]
+    modes = list(dict.fromkeys(curve.mode for panel in panels for curve in panel.curves))
+    entries = sources.entries
+    starts = [(entry.name, start) for entry in entries for start in entry.starts]
+    times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
+    return {
+        "studies": sources.studies,
+        "entries": entries,
+        "problems": sources.problems,
+        "results": results,
+        "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
+        "dates": [times[0], times[-1]] if times else [],
+        "metrics": METRIC_LABELS,
+        "charts": {panel.environment: chart_data(panel, reference) for panel in panels},
+        "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
+        "looks": looks_of(panels),
+        "reference": reference,
+        "scores": {
+            mode: score_table(panels, mode) for mode in [OFFICIAL] * (len(modes) > 1) + modes
+        },
+        "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
+        "settings": _differing_settings(entries),
+        "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
+        "paces": _grouped(((e.kind, _machine(e)), e) for e in entries if e.pace),
+        "commands": _grouped((_command(start), name) for name, start in starts if _command(start)),
+        "versions": _grouped((_versions(start), name) for name, start in starts),
+    }
+
+
+def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]:
+    """By name and by kind, the values of the settings that differ between or within kinds."""
+    values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    kinds = {entry.kind for entry in entries if entry.config}
+    for entry in entries:
+        for name, value in flatten(entry.config).items():
+            seen = values[name.removeprefix("settings.")][entry.kind]
+            text = value if isinstance(value, str) else json.dumps(value)
+            if name not in _NO_SETTINGS and text not in seen:
+                seen.append(text)
+
+    def same(of: dict[str, list[str]]) -> bool:
+        first, *others = (of.get(kind, []) for kind in kinds)
+        return len(first) < 2 and all(other == first for other in others)
+
+    return {name: of for name, of in sorted(values.items()) if not same(of)}
+
+
+def _config_text(entry: Entry) -> str:
+    """The config without its seeds: what runs that are listed together have in common."""
+    config = entry.config
+    if isinstance(training := config.get("training"), dict):
+        config = config | {"training": training | {"seeds": None}}
+    return json.dumps(config, sort_keys=True)
+
+
+def _machine(entry: Entry) -> str:
+    start = entry.last_start
+    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
+
+
+def _command(start: dict[str, Any]) -> str:
+    """As it was typed, without the program's folder; "" for a worker of a sweep."""
+    words = start.get("command")
+    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
+        return ""
+    program, *arguments = map(str, words)
+    return shlex.join([PurePath(program).name, *arguments])
+
+
+def _versions(start: dict[str, Any]) -> tuple[str, ...]:
+    """Versions, commit and machine."""
+    libraries = start.get("versions")
+    libraries = libraries if isinstance(libraries, dict) else {}
+    return (
+        *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
+        f"{start.get('device', '–')} ({start.get('backend', '–')})",
+        ", ".join(f"{name} {version}" for name, version in libraries.items()),
+    )
+
+
+def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The second of each pair by the first, each once."""
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for key, value in pairs:
+        if value not in groups[key]:
+            groups[key].append(value)
+    return groups
+
 
 class Final(NamedTuple):
     """A score: the interquartile mean, its 95 % interval, and what it was made of."""
@@ -36,8 +138,7 @@ class Final(NamedTuple):
     value: float
     interval: tuple[float, float] | None
     num_runs: set[int]
-    env_step: int | None = None
-    """None of an aggregate."""
+    env_step: int | None = None  # None for an aggregate
     mode: str = ""
 
 
@@ -52,10 +153,6 @@ def final_of(curve: Curve) -> Final:
     interval = None if band is None else (float(band[0, -1]), float(band[1, -1]))
     value = float(iqm(scores[:, None]))
     return Final(value, interval, {len(scores)}, curve.last_step, curve.mode)
-
-
-Known = dict[str, tuple[list[Run], Panel]]
-"""By environment, runs and their results, to be kept from one call to the next."""
 
 
 def results_of(runs: Iterable[Run], known: Known) -> list[Panel]:
@@ -87,16 +184,12 @@ def chosen(panel: Panel, mode: str) -> dict[str, Curve]:
     return shown
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """A row of the table of final scores: one environment, or an aggregate over several."""
 
-    title: str
-    """The environment's id, or the unit of an aggregate."""
-    metric: str
-    """"return", "success_rate" or "aggregate"."""
-    finals: dict[str, Final]
-    """By algorithm and variant."""
+    title: str  # the environment's id, or the unit of an aggregate
+    metric: str  # "return", "success_rate" or "aggregate"
+    finals: dict[str, Final]  # by algorithm and variant
     num_environments: int = 1
 
     @property
@@ -104,7 +197,7 @@ class Scores:
         """The latest env step of a score; None without one."""
         return max((final.env_step or 0 for final in self.finals.values()), default=None)
 
-    @cached_property
+    @property
     def ranks(self) -> dict[str, int]:
         """Places by value, the highest first; equal values share one, NaN has none.
 
@@ -123,19 +216,10 @@ class ScoreTable(NamedTuple):
     rows: list[Scores]
     aggregates: list[Scores]
 
-    def of_kind(self, kind: str) -> list[Final]:
-        """The scores of an algorithm and variant on single environments."""
-        return [row.finals[kind] for row in self.rows if kind in row.finals]
-
     @property
-    def kinds(self) -> set[str]:
-        """The algorithms and variants that have a score."""
-        return {kind for row in self.rows for kind in row.finals}
-
-    @property
-    def finals(self) -> list[Final]:
-        """All scores on single environments."""
-        return [final for row in self.rows for final in row.finals.values()]
+    def finals(self) -> dict[str, list[Final]]:
+        """By algorithm and variant, the scores on single environments."""
+        return _grouped(pair for row in self.rows for pair in row.finals.items())
 
     def differs(self, name: str) -> bool:
         """Whether the scores of an environment have several values of this field."""
@@ -171,14 +255,11 @@ def score_table(panels: list[Panel], mode: str) -> ScoreTable:
 def pooled(tasks: list[np.ndarray]) -> Final:
     """The interquartile mean over runs and tasks; runs are resampled within each task.
 
-    With unequal numbers of runs every run counts the same, so tasks with more of them weigh more.
-
-    Args:
-        tasks: of each task its scores (runs,), all in one unit.
+    `tasks` are scores (runs,) in one unit. Every run counts the same, so tasks with more of them
+    weigh more.
     """
     counts = {len(scores) for scores in tasks}
-    everything = np.concatenate(tasks)
-    value = float(iqm(everything[:, None]))
+    value = float(iqm(np.concatenate(tasks)[:, None]))
     if min(counts) < MIN_RUNS:
         return Final(value, None, counts)
     if len(counts) == 1:
@@ -192,16 +273,13 @@ def pooled(tasks: list[np.ndarray]) -> Final:
 
 def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
     """Colour, symbol and dash of each algorithm and variant; as far as possible the figures'."""
-    curves = [curve for panel in panels for curve in panel.curves]
-    variants = variants_of((curve.algorithm, curve.variant) for curve in curves)
-    modes = {(curve.algorithm, curve.variant): curve.mode for curve in curves}
-    kinds = [(name, variant) for name, own in variants.items() for variant in own]
-    looks = []
-    for place, kind in enumerate(kinds):
-        style = curve_style(*kind, modes[kind], variants)
-        look = {"colour": style["color"], "symbol": _SYMBOLS[style["marker"]]}
-        dash = _DASHES[place % len(_DASHES)]
-        looks.append({"kind": " ".join(kind).strip(), **look, "dash": dash})
+    pairs = ((curve.algorithm, curve.variant) for panel in panels for curve in panel.curves)
+    variants, looks = variants_of(pairs), []
+    for kind in ((name, variant) for name, own in variants.items() for variant in own):
+        style = curve_style(*kind, "stochastic", variants)
+        look = {"kind": " ".join(kind).strip(), "colour": style["color"]}
+        dash = _DASHES[len(looks) % len(_DASHES)]
+        looks.append({**look, "symbol": _SYMBOLS[style["marker"]], "dash": dash})
     return looks
 
 
@@ -253,3 +331,12 @@ def score_text(value: float | None, metric: str) -> str:
     if metric != "return":
         return f"{value:.{3 if metric == 'aggregate' else 2}f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)
+
+
+def steps_text(steps: float) -> str:
+    """A number of env steps.
+
+    >>> [steps_text(steps) for steps in (500, 24_000, 999_990, 1_234_567)]
+    ['500', '24k', '1M', '1.23M']
+    """
+    return EngFormatter(sep="")(float(f"{steps:.3g}"))

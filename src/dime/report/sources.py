@@ -24,31 +24,20 @@ class Entry(NamedTuple):
 
     folder: Path
     name: str
-    run: Run | None
-    """What is drawn; None if `reason` says why nothing is."""
-    config: dict[str, Any]
-    """As far as it can be read; so are the values below."""
-    kind: str
-    """Algorithm and variant."""
+    run: Run | None  # what is drawn; None if `reason` says why nothing is
+    config: dict[str, Any]  # as far as it can be read; so are the values below
+    kind: str  # algorithm and variant
     environment: str
     seeds: list[int]
-    state: str
-    """As in status.json; "unknown" without one."""
-    written: float | None
-    """When status.json was written, seconds since 1970."""
-    env_step: int | None
-    """The last one known, of each seed."""
-    planned: int | None
-    """The env step at which the run ends."""
+    state: str  # as in status.json; "unknown" without one
+    written: float | None  # when status.json was written, seconds since 1970
+    env_step: int | None  # the last one known, of each seed
+    planned: int | None  # the env step at which the run ends
     wall_time_s: float | None
-    pace: float | None
-    """Env steps per second of each seed, from its first to its last evaluation."""
-    reason: str
-    """Why it did not finish or is not drawn."""
-    starts: list[dict[str, Any]]
-    """The entries of provenance.json."""
-    failures: list[tuple[str, str]]
-    """Titles and texts of what the run left when it failed."""
+    pace: float | None  # env steps per second of each seed, from its first to its last evaluation
+    reason: str  # why it did not finish or is not drawn
+    starts: list[dict[str, Any]]  # the entries of provenance.json
+    failures: list[tuple[str, str]]  # titles and texts of what the run left when it failed
     video: Path | None
 
     @property
@@ -148,18 +137,15 @@ class StudyEntry(NamedTuple):
 
     name: str
     source: str
-    not_begun: list[tuple[str, str]]
-    """Names of trials, each with the text of its failure or ""."""
+    not_begun: list[tuple[str, str]]  # names of trials, each with the text of its failure or ""
 
 
 class Sources(NamedTuple):
     """Everything that a report is about."""
 
     studies: list[StudyEntry]
-    entries: list[Entry]
-    """The runs, each once."""
-    problems: list[tuple[str, str]]
-    """Folders that could not be read at all, with the reason."""
+    entries: list[Entry]  # the runs, each once
+    problems: list[tuple[str, str]]  # folders that could not be read at all, with the reason
 
 
 class Reader:
