@@ -197,7 +197,8 @@ def _inlined(
         room -= len(_VIDEO_URI) + -(-file.stat().st_size // 3) * 4
         if room >= 0:
             inlined[key] = _VIDEO_URI + base64.b64encode(file.read_bytes()).decode()
-    return inlined, [f"{kind} on {env}" for kind, env in sorted(videos.keys() - inlined)]
+    left_out = [f"{kind} on {env}" for kind, env in sorted(videos.keys() - inlined)]
+    return {key: inlined[key] for key in videos if key in inlined}, left_out
 
 
 def serve(runs_dir: str | Path, port: int = 8420, *, open_browser: bool = False) -> None:
