@@ -70,17 +70,12 @@ def test_what_cannot_be_rendered_has_its_sizes_and_the_reason(unseen):
     assert Unseen.closed == 1
 
 
-def test_pictures_have_no_more_pixels_than_the_figure_shows():
-    assert paper._thinned(np.zeros((1080, 1920, 3), np.uint8)).shape == (270, 480, 3)
-    assert paper._thinned(np.zeros((64, 48, 3), np.uint8)).shape == (64, 48, 3)
-
-
 def test_texts_do_not_overlap(monkeypatch):
     reason = "A suite that is not installed is named with what installs it. " * 20
     portraits = {
-        name: Portrait(name, "observation 376, action 38", np.zeros((48, 64, 3), np.uint8))
+        name: Portrait("observation 376, action 38", np.zeros((48, 64, 3), np.uint8))
         if number % 3
-        else Portrait(name, "not made here", None, reason)
+        else Portrait("not made here", None, reason)
         for number, name in enumerate(PAPER_ENVIRONMENTS)
     }
     monkeypatch.setattr(paper, "portrait_of", portraits.get)
@@ -96,7 +91,7 @@ def test_texts_do_not_overlap(monkeypatch):
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
 def test_files_are_written_in_the_format_of_their_suffix(tmp_path, monkeypatch, suffix):
-    portrait = Portrait("tiny", "observation 2, action 2", np.zeros((48, 64, 3), np.uint8))
+    portrait = Portrait("observation 2, action 2", np.zeros((48, 64, 3), np.uint8))
     monkeypatch.setattr(paper, "portrait_of", lambda name: portrait)
     path = draw_figure("5", [], tmp_path / "new" / f"gallery.{suffix}")
     assert path.read_bytes().startswith(SIGNATURES[suffix])

@@ -11,7 +11,7 @@ from dime.figures.paper import (
     TemperatureChains,
     chains_of,
     draw_figure,
-    temperature_chains_figure,
+    paper_figure,
 )
 from dime.figures.policy import NUM_BINS, StateView, bin_centres, boltzmann, prior_masses
 from tests.figures.layout import assert_free, caption
@@ -38,7 +38,7 @@ def made(temperature, exact=True, name="run"):
     mass = np.linspace(prior_masses(2.5), last, 17)
     points = np.tanh(np.random.default_rng(0).normal(size=(17, 15, 1)))
     chains = StateView(0, mass, points, density)
-    return TemperatureChains(temperature, name, 0, 10_000, 2.5, chains)
+    return TemperatureChains(temperature, f"{name}, seed 0, 10000 env steps", 2.5, chains)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def three(tmp_path, monkeypatch):
 def test_the_density_is_the_rewards_in_closed_form(fixed):
     run = chains_of(fixed)
     assert run.temperature == pytest.approx(2.0)
-    assert (run.seed, run.env_step) == (0, 48)
+    assert run.source == "run, seed 0, 48 env steps"
     log_density = two_mode_log_density(bin_centres(1)) / 2.0
     ratio = np.log(run.chains.density) - log_density
     np.testing.assert_allclose(ratio, ratio[0])
@@ -66,7 +66,7 @@ def test_the_chain_begins_at_the_prior_and_its_shares_sum_to_one(fixed):
 
 
 def test_panels_are_sorted_by_temperature_and_say_how_far_off_they_are(three):
-    figure = temperature_chains_figure(three)
+    figure = paper_figure("1", three)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0] == "temperature 0.4: total variation 0.00"
     assert titles[2] == "temperature 5: total variation 0.00"

@@ -261,7 +261,9 @@ def test_pace_and_machine_are_shown(tmp_path, report):
     run = make_run(tmp_path / "run")
     set_provenance(run)
     page = report(run)
-    assert "dime 10.0 10.0 to 10.0 1 d 03 h 3 1 run Fast GPU · Linux-6.1" in page.text("speed")
+    assert "dime 10.0 10.0 to 10.0 1 day, 3:46:40 3 1 run Fast GPU · Linux-6.1" in page.text(
+        "speed"
+    )
     assert "dime train" in page.text("reproduce")
     assert "/usr/bin" not in page.text("reproduce")
     assert "1.2.3 abc123 3.11.9 Linux-6.1 Fast GPU (gpu) jax 0.10.2" in page.text("reproduce")

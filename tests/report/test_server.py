@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from dime.errors import DimeError
-from dime.report.server import make_server
+from dime.report.report import make_server
 from dime.training.process import this_process
 from tests.figures.make_run import make_run
 from tests.report.made import (
@@ -278,7 +278,7 @@ def test_a_run_whose_process_dies_is_dead_although_no_file_changes(folder):
 def test_a_page_that_cannot_be_made_now_is_an_answer_too(folder, monkeypatch):
     with serving(folder) as server:
         page_of(server)
-        monkeypatch.setattr(server.report, "_reader", None)
+        monkeypatch.setattr(server, "_reader", None)
         set_status(folder / "Ant-v5" / "crossq" / "today", "running", env_step=3)
         answer, content = ask(server, "/")
         assert answer.status == 500

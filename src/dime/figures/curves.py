@@ -1,10 +1,9 @@
-"""From runs to learning curves: runs of a kind pooled, their scores summarised; references."""
+"""From runs to learning curves: pooled runs and their scores; reference curves."""
 
 import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import suite_of
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.figures.runs import OPERATIONAL, Run, by_environment, flatten
 from dime.statistics import bootstrap_interval, iqm
 
+_MAX_NAMES = 4  # in an enumeration; the rest is counted
 MIN_RUNS = 3
 """Fewer runs than this have no interval worth drawing."""
 
@@ -34,23 +34,16 @@ History = dict[int, float]
 """The score of one run by env step."""
 
 
-@dataclass(frozen=True)
-class Series:
-    """What is drawn of some runs.
+class Series(NamedTuple):
+    """The scores of some runs."""
 
-    Attributes:
-        env_step: (points,).
-        lines: (1, points), the IQM over runs; with fewer than three (runs, points), every run.
-        band: (2, points), ends of the 95 % interval; None with fewer than three runs.
-        num_runs: how many runs it is made of; None if that is not known.
-        num_left_out: env steps at which some of the runs were evaluated, but not all.
-    """
-
-    env_step: np.ndarray
+    env_step: np.ndarray  # (points,)
     lines: np.ndarray
+    """(1, points), the IQM over runs; with fewer than three (runs, points), every run."""
     band: np.ndarray | None
-    num_runs: int | None
-    num_left_out: int = 0
+    """(2, points), ends of the 95 % interval; None with fewer than three runs."""
+    num_runs: int | None  # how many runs it is made of; None if that is not known
+    num_left_out: int = 0  # env steps at which some of the runs were evaluated, but not all
 
     def until(self, last: int) -> "Series":
         """Up to the first point at or beyond `last`, so that the line leaves the panel."""
@@ -59,27 +52,17 @@ class Series:
         return Series(self.env_step[:count], self.lines[:, :count], band, self.num_runs)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The runs of one algorithm and variant on one environment under one action mode.
-
-    Attributes:
-        histories: the scores of each run, also those that the series leaves out.
-        num_episodes: the numbers of episodes that its evaluations have; mostly one number.
-        num_silent: seeds of its runs without a single evaluation.
-        num_repeated: how many of its runs have a seed that another one has too.
-        differences: settings that its pooled runs do not share.
-    """
+class Curve(NamedTuple):
+    """The runs of one algorithm and variant on one environment under one action mode."""
 
     algorithm: str
     variant: str
     mode: str
     series: Series
-    histories: list[History]
+    histories: list[History]  # the scores of each run, also those that the series leaves out
     num_episodes: frozenset[int]
-    num_silent: int
-    num_repeated: int
-    differences: tuple[str, ...]
+    """The numbers of episodes that its evaluations have; mostly one number."""
+    remarks: list[str]  # what of its runs is not drawn, and what should not have been pooled
 
     @property
     def label(self) -> str:
@@ -98,19 +81,17 @@ class Curve:
 
 
 class Panel(NamedTuple):
-    """The curves of one environment; `metric` is "return" or "success_rate"."""
+    """The curves of one environment."""
 
     environment: str
-    metric: str
+    metric: str  # "return" or "success_rate"
     curves: list[Curve]
+    problem: str = ""  # why a report has no curves
 
 
 def official_mode(algorithm: str, modes: list[str]) -> str:
-    """The mode of these that the algorithm's paper reports; the first if that is not among them.
-
-    An algorithm from elsewhere is not imported to be asked: pictures run no code of their runs.
-    """
-    known = ALGORITHMS.get(algorithm)
+    """The mode of these that the algorithm's paper reports; the first if that is not among them."""
+    known = ALGORITHMS.get(algorithm)  # one from elsewhere is not imported to be asked
     return known.official_mode if known and known.official_mode in modes else modes[0]
 
 
@@ -118,9 +99,7 @@ def panels_of(runs: list[Run]) -> list[Panel]:
     """The learning curves of these runs, one panel per environment in the order of the runs.
 
     Runs of the same environment, algorithm and variant are pooled, whatever folder they are in.
-
-    Raises:
-        DimeError: runs to be pooled share no evaluated env step.
+    Raises `DimeError` if such runs share no evaluated env step.
     """
     return [_panel(environment, group) for environment, group in by_environment(runs).items()]
 
@@ -133,33 +112,67 @@ def _panel(environment: str, runs: list[Run]) -> Panel:
     for run in runs:
         for mode in dict.fromkeys(record["mode"] for record in run.records):
             by_kind[run.kind, mode].append(run)
-    place = {kind: number for number, (kind, _) in enumerate(by_kind)}
-
-    def order(key: tuple[str, str]) -> tuple[str, int, bool, str]:
-        """Stochastic before deterministic, as in the paper; variants in the order of the runs."""
-        kind, mode = key
-        return by_kind[key][0].config["algorithm"], place[kind], mode != "stochastic", mode
-
-    ordered = sorted(by_kind, key=order)
-    return Panel(environment, metric, [_curve(by_kind[key], key[1], metric) for key in ordered])
+    curves = [_curve(pooled, mode, metric) for (_, mode), pooled in by_kind.items()]
+    kinds = list(dict.fromkeys(kind for kind, _ in by_kind))
+    # stochastic before deterministic, as in the paper; variants in the order of the runs
+    curves.sort(key=lambda c: (c.algorithm, kinds.index(c.kind), c.mode != "stochastic", c.mode))
+    return Panel(environment, metric, curves)
 
 
 def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
     histories = histories_of(runs, mode, metric)
-    records = [record for run in runs for record in run.records if record["mode"] == mode]
+    episodes = {len(r["returns"]) for run in runs for r in run.records if r["mode"] == mode}
     first = runs[0]
-    expected = sum(len(run.config["training"]["seeds"]) for run in runs)
+    series = series_of(histories.values(), f"{first.kind} ({mode}) on {first.environment}")
+    silent = sum(len(run.config["training"]["seeds"]) for run in runs) - len(histories)
+    repeated = len(histories) - len({seed for _, seed in histories})
+    different = enumerated(_differences([run.config for run in runs]))
+    remarks = {
+        f"{counted(series.num_left_out, 'env step')} left out, not evaluated for all of its "
+        "seeds": series.num_left_out,
+        f"{silent} of its seeds left out, not evaluated at all": silent,
+        f"{counted(repeated, 'seed')} counted more than once, from several folders": repeated,
+        f"pooled runs differ in {different}": different,
+    }
     return Curve(
         first.config["algorithm"],
         first.variant,
         mode,
-        series_of(histories.values(), f"{first.kind} ({mode}) on {first.environment}"),
+        series,
         list(histories.values()),
-        frozenset(len(record["returns"]) for record in records),
-        expected - len(histories),
-        len(histories) - len({seed for _, seed in histories}),
-        _differences([run.config for run in runs]),
+        frozenset(episodes),
+        [text for text, applies in remarks.items() if applies],
     )
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> counted(1, "seed"), counted(3, "seed"), counted(1200, "run")
+    ('1 seed', '3 seeds', '1,200 runs')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def span(values: Iterable[int]) -> str:
+    """One value, or the ends of several.
+
+    >>> span({3}), span({10, 2, 4})
+    ('3', '2 to 10')
+    """
+    ordered = sorted(values)
+    return " to ".join(map(str, dict.fromkeys([ordered[0], ordered[-1]])))
+
+
+def enumerated(names: Iterable[str]) -> str:
+    """The first names, and how many more there are.
+
+    >>> enumerated("abcdefg")
+    'a, b, c, d and 3 more'
+    """
+    listed = list(names)
+    more = len(listed) - _MAX_NAMES
+    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def histories_of(runs: Iterable[Run], mode: str, metric: str) -> dict[tuple[Path, int], History]:
@@ -177,12 +190,7 @@ def histories_of(runs: Iterable[Run], mode: str, metric: str) -> dict[tuple[Path
 def series_of(histories: Iterable[History], name: str) -> Series:
     """The IQM over runs and its interval, at the env steps that all runs share.
 
-    Args:
-        histories: one per run.
-        name: of the runs, for the error.
-
-    Raises:
-        DimeError: they share no env step.
+    Raises `DimeError` with the `name` of the runs if they share no env step.
 
     >>> series_of([{0: 1.0, 500: 2.0}, {0: 3.0}], "two runs").lines
     array([[1.],
@@ -204,26 +212,20 @@ def series_of(histories: Iterable[History], name: str) -> Series:
     return Series(np.array(shared), lines, band, len(runs), num_left_out)
 
 
-def _differences(configs: list[dict[str, Any]]) -> tuple[str, ...]:
+def _differences(configs: list[dict[str, Any]]) -> list[str]:
     """Names of the settings that change the learning and are not the same in all configs."""
     flat = [flatten(config) for config in configs]
     names = sorted(set().union(*flat) - OPERATIONAL)
     values = {name: {json.dumps(settings.get(name)) for settings in flat} for name in names}
-    return tuple(name.removeprefix("settings.") for name in names if len(values[name]) > 1)
+    return [name.removeprefix("settings.") for name in names if len(values[name]) > 1]
 
 
 class Reference(NamedTuple):
-    """Curves to draw beside one's own, by environment and metric.
-
-    Attributes:
-        name: in the legend.
-        note: their origin.
-        series: by environment and metric ("return" or "success_rate").
-    """
+    """Curves to draw beside one's own."""
 
     name: str
-    note: str
-    series: dict[tuple[str, str], Series]
+    note: str  # their origin
+    series: dict[tuple[str, str], Series]  # by environment and metric ("return" or "success_rate")
 
     def find(self, environment: str, metric: str) -> Series | None:
         """The curve for an environment; `Ant-v3-compatible` is compared with Ant-v3."""
@@ -246,71 +248,55 @@ def read_reference(reference: str | Path | None) -> Reference | None:
     """
     if reference is None:
         return None
+    file: Traversable = Path(reference)
+    name, note = Path(reference).stem, Path(reference).name
     if reference == SHIPPED:
         file = resources.files("dime").joinpath("data", "dime_official_iqm.csv")
-        return Reference(_SHIPPED_NAME, _SHIPPED_NOTE, _read_series(file))
-    path = Path(reference)
-    return Reference(path.stem, path.name, _read_series(path))
-
-
-Row = dict[str, Any]
-"""A line of a reference file: texts and numbers by column."""
-
-
-def _read_series(file: Traversable) -> dict[tuple[str, str], Series]:
-    grouped: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        name, note = _SHIPPED_NAME, _SHIPPED_NOTE
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in _read_rows(file):
         grouped[row["environment"], row["metric"]].append(row)
-    return {
-        key: _of_summary(rows) if "iqm" in rows[0] else _of_scores(rows)
-        for key, rows in grouped.items()
-    }
+    make = _of_summary if all("iqm" in rows[0] for rows in grouped.values()) else _of_scores
+    return Reference(name, note, {key: make(rows) for key, rows in grouped.items()})
 
 
-def _read_rows(file: Traversable) -> list[Row]:
+def _read_rows(file: Traversable) -> list[dict[str, Any]]:
+    """The lines of a reference file: texts and numbers by column."""
     try:
-        reader = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
-        columns = next(reader, [])
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        reader = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
+        columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DimeError(
             f"The reference {file} cannot be read ({error}). Give a CSV file, or the word "
             f'"{SHIPPED}" for the published curves of DIME.'
         ) from error
-    if set(columns) not in (_SUMMARY_COLUMNS, _SCORE_COLUMNS):
-        raise DimeError(
-            f"The reference {file} has the columns {', '.join(columns) or '(none)'}. It must have "
-            "environment, metric, env_step, iqm, ci_low, ci_high, or environment, metric, seed, "
-            "env_step, score."
-        )
-    if not lines:
-        raise DimeError(f"The reference {file} has no rows below its columns.")
+    require(
+        set(columns) in (_SUMMARY_COLUMNS, _SCORE_COLUMNS),
+        f"The reference {file} has the columns {', '.join(columns) or '(none)'}. It must have "
+        "environment, metric, env_step, iqm, ci_low, ci_high, or environment, metric, seed, "
+        "env_step, score.",
+    )
     rows = []
-    for number, cells in lines:
-        if len(cells) != len(columns):
-            raise DimeError(
-                f"The reference {file} has {len(cells)} cells in line {number}, and "
-                f"{len(columns)} columns."
-            )
-        try:
-            pairs = zip(columns, cells, strict=True)
-            rows.append({c: cell if c in _TEXT_COLUMNS else float(cell) for c, cell in pairs})
-        except ValueError as error:
-            raise DimeError(f"The reference {file}, line {number}: {error}.") from error
+    try:
+        for row in reader:
+            if None in row or None in row.values():  # as DictReader marks other cells
+                raise ValueError(f"it needs {len(columns)} cells, one per column")
+            rows.append({n: cell if n in _TEXT_COLUMNS else float(cell) for n, cell in row.items()})
+    except (ValueError, csv.Error) as error:
+        raise DimeError(f"The reference {file}, line {reader.line_num}: {error}.") from error
+    require(bool(rows), f"The reference {file} has no rows below its columns.")
     return rows
 
 
-def _of_summary(rows: list[Row]) -> Series:
+def _of_summary(rows: list[dict[str, Any]]) -> Series:
     by_step = {row["env_step"]: row for row in rows}
     ordered = [by_step[step] for step in sorted(by_step)]
-    step, iqm, low, high = (
-        np.array([row[name] for row in ordered])
-        for name in ("env_step", "iqm", "ci_low", "ci_high")
-    )
-    return Series(step, iqm[None], np.stack([low, high]), None)
+    names = "env_step", "iqm", "ci_low", "ci_high"
+    step, middle, *band = np.array([[row[name] for row in ordered] for name in names])
+    return Series(step, middle[None], np.stack(band), None)
 
 
-def _of_scores(rows: list[Row]) -> Series:
+def _of_scores(rows: list[dict[str, Any]]) -> Series:
     histories: dict[str, History] = defaultdict(dict)
     for row in rows:
         histories[row["seed"]][int(row["env_step"])] = row["score"]

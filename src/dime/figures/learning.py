@@ -15,19 +15,25 @@ from dime.deploy.policy import load_policy
 from dime.envs.registry import make_env
 from dime.envs.tiny import MultiGoal
 from dime.figures import style
-from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, panels_of, read_reference
+from dime.figures.curves import (
+    MIN_RUNS,
+    Panel,
+    Reference,
+    enumerated,
+    panels_of,
+    read_reference,
+    span,
+)
 from dime.figures.runs import RunDirs, read_runs, studies_among, unevaluated_note
 from dime.training.run_directory import RunDirectory
 
 _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
-_MAX_NAMES = 4  # in an enumeration; the rest is counted
 _NUM_PATHS = 50
 
 ENVIRONMENT = "dime/MultiGoal-v0"
-GOAL_NAMES = ("right", "left", "top", "bottom")
-"""Of `MultiGoal.goals`, in their order."""
+GOAL_NAMES = ("right", "left", "top", "bottom")  # of `MultiGoal.goals`, in their order
 
-PATHS_NOTE = (
+_PATHS_NOTE = (
     "Discs: goals, each with the number of episodes that reached it. Contours: reward of a "
     "position at zero action, without the goals' bonus. Paths that reach no goal: black, dashed."
 )
@@ -62,8 +68,8 @@ def plot(
         The file written.
 
     Raises:
-        DimeError: one of the folders is not a run or has no evaluations yet, the reference cannot
-            be read, a checkpoint is damaged, or the format cannot be written.
+        DimeError: a folder is not a run or has no evaluations yet, the reference or a checkpoint
+            cannot be read, or the format cannot be written.
     """
     path = style.check_output(output)
     return style.save(plot_figure(run_dirs, reference, by), path)
@@ -77,28 +83,22 @@ def plot_figure(
     panels, published = panels_of(runs), read_reference(reference)
     draws, captions = learning_panels(panels, published), learning_caption(panels, published)
     in_studies = {trial for study in studies_among(run_dirs) for trial in study.begun}
-    folders = [
-        run.folder
-        for run in runs
-        if run.environment == ENVIRONMENT and run.folder not in in_studies
-    ]
-    with_paths = [folder for folder in folders if RunDirectory(folder).checkpoints.steps()]
-    for folder in with_paths:
+    multi_goal = [r.folder for r in runs if r.environment == ENVIRONMENT]
+    for folder in (folder for folder in multi_goal if folder not in in_studies):
         name = folder.resolve().name
+        if not RunDirectory(folder).checkpoints.steps():
+            captions.append(f"No paths of {name}: no checkpoint yet.")
+            continue
         paths = play_paths(load_policy(folder, mode="stochastic"), _NUM_PATHS)
         draws.append(partial(draw_paths, paths=paths, title=f"{ENVIRONMENT}: paths\n{name}"))
         captions.append(paths_caption(paths, name))
-    if with_paths:
-        captions.append(PATHS_NOTE)
-    captions += unevaluated_note(run_dirs)
-    if waiting := [folder.resolve().name for folder in folders if folder not in with_paths]:
-        captions.append(f"No paths of {', '.join(waiting)}: no checkpoint yet.")
+    captions += [_PATHS_NOTE] * (len(draws) > len(panels)) + unevaluated_note(run_dirs)
     return style.make_figure(draws, captions)
 
 
 def learning_panels(panels: list[Panel], reference: Reference | None) -> list[style.Draw]:
     """What draws the curves of each panel."""
-    variants = style.variants_of(panels)
+    variants = style.variants_of((c.algorithm, c.variant) for p in panels for c in p.curves)
     return [
         partial(_draw_panel, panel=panel, variants=variants, reference=reference)
         for panel in panels
@@ -110,7 +110,8 @@ def _draw_panel(
 ) -> None:
     """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
-        style.draw_series(axes, curve.series, curve.label, style.curve_style(curve, variants))
+        look = style.curve_style(curve.algorithm, curve.variant, curve.mode, variants)
+        style.draw_series(axes, curve.series, curve.label, look)
     published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
         last = max(curve.last_step for curve in panel.curves)
@@ -125,28 +126,36 @@ def _draw_panel(
 
 def learning_caption(panels: list[Panel], reference: Reference | None) -> list[str]:
     """The sentences that a reader of learning curves needs, one paragraph per item."""
-    curves = [(panel, curve) for panel in panels for curve in panel.curves]
-    paragraphs = [_statistic(curves), _protocol(panels)]
-    if reference is not None:
-        paragraphs.append(_reference(panels, reference))
-    # what of the runs is not drawn, and what should not have been pooled
-    remarks = {_named(curves, pair): "; ".join(_remarks(pair[1])) for pair in curves}
-    notes = " ".join(f"{name}: {text}." for name, text in remarks.items() if text)
-    return [*paragraphs, notes] if notes else paragraphs
-
-
-def _statistic(curves: list[tuple[Panel, Curve]]) -> str:
-    """The most frequent number of seeds, and the curves that have another; what line and band are.
-
-    As "3; 2 in sac, stochastic".
-    """
-    counts = Counter(curve.series.num_runs or 0 for _, curve in curves)
+    of_several = len(panels) > 1
+    named = [
+        (f"{curve.label} on {panel.environment}" if of_several else curve.label, curve)
+        for panel in panels
+        for curve in panel.curves
+    ]
+    counts = Counter(curve.series.num_runs or 0 for _, curve in named)
     usual = counts.most_common(1)[0][0]
-    text = f"Seeds per curve: {usual}"
+    seeds = f"Seeds per curve: {usual}"
     for count in sorted(set(counts) - {usual}):
-        odd = [_named(curves, pair) for pair in curves if pair[1].series.num_runs == count]
-        text += f"; {count} in {_enumerated(odd)}"
-    return f"{text}.{interval_note(counts)}"
+        odd = enumerated(name for name, curve in named if curve.series.num_runs == count)
+        seeds += f"; {count} in {odd}"
+    episodes = set().union(*(curve.num_episodes for _, curve in named))
+    modes = " or ".join(dict.fromkeys(curve.mode.replace("_", " ") for _, curve in named))
+    means = {"return": "mean return", "success_rate": "share solved at the last step"}
+    metrics = {panel.metric for panel in panels}
+    scores = " or ".join(text for metric, text in means.items() if metric in metrics)
+    paragraphs = [
+        f"{seeds}.{interval_note(counts)}",
+        f"Score of a seed: {scores} of {span(episodes)} whole "
+        f"episode{'' if episodes == {1} else 's'} per evaluation "
+        f"with {modes} actions, on separate evaluation environments; no smoothing.",
+    ]
+    if reference is not None:
+        text = f"{reference.name}: {reference.note}; interquartile mean and 95 % interval."
+        known = [reference.find(panel.environment, panel.metric) for panel in panels]
+        missing = [p.environment for p, series in zip(panels, known, strict=True) if series is None]
+        paragraphs.append(f"{text} None for {enumerated(missing)}." if missing else text)
+    remarks = [f"{name}: {'; '.join(curve.remarks)}." for name, curve in named if curve.remarks]
+    return [*paragraphs, " ".join(remarks)] if remarks else paragraphs
 
 
 def interval_note(counts: Iterable[int]) -> str:
@@ -160,59 +169,6 @@ def interval_note(counts: Iterable[int]) -> str:
     if min(counts) < MIN_RUNS:
         text += f" With fewer than {MIN_RUNS} seeds each is a thin line, with no interval."
     return text
-
-
-def _protocol(panels: list[Panel]) -> str:
-    curves = [curve for panel in panels for curve in panel.curves]
-    episodes = sorted(set().union(*(curve.num_episodes for curve in curves)))
-    count = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
-    modes = " or ".join(dict.fromkeys(curve.mode.replace("_", " ") for curve in curves))
-    metrics = {panel.metric for panel in panels}
-    means = ["mean return"] * ("return" in metrics)
-    means += ["share solved at the last step"] * ("success_rate" in metrics)
-    plural = "" if episodes == [1] else "s"
-    return (
-        f"Score of a seed: {' or '.join(means)} of {count} whole episode{plural} per evaluation "
-        f"with {modes} actions, on separate evaluation environments; no smoothing."
-    )
-
-
-def _reference(panels: list[Panel], reference: Reference) -> str:
-    missing = [
-        panel.environment
-        for panel in panels
-        if reference.find(panel.environment, panel.metric) is None
-    ]
-    text = f"{reference.name}: {reference.note}; interquartile mean and 95 % interval."
-    return f"{text} None for {_enumerated(missing)}." if missing else text
-
-
-def _remarks(curve: Curve) -> list[str]:
-    remarks = []
-    if count := curve.series.num_left_out:
-        plural = "" if count == 1 else "s"
-        remarks.append(f"{count} env step{plural} left out, not evaluated for all of its seeds")
-    if count := curve.num_silent:
-        remarks.append(f"{count} of its seeds left out, not evaluated at all")
-    if count := curve.num_repeated:
-        plural = "" if count == 1 else "s"
-        remarks.append(f"{count} seed{plural} counted more than once, from several folders")
-    if curve.differences:
-        remarks.append(f"pooled runs differ in {_enumerated(curve.differences)}")
-    return remarks
-
-
-def _named(curves: list[tuple[Panel, Curve]], pair: tuple[Panel, Curve]) -> str:
-    """The curve's label, with the environment if the figure has several."""
-    panel, curve = pair
-    several = len({other.environment for other, _ in curves}) > 1
-    return f"{curve.label} on {panel.environment}" if several else curve.label
-
-
-def _enumerated(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _MAX_NAMES
-    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 class Path2D(NamedTuple):
@@ -266,31 +222,23 @@ def paths_caption(paths: list[Path2D], run: str) -> str:
 
 def draw_paths(axes: Axes, paths: list[Path2D], title: str) -> None:
     """Contours of the reward, goals with the number of episodes that reached them, paths."""
-    _draw_reward(axes)
+    limit, grid = MultiGoal.limit, np.linspace(-MultiGoal.limit, MultiGoal.limit, 141)
+    plane = np.stack(np.meshgrid(grid, grid), axis=-1)  # (141, 141, 2)
+    offset = plane[:, :, None] - MultiGoal.goals  # (141, 141, goals, 2)
+    reward = -MultiGoal.reward_scale * (offset**2).sum(axis=-1).min(axis=-1)
+    levels = [-5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5]
+    look = {"colors": _CONTOUR, "linewidths": 0.6, "linestyles": "solid", "zorder": 1}
+    axes.clabel(axes.contour(grid, grid, reward, levels, **look), levels[1:], fontsize=6, fmt="%g")
     for path in paths:
         colour, dashes = (_LOST, "--") if path.goal is None else (_PATH, "-")
-        axes.plot(
-            *path.position.T, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.6, zorder=3
-        )
+        look = {"color": colour, "linestyle": dashes, "linewidth": 0.8, "alpha": 0.6, "zorder": 3}
+        axes.plot(*path.position.T, **look)
         axes.plot(*path.position[-1:].T, ".", color=colour, markersize=3, zorder=4)
     for goal, count in zip(MultiGoal.goals, count_goals(paths), strict=True):
         disc = Circle(tuple(goal), MultiGoal.goal_radius, facecolor=_GOAL, alpha=0.35, zorder=2)
         axes.add_patch(disc)
-        place = goal + _COUNT_DISTANCE * goal / np.linalg.norm(goal)
-        axes.text(place[0], place[1], str(count), fontsize=9, ha="center", va="center", zorder=5)
+        x, y = goal + _COUNT_DISTANCE * goal / np.linalg.norm(goal)
+        axes.text(x, y, str(count), fontsize=9, ha="center", va="center", zorder=5)
     axes.set_title(title, fontsize=10, parse_math=False)
-    axes.set(xlabel="x", ylabel="y", aspect="equal")
-    axes.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5))
-    axes.set(xlim=(-MultiGoal.limit, MultiGoal.limit), ylim=(-MultiGoal.limit, MultiGoal.limit))
-
-
-def _draw_reward(axes: Axes) -> None:
-    axis = np.linspace(-MultiGoal.limit, MultiGoal.limit, 141)
-    plane = np.stack(np.meshgrid(axis, axis), axis=-1)  # (141, 141, 2)
-    offset = plane[:, :, None] - MultiGoal.goals  # (141, 141, goals, 2)
-    reward = -MultiGoal.reward_scale * (offset**2).sum(axis=-1).min(axis=-1)
-    levels = [-5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5]
-    lines = axes.contour(
-        axis, axis, reward, levels, colors=_CONTOUR, linewidths=0.6, linestyles="solid", zorder=1
-    )
-    axes.clabel(lines, levels[1:], fontsize=6, fmt="%g")
+    axes.set(xlabel="x", ylabel="y", aspect="equal", xticks=(-5, 0, 5), yticks=(-5, 0, 5))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

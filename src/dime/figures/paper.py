@@ -17,9 +17,10 @@ from dime.algorithms.registry import ALGORITHMS
 from dime.deploy.policy import load_policy, restore_agents
 from dime.envs.registry import make
 from dime.envs.tiny import two_mode_log_density
-from dime.errors import DimeError, choose, require
+from dime.errors import DimeError, choose, describe, require
 from dime.figures import policy, style
 from dime.figures.curves import (
+    Reference,
     Series,
     histories_of,
     official_mode,
@@ -49,6 +50,9 @@ PAPER_ENVIRONMENTS = (
     *(f"myoHand{task}Random-v0" for task in ("ObjHold", "Reach", "KeyTurn", "PenTwirl")),
 )
 """The thirteen of the paper; Humanoid-v4 has the sizes of its Humanoid-v3."""
+
+Content = tuple[list[style.Draw], list[str]]
+"""What draws each panel, and the paragraphs of the caption."""
 
 _TEMPERATURE = "settings.temperature.initial"
 _NUM_STEPS = "settings.policy.num_denoising_steps"
@@ -88,32 +92,29 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
     if name == "5":
         require(not folders, "Figure 5 shows the environments: it takes no runs.")
         return gallery_figure()
-    draw, studies = FIGURES[name]
-    require(bool(folders), f"Figure {name} is drawn from runs: those of the {studies}.")
-    return draw(folders, reference) if draw is _curves else draw(folders)
+    study, content = FIGURES[name]
+    require(bool(folders), f"Figure {name} is drawn from runs: those of the {study}.")
+    draws, caption = content(read_runs(folders), read_reference(reference))
+    size = (4.2, 3.4) if name == "1" else style.PANEL_SIZE
+    return style.make_figure(draws, [*caption, *unevaluated_note(folders)], panel_size=size)
 
 
 def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        modes = [record["mode"] for record in run.records]
-        mode = official_mode(run.config["algorithm"], modes)
-        records = [record for record in run.records if record["mode"] == mode]
-        shown.append(run._replace(records=records))
+        mode = official_mode(run.config["algorithm"], [record["mode"] for record in run.records])
+        shown.append(run._replace(records=[r for r in run.records if r["mode"] == mode]))
     return shown
 
 
-def _curves(run_dirs: RunDirs, reference: str | Path | None = None) -> Figure:
+def _curves(runs: list[Run], reference: Reference | None) -> Content:
     """Learning curves, one per algorithm and setting."""
-    published = read_reference(reference)
-    panels = panels_of(official(read_runs(run_dirs)))
-    caption = [*learning_caption(panels, published), *unevaluated_note(run_dirs)]
-    return style.make_figure(learning_panels(panels, published), caption)
+    panels = panels_of(official(runs))
+    return learning_panels(panels, reference), learning_caption(panels, reference)
 
 
 # ---- figures 2b and 3b: a number over a setting
-
 
 Points = dict[float, np.ndarray]
 """By the value of a setting, in rising order, a number for each of its runs."""
@@ -122,17 +123,14 @@ Points = dict[float, np.ndarray]
 def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int, Points]:
     """The last env step that all runs share, and the scores there by the value of a setting.
 
-    Raises:
-        DimeError: the runs lack the setting or share no env step.
+    Raises `DimeError` if the runs lack the setting or share no env step after 0.
     """
     histories = [
         (run, history)
         for run in official(runs)
         for history in histories_of([run], run.records[0]["mode"], metric).values()
     ]
-    shared = set.intersection(*(set(history) for _, history in histories))
-    require(bool(shared), "The runs share no evaluated env step.")
-    last = max(shared)
+    last = max(set.intersection(*(set(history) for _, history in histories)), default=0)
     require(last > 0, "The runs share no evaluation after env step 0.")
     return last, _points(((run, history[last]) for run, history in histories), setting)
 
@@ -140,21 +138,20 @@ def final_score_points(runs: list[Run], metric: str, setting: str) -> tuple[int,
 def wall_clock_points(runs: list[Run], setting: str) -> Points:
     """Hours per million env steps between evaluations, by the value of a setting.
 
-    Of runs with more than two, the time up to the second is left out: compilation is in it. One
+    The time up to the second evaluation is left out if there are more: compilation is in it. One
     number per run directory: seeds that share a program share its time.
     """
     return _points(((run, _hours(run)) for run in runs), setting)
 
 
 def _hours(run: Run) -> float:
-    steps_evaluated = sorted({record["env_step"] for record in run.records})
-    begin = steps_evaluated[1 if len(steps_evaluated) > 2 else 0]
-    # The last record of an evaluation: its own time is not to be counted either.
+    evaluated = sorted({record["env_step"] for record in run.records})
+    begin = evaluated[1 if len(evaluated) > 2 else 0]
+    # The last record of an evaluation: its own time must not be counted either.
     first = [record for record in run.records if record["env_step"] == begin][-1]
-    last = run.records[-1]
-    steps = last["env_step"] - first["env_step"]
+    steps, seconds = (run.records[-1][key] - first[key] for key in ("env_step", "wall_time_s"))
     require(steps > 0, f"{run.folder} has only one evaluation: there is no time between two.")
-    return (last["wall_time_s"] - first["wall_time_s"]) / steps * 1e6 / 3600
+    return seconds / steps * 1e6 / 3600
 
 
 def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
@@ -167,11 +164,8 @@ def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
     return {value: np.array(by_value[value]) for value in sorted(by_value)}
 
 
-def _final_scores(run_dirs: RunDirs) -> Figure:
-    """Figure 2b: the last score by temperature."""
-    runs = read_runs(run_dirs)
-    panels = panels_of(official(runs))
-    draws: list[style.Draw] = []
+def _final_scores(runs: list[Run], _: Reference | None) -> Content:
+    panels, draws = panels_of(official(runs)), []
     for panel, own in zip(panels, by_environment(runs).values(), strict=True):
         last, points = final_score_points(own, panel.metric, _TEMPERATURE)
         label = f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}"
@@ -181,34 +175,28 @@ def _final_scores(run_dirs: RunDirs) -> Figure:
         "Scores at the last env step that all runs share, against the initial temperature (fixed "
         f"in the study figure_2ab). {_POINTS_NOTE}"
     )
-    caption = [note, *learning_caption(panels, None)[1:], *unevaluated_note(run_dirs)]
-    return style.make_figure(draws, caption)
+    return draws, [note, *learning_caption(panels, None)[1:]]
 
 
-def _wall_clock(run_dirs: RunDirs) -> Figure:
-    """Figure 3b: wall-clock time by the number of denoising steps."""
-    runs = read_runs(run_dirs)
-    draws: list[style.Draw] = []
+def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
+    draws = []
     for environment, own in by_environment(runs).items():
         labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
-        draws.append(partial(_draw_points, points=points, labels=labels))
+        draws.append(partial(_draw_points, points=points, labels=labels, bottom=0.0))
     seeds = sorted({len(run.config["training"]["seeds"]) for run in runs})
-    shared = " and ".join(map(str, seeds))
-    caption = [
-        f"Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps of "
-        f"{shared} seed{'s' if seeds != [1] else ''} in one program; up to the second evaluation, "
-        f"where programs are compiled, not counted. {_POINTS_NOTE} Runs that shared a machine "
-        "slowed each other.",
-        *unevaluated_note(run_dirs),
-    ]
-    figure = style.make_figure(draws, caption)
-    for axes in figure.axes:
-        axes.set_ylim(bottom=0.0)  # times are compared as ratios
-    return figure
+    note = (
+        "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps of "
+        f"{' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} in one program; up to "
+        "the second evaluation, where programs are compiled, not counted. "
+        f"{_POINTS_NOTE} Runs that shared a machine slowed each other."
+    )
+    return draws, [note]
 
 
-def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> None:
+def _draw_points(
+    axes: Axes, points: Points, labels: tuple[str, str, str], bottom: float | None = None
+) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
     colour, settings, middle = style.colour_of("dime"), list(points), []
     for setting, numbers in points.items():
@@ -224,65 +212,49 @@ def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> No
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
         axes.minorticks_off()
     style.plain_axes(axes, *labels)
+    axes.set_ylim(bottom=bottom)
 
 
 # ---- figure 7: the learnt diffusion of action dimensions over training
 
-METRIC = "diffusion_scale"
+_SCALE = "diffusion_scale"
 _NUM_PANELS = 4
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
-def scales_figure(run_dirs: RunDirs) -> Figure:
-    """The learnt diffusion scale over env steps, a panel for each of up to four action dimensions.
-
-    Runs of the same algorithm and variant are pooled, as in learning curves.
-
-    Raises:
-        DimeError: the runs are on several environments, or one has no diffusion scale in its
-            records.
-    """
-    runs = read_runs(run_dirs)
-    by_kind: dict[str, list[Run]] = defaultdict(list)
+def _scales(runs: list[Run], _: Reference | None) -> Content:
+    """A panel for each of up to four action dimensions; runs of a kind are pooled."""
+    environment, *others = by_environment(runs)
+    require(
+        not others,
+        f"The runs are on {environment}, {', '.join(others)}; action dimensions of several "
+        "environments have nothing in common. Draw a figure for each.",
+    )
+    recorded: dict[str, list[dict[int, np.ndarray]]] = defaultdict(list)
     for run in runs:
-        by_kind[run.kind].append(run)
-    environments = sorted(by_environment(runs))
-    if len(environments) > 1:
-        raise DimeError(
-            f"The runs are on {', '.join(environments)}; action dimensions of several environments "
-            "have nothing in common. Draw a figure for each."
-        )
-    recorded = {kind: _recorded_scales(runs) for kind, runs in by_kind.items()}
-    histories = [history for of_kind in recorded.values() for history in of_kind]
-    action_dim = min(len(scales) for history in histories for scales in history.values())
-    series = {
-        dim: {
-            kind: series_of(
-                ({step: float(scales[dim]) for step, scales in one.items()} for one in of_kind),
-                f"{kind} on {environments[0]}",
-            )
-            for kind, of_kind in recorded.items()
-        }
-        for dim in default_dims(action_dim)
-    }
-    drawn = [one for of_dim in series.values() for one in of_dim.values()]
-    top = max(float((one.lines if one.band is None else one.band).max()) for one in drawn)
-    styles = _styles(by_kind)
-    draws: list[style.Draw] = [
-        partial(_draw_scales, series=of_dim, styles=styles, dim=dim, top=1.08 * top)
-        for dim, of_dim in series.items()
-    ]
-    counts = {kind: len(of_kind) for kind, of_kind in recorded.items()}
-    seeds = "; ".join(f"{kind}: {count}" for kind, count in counts.items())
+        recorded[run.kind] += _recorded_scales(run)
+    arrays = [scales for own in recorded.values() for one in own for scales in one.values()]
+    action_dim = min(map(len, arrays))
+    variants = style.variants_of((run.config["algorithm"], run.variant) for run in runs)
+    drawn: dict[int, list[tuple[Series, str, dict[str, Any]]]] = defaultdict(list)
+    for run in {run.kind: run for run in runs}.values():
+        look = style.curve_style(run.config["algorithm"], run.variant, "stochastic", variants)
+        for dim in default_dims(action_dim):
+            one = [{step: float(s[dim]) for step, s in h.items()} for h in recorded[run.kind]]
+            pooled = series_of(one, f"{run.kind} on {environment}")
+            drawn[dim].append((pooled, run.kind, look))
+    series = [one for of_dim in drawn.values() for one, _, _ in of_dim]
+    top = 1.08 * max((one.lines if one.band is None else one.band).max() for one in series)
+    seeds = {kind: len(histories) for kind, histories in recorded.items()}
+    counts = "; ".join(f"{kind}: {count}" for kind, count in seeds.items())
     caption = [
-        f"Learnt diffusion on {environments[0]}, whose actions have {action_dim} dimensions: what "
+        f"Learnt diffusion on {environment}, whose actions have {action_dim} dimensions: what "
         "the cosine profile is multiplied by to give the chain's step sizes, in latent units "
         "squared, as recorded in training.",
-        f"Seeds: {seeds}.{interval_note(counts.values())}",
+        f"Seeds: {counts}.{interval_note(seeds.values())}",
     ]
-    if left_out := max(one.num_left_out for one in drawn):
+    if left_out := max(one.num_left_out for one in series):
         caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
-    return style.make_figure(draws, [*caption, *unevaluated_note(run_dirs)])
+    return [partial(_draw_scales, drawn=of, dim=dim, top=top) for dim, of in drawn.items()], caption
 
 
 def default_dims(action_dim: int) -> list[int]:
@@ -294,45 +266,24 @@ def default_dims(action_dim: int) -> list[int]:
     return list(range(0, action_dim, -(-action_dim // _NUM_PANELS)))
 
 
-def _recorded_scales(runs: list[Run]) -> list[dict[int, np.ndarray]]:
-    """Of each run and seed, the scales of all action dimensions by env step."""
-    histories: dict[tuple[Path, int], dict[int, np.ndarray]] = defaultdict(dict)
-    for run in runs:
-        records = read_records(RunDirectory(run.folder).metrics_file)
-        found = [record for record in records if METRIC in record]
-        if not found:
-            raise DimeError(
-                f"{run.folder} has no {METRIC} in its metrics.jsonl: it has made no updates "
-                f"yet, or {run.config['algorithm']} does not learn one, as dime and dime-gb do."
-            )
-        for record in found:
-            scales = np.asarray(record[METRIC], np.float64)
-            histories[run.folder, record["seed"]][record["env_step"]] = scales
+def _recorded_scales(run: Run) -> list[dict[int, np.ndarray]]:
+    """Of each seed, the scales of all action dimensions by env step."""
+    histories: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
+    for record in read_records(RunDirectory(run.folder).metrics_file):
+        if _SCALE in record:
+            scales = np.asarray(record[_SCALE], np.float64)
+            histories[record["seed"]][record["env_step"]] = scales
+    require(
+        bool(histories),
+        f"{run.folder} has no {_SCALE} in its metrics.jsonl: it has made no updates yet, or "
+        f"{run.config['algorithm']} does not learn one, as dime and dime-gb do.",
+    )
     return list(histories.values())
 
 
-def _styles(by_kind: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
-    """Colour by algorithm, shade and dashes by variant."""
-    algorithms: dict[str, list[str]] = defaultdict(list)
-    for kind, runs in by_kind.items():
-        algorithms[runs[0].config["algorithm"]].append(kind)
-    styles: dict[str, dict[str, Any]] = {}
-    for algorithm, kinds in algorithms.items():
-        for place, kind in enumerate(kinds):
-            colour = style.shade(style.colour_of(algorithm), place, len(kinds))
-            styles[kind] = {"color": colour, "linestyle": _DASHES[len(styles) % len(_DASHES)]}
-    return styles
-
-
-def _draw_scales(
-    axes: Axes,
-    series: dict[str, Series],
-    styles: dict[str, dict[str, Any]],
-    dim: int,
-    top: float,
-) -> None:
-    for kind, of_kind in series.items():
-        style.draw_series(axes, of_kind, kind, {"zorder": 3, **styles[kind]})
+def _draw_scales(axes: Axes, drawn: list[tuple[Any, ...]], dim: int, top: float) -> None:
+    for series, kind, look in drawn:
+        style.draw_series(axes, series, kind, look)
     style.plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
     axes.set_ylim(0.0, top)
     style.env_step_axis(axes)
@@ -345,87 +296,62 @@ NUM_CHAINS = 50_000
 
 
 class TemperatureChains(NamedTuple):
-    """The chains of one run on the bandit.
-
-    Attributes:
-        temperature: at which it was trained.
-        name: the run's folder.
-        seed: whose policy it is.
-        env_step: how long it was trained.
-        prior_std: of the chains, in latent units.
-        chains: what is drawn; the density is exp(reward / temperature).
-    """
+    """The chains of a run on the bandit; their density is exp(reward / temperature)."""
 
     temperature: float
-    name: str
-    seed: int
-    env_step: int
-    prior_std: float
+    source: str  # run, seed and env step
+    prior_std: float  # in latent units
     chains: policy.StateView
 
 
-def temperature_chains_figure(run_dirs: RunDirs) -> Figure:
-    """Chains of runs of DIME on the two-mode bandit, a panel per temperature.
-
-    Train them with `--temperature.initial T --no-temperature.learn`.
-
-    Raises:
-        DimeError: not a run of DIME on that environment, its temperature was learnt, or it has no
-            checkpoint.
-    """
-    runs = sorted((chains_of(run.folder) for run in read_runs(run_dirs)), key=lambda r: r[:2])
-    listed = "; ".join(
-        f"{run.temperature:g}: {run.name}, seed {run.seed}, {run.env_step} env steps"
-        for run in runs
-    )
+def _temperature_chains(runs: list[Run], _: Reference | None) -> Content:
+    """A panel per temperature."""
+    chains = sorted((chains_of(run.folder) for run in runs), key=lambda one: one[:2])
+    listed = "; ".join(f"{one.temperature:g}: {one.source}" for one in chains)
     caption = [
         f"DIME on {BANDIT} at fixed temperatures, stochastic actions, {NUM_CHAINS} chains "
         "each of the newest checkpoint's policy. The reward's exponential is known in closed form; "
         "total variation: between the last actions and it, 0 to 1.",
         LINE_NOTE,
         f"Runs by temperature: {listed}.",
-        *unevaluated_note(run_dirs),
     ]
-    return style.make_figure(
-        [partial(_draw_chains, run=run) for run in runs], caption, panel_size=(4.2, 3.4)
-    )
+    return [partial(_draw_chains, run=one) for one in chains], caption
 
 
 def chains_of(run_dir: Path) -> TemperatureChains:
     """The chains of a run's first seed.
 
-    Raises `DimeError` as `temperature_chains_figure`.
+    Raises `DimeError` unless it is a run of DIME on the bandit with a fixed temperature.
     """
     restored = restore_agents(run_dir)
-    if restored.config.env != BANDIT:
-        raise DimeError(
-            f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
-            f"drawn on {BANDIT}, where the right answer is known."
-        )
+    require(
+        restored.config.env == BANDIT,
+        f"{run_dir} is a run on {restored.config.env}; the chains of several temperatures are "
+        f"drawn on {BANDIT}, where the right answer is known.",
+    )
     agent = policy.DimeAgent.of(restored, 0, run_dir)
-    if agent.config.temperature.learn:
-        raise DimeError(
-            f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
-            f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn"
-        )
+    require(
+        not agent.config.temperature.learn,
+        f"The temperature of {run_dir} was learnt. Train with a fixed one: dime train "
+        f"{BANDIT} --preset laptop --temperature.initial T --no-temperature.learn",
+    )
     obs = make(BANDIT).reset(0)
     actions, _ = policy.draw_chains(agent.state.policy.module, obs, NUM_CHAINS, jax.random.key(0))
     density = policy.boltzmann(two_mode_log_density(policy.bin_centres(1)), agent.temperature)
     return TemperatureChains(
         agent.temperature,
-        run_dir.resolve().name,
-        restored.seeds[0],
-        restored.checkpoint.env_step,
-        agent.prior_std,
+        f"{run_dir.resolve().name}, seed {restored.seeds[0]}, "
+        f"{restored.checkpoint.env_step} env steps",
+        agent.config.policy.prior_std,
         policy.StateView(0, policy.masses(actions), actions[:, :NUM_PATHS].copy(), density),
     )
 
 
 def _draw_chains(axes: Axes, run: TemperatureChains) -> None:
     draw_line_chain(axes, run.chains, run.prior_std, "exp(reward / temperature)")
-    axes.set_ylabel("action")
     title = f"temperature {run.temperature:g}: total variation {run.chains.distance:.2f}"
     axes.set_title(title, fontsize=10)
+    axes.set_ylabel("action")
 
 
 # ---- comparison: every algorithm on small tasks, and on the two-mode bandit against its density
@@ -440,53 +366,27 @@ _BANDIT_NOTE = (
 )
 
 
-def _comparison(run_dirs: RunDirs) -> Figure:
-    runs = read_runs(run_dirs)
-    panels = panels_of(official(runs))
-    draws = [*learning_panels(panels, None), *bandit_histograms(runs)]
-    caption = [*learning_caption(panels, None), _BANDIT_NOTE, *unevaluated_note(run_dirs)]
-    return style.make_figure(draws, caption)
-
-
-def bandit_histograms(runs: list[Run]) -> list[style.Draw]:
-    """A panel per run on the bandit, in the registry's order.
-
-    Shown are actions of its newest checkpoint's first seed, in the mode that draws plainly from the
-    policy if there is one.
-    """
-    draws: list[style.Draw] = []
+def _comparison(runs: list[Run], _: Reference | None) -> Content:
+    draws, caption = _curves(runs, None)
     order = {name: place for place, name in enumerate(ALGORITHMS)}
     on_bandit = [run for run in runs if run.environment == BANDIT]
     on_bandit.sort(key=lambda run: order.get(run.config["algorithm"], len(order)))
-    for run in on_bandit:
-        algorithm = ALGORITHMS[run.config["algorithm"]]
-        mode = "stochastic" if "stochastic" in algorithm.modes else algorithm.official_mode
-        obs = np.zeros((_NUM_ACTIONS, 1), np.float32)
-        actions = np.asarray(load_policy(run.folder, mode=mode)(obs))[:, 0]
-        temperature = fixed_temperature(run.config)
-        title = f"{algorithm.name}, {mode.replace('_', ' ')}"
-        title += f", temperature {temperature:g}" if temperature else ""
-        draw = partial(_draw_histogram, actions=actions, title=title)
-        colour = style.colour_of(algorithm.name)
-        draws.append(partial(draw, colour=colour, temperature=temperature or 1.0))
-    return draws
+    draws += [partial(_draw_histogram, run=run) for run in on_bandit]
+    return draws, [*caption, _BANDIT_NOTE]
 
 
-def fixed_temperature(config: dict[str, Any]) -> float | None:
-    """The temperature of a run that does not learn it.
-
-    >>> fixed_temperature({"settings": {"temperature": {"initial": 3.0, "learn": False}}})
-    3.0
-    """
-    temperature = config["settings"].get("temperature")
-    if not isinstance(temperature, dict) or temperature.get("learn", True):
-        return None
-    return float(temperature["initial"])
-
-
-def _draw_histogram(
-    axes: Axes, actions: np.ndarray, title: str, colour: str, temperature: float
-) -> None:
+def _draw_histogram(axes: Axes, run: Run) -> None:
+    """Actions in the mode that draws plainly from the policy, if there is one."""
+    algorithm = ALGORITHMS[run.config["algorithm"]]
+    mode = "stochastic" if "stochastic" in algorithm.modes else algorithm.official_mode
+    obs = np.zeros((_NUM_ACTIONS, 1), np.float32)
+    actions = np.asarray(load_policy(run.folder, mode=mode)(obs))[:, 0]
+    title, temperature = f"{algorithm.name}, {mode.replace('_', ' ')}", 1.0
+    settings = flatten(run.config)
+    if not settings.get("settings.temperature.learn", True):
+        temperature = float(settings[_TEMPERATURE])
+        title += f", temperature {temperature:g}"
+    colour = style.colour_of(algorithm.name)
     axes.hist(actions, _EDGES, density=True, color=colour, alpha=0.6, zorder=2)
     grid = np.linspace(-1.0, 1.0, 401)
     exact = np.exp(two_mode_log_density(grid) / temperature)
@@ -500,22 +400,13 @@ def _draw_histogram(
 
 _MAX_COLUMNS = 5
 _REASON_WIDTH, _REASON_LENGTH = 34, 320  # characters
-_MAX_PIXELS = 480  # of a picture's longer side in the figure
 
 
 class Portrait(NamedTuple):
-    """An environment's first frame and sizes, or why there are none.
+    """An environment's sizes in words, and its first frame or the reason why there is none."""
 
-    Attributes:
-        name: the environment's id.
-        sizes: of observations and actions, in words.
-        frame: uint8 (height, width, 3); None if it could not be rendered.
-        reason: why not; "" if it could.
-    """
-
-    name: str
     sizes: str
-    frame: np.ndarray | None
+    frame: np.ndarray | None  # uint8 (height, width, 3)
     reason: str = ""
 
 
@@ -524,14 +415,17 @@ def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
 
     An environment that cannot be made or rendered here has a panel with the reason.
     """
-    portraits = [portrait_of(name) for name in environments]
-    draws: list[style.Draw] = [partial(_draw_portrait, portrait=portrait) for portrait in portraits]
+    portraits = {name: portrait_of(name) for name in environments}
+    draws: list[style.Draw] = [
+        partial(_draw_portrait, name=name, portrait=portrait)
+        for name, portrait in portraits.items()
+    ]
     caption = [
         f"{len(portraits)} environments: the first frame of the episode with seed 0, rendered by "
         "the environment with its own camera; length of an observation and of an action, as the "
         "algorithms see them."
     ]
-    if missing := [portrait.name for portrait in portraits if portrait.frame is None]:
+    if missing := [name for name, portrait in portraits.items() if portrait.frame is None]:
         caption.append(f"Not pictured here, for the reason given: {', '.join(missing)}.")
     columns = min(_MAX_COLUMNS, len(portraits))
     return style.make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
@@ -544,20 +438,15 @@ def portrait_of(name: str) -> Portrait:
         with closing(make(name, render=True)) as environment:
             sizes = f"observation {environment.obs_dim}, action {environment.action_dim}"
             environment.reset(0)
-            return Portrait(name, sizes, _thinned(environment.render()))
+            return Portrait(sizes, environment.render())
     except Exception as error:  # the environments' own are of any kind
-        reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}"
-        return Portrait(name, sizes, None, reason)
+        return Portrait(
+            sizes, None, str(error) if isinstance(error, DimeError) else describe(error)
+        )
 
 
-def _thinned(frame: np.ndarray) -> np.ndarray:
-    """The frame with no more pixels than the figure can show."""
-    every = -(-max(frame.shape[:2]) // _MAX_PIXELS)
-    return frame[::every, ::every]
-
-
-def _draw_portrait(axes: Axes, portrait: Portrait) -> None:
-    axes.set_title(f"{portrait.name}\n{portrait.sizes}", fontsize=8, parse_math=False)
+def _draw_portrait(axes: Axes, name: str, portrait: Portrait) -> None:
+    axes.set_title(f"{name}\n{portrait.sizes}", fontsize=8, parse_math=False)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_color("#999999")
     if portrait.frame is not None:
@@ -569,22 +458,22 @@ def _draw_portrait(axes: Axes, portrait: Portrait) -> None:
     axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", parse_math=False)
 
 
-FIGURES: dict[str, tuple[Callable[..., Figure], str]] = {
-    "1": (temperature_chains_figure, "study figure_1"),
-    "2a": (_curves, "study figure_2ab"),
-    "2b": (_final_scores, "study figure_2ab"),
-    "2c": (_curves, "study figure_2cd"),
-    "2d": (_curves, "study figure_2cd"),
-    "3a": (_curves, "study figure_3ab"),
-    "3b": (_wall_clock, "study figure_3ab"),
-    "3c": (_curves, "study figure_3cd"),
-    "3d": (_curves, "study figure_3cd"),
-    "4": (_curves, "study figure_4"),
-    "5": (gallery_figure, ""),
-    "6": (_curves, "study figure_6 or figure_6c"),
-    "7": (scales_figure, "study figure_7"),
-    "8": (_curves, "study figure_8"),
-    "9": (_curves, "study figure_9"),
-    "comparison": (_comparison, "studies comparison or two_modes"),
+FIGURES: dict[str, tuple[str, Callable[..., Content]]] = {
+    "1": ("study figure_1", _temperature_chains),
+    "2a": ("study figure_2ab", _curves),
+    "2b": ("study figure_2ab", _final_scores),
+    "2c": ("study figure_2cd", _curves),
+    "2d": ("study figure_2cd", _curves),
+    "3a": ("study figure_3ab", _curves),
+    "3b": ("study figure_3ab", _wall_clock),
+    "3c": ("study figure_3cd", _curves),
+    "3d": ("study figure_3cd", _curves),
+    "4": ("study figure_4", _curves),
+    "5": ("", _curves),
+    "6": ("study figure_6 or figure_6c", _curves),
+    "7": ("study figure_7", _scales),
+    "8": ("study figure_8", _curves),
+    "9": ("study figure_9", _curves),
+    "comparison": ("studies comparison or two_modes", _comparison),
 }
-"""What draws each figure, and the study whose runs it shows; "comparison" is ours."""
+"""The study whose runs a figure shows, and its content; 5 has no runs, "comparison" is ours."""

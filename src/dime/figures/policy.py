@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Key
 
 from dime.algorithms.dime import DimeConfig, DimeState
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.heads import Head
 from dime.deploy.evaluate import actions_of, environment_of
 from dime.deploy.policy import Restored, restore_agents
 from dime.envs.environment import Environment
@@ -30,14 +29,10 @@ from dime.training.host.evaluation import evaluation_seeds, run_episodes
 
 NUM_BINS = {1: 100, 2: 40}
 """Per action dimension, on a line and on a plane."""
-NUM_CHAINS = 16_384
-"""Chains of each state that is drawn."""
-NUM_POINTS = 1000
-"""Of these, chains that are kept one by one."""
-NUM_BOUND_CHAINS = 64
-"""Chains of each state for the mean of the entropy bound."""
-MAX_BOUND_STATES = 200
-"""States along the episode for which it is measured, at most."""
+NUM_CHAINS = 16_384  # of each state that is drawn
+NUM_POINTS = 1000  # of these, chains that are kept one by one
+NUM_BOUND_CHAINS = 64  # of each state, for the mean of the entropy bound
+MAX_BOUND_STATES = 200  # along the episode, for which it is measured
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def bin_edges(dims: int) -> np.ndarray:
 
 
 def bin_centres(dims: int) -> np.ndarray:
-    """The middles of the bins of one action dimension, (bins,), if `dims` are drawn."""
+    """The middles of the bins, (bins,)."""
     edges = bin_edges(dims)
     return 0.5 * (edges[1:] + edges[:-1])
 
@@ -83,9 +78,8 @@ def draw_chains(
     """`num` chains for each observation: of (*batch, obs) the results have axes (num, *batch).
 
     Returns:
-        (steps + 1, num, *batch, act), tanh of every latent, the last being the actions taken; and
-        (num, *batch), one-sample values of the bound on the log density, nats. The last actions and
-        their values are those of `policy.sample` with the same key.
+        (steps + 1, num, *batch, act), tanh of every latent, at last the actions; and (num, *batch),
+        one-sample values of the bound on the log density, nats. Both as `policy.sample` has them.
     """
     repeated = jnp.broadcast_to(jnp.asarray(obs), (num, *obs.shape))
     actions, log_prob = _draw(policy, repeated, key)
@@ -93,13 +87,7 @@ def draw_chains(
 
 
 def masses(actions: np.ndarray) -> np.ndarray:
-    """The share of samples in each bin.
-
-    Args:
-        actions: (..., samples, dims) in [-1, 1], dims 1 or 2.
-
-    Returns:
-        (..., *bins), an axis of bins per dimension; the bins of each leading index sum to one.
+    """The share of samples in each bin: of (..., samples, dims) in [-1, 1], it is (..., *bins).
 
     >>> masses(np.array([[-0.99], [0.99], [0.999], [1.0]]))[[0, -1]]
     array([0.25, 0.75])
@@ -118,24 +106,17 @@ def prior_masses(prior_std: float) -> np.ndarray:
     1.0
     """
     prior = NormalDist(0.0, prior_std)
-    with np.errstate(divide="ignore"):
-        latent = np.arctanh(bin_edges(1))
-    below = [prior.cdf(end) if np.isfinite(end) else float(end > 0.0) for end in latent]
-    return np.diff(below)
+    with np.errstate(divide="ignore"):  # the ends of the box are at infinity
+        return np.diff([prior.cdf(end) for end in np.arctanh(bin_edges(1))])
 
 
 def boltzmann(values: np.ndarray, temperature: float) -> np.ndarray:
     """exp(values / temperature) on the bins' centres, normalised: its integral over them is one.
 
-    Args:
-        values: (*bins), in units of return.
-        temperature: return per nat.
-
     >>> float((boltzmann(np.arange(100.0), 2.0) * 2 / 100).sum().round(9))
     1.0
     """
-    log_density = (values - values.max()) / temperature
-    density = np.exp(log_density)
+    density = np.exp((values - values.max()) / temperature)
     return density / (density.sum() * (2.0 / len(values)) ** values.ndim)
 
 
@@ -150,38 +131,20 @@ def levels_enclosing(density: np.ndarray, shares: tuple[float, ...]) -> list[flo
     return sorted(level for level in levels if falling[-1] < level < falling[0])
 
 
-def total_variation(mass: np.ndarray, density: np.ndarray) -> float:
-    """Half the summed difference between bins' shares and a density on the bins, 0 to 1."""
-    expected = density / density.sum()
-    return float(0.5 * np.abs(mass - expected).sum())
-
-
-class Episode(NamedTuple):
-    """An episode in stochastic mode: the observations that were acted on, and its return."""
-
-    obs: np.ndarray
-    episode_return: float
-
-
 class StateView(NamedTuple):
-    """What is drawn of one state.
+    """What is drawn of one state."""
 
-    Attributes:
-        env_step: of the episode.
-        mass: (steps + 1, *bins), the share of chains in each bin of the plane, by denoising step.
-        points: (steps + 1, NUM_POINTS, dims), some of the chains.
-        density: (*bins), exp(Q / temperature) with the other dimensions at their mean, normalised.
-    """
-
-    env_step: int
+    env_step: int  # of the episode
     mass: np.ndarray
-    points: np.ndarray
+    """(steps + 1, *bins), the share of chains in each bin of the plane, by denoising step."""
+    points: np.ndarray  # (steps + 1, NUM_POINTS, dims), some of the chains
     density: np.ndarray
+    """(*bins), exp(Q / temperature) with the other dimensions at their mean, normalised."""
 
     @property
     def distance(self) -> float:
         """Total variation between the actions and the density, 0 to 1."""
-        return total_variation(self.mass[-1], self.density)
+        return 0.5 * float(np.abs(self.mass[-1] - self.density / self.density.sum()).sum())
 
 
 class Bounds(NamedTuple):
@@ -193,50 +156,33 @@ class Bounds(NamedTuple):
 
 
 class PolicyView(NamedTuple):
-    """Everything that the pictures of one policy show.
+    """Everything that the pictures of one policy show."""
 
-    Attributes:
-        source: whose policy it is, in words.
-        plane: the action dimensions that are drawn, one or two.
-        action_dim: how many there are.
-        temperature: return per nat.
-        states: what is drawn of some states of the episode.
-        bounds: the entropy bound along the episode.
-        target_bound: what the temperature drives the bound to; None if it is fixed.
-        step_sizes: (steps, act), integrated diffusion in latent units squared.
-        diffusion_scale: (act,), their learnt scale; `initial_scale` before training.
-        episode: the episode.
-        prior_std: in latent units.
-    """
-
-    source: str
-    plane: tuple[int, ...]
+    source: str  # run, seed and env step, in words
+    plane: tuple[int, ...]  # the action dimensions that are drawn, one or two
     action_dim: int
-    temperature: float
+    temperature: float  # return per nat
     states: list[StateView]
     bounds: Bounds
     target_bound: float | None
-    step_sizes: np.ndarray
-    diffusion_scale: np.ndarray
+    """What the temperature drives the entropy bound to; None if it is fixed."""
+    step_sizes: np.ndarray  # (steps, act), integrated diffusion in latent units squared
+    diffusion_scale: np.ndarray  # (act,), learnt; `initial_scale` before training
     initial_scale: float
-    episode: Episode
-    prior_std: float
+    obs: np.ndarray  # (env steps, obs) of an episode in stochastic mode
+    episode_return: float
+    prior_std: float  # in latent units
 
 
 class DimeAgent(NamedTuple):
-    """One seed's agent of a run of DIME, and what its critics' outputs mean."""
+    """One seed's agent of a run of DIME."""
 
     config: DimeConfig
     state: Any
-    head: Head
-    prior_std: float
 
     @classmethod
     def of(cls, restored: Restored, index: int, run_dir: Path) -> "DimeAgent":
-        """The agent at place `index`.
-
-        Raises `DimeError` for a run of an algorithm without a chain with an entropy bound.
-        """
+        """The agent at place `index`; raises `DimeError` if the algorithm is not DIME."""
         config = restored.config.settings
         if not (isinstance(config, DimeConfig) and isinstance(restored.state, DimeState)):
             works = [a.name for a in ALGORITHMS.values() if issubclass(a.config, DimeConfig)]
@@ -245,8 +191,7 @@ class DimeAgent(NamedTuple):
                 "chain with a bound on its entropy, or no temperature. Pictures of a policy are "
                 f"drawn of runs of: {', '.join(works)}."
             )
-        state = jax.tree.map(lambda leaf: leaf[index], restored.state)
-        return cls(config, state, config.critic.make_head(), config.policy.prior_std)
+        return cls(config, jax.tree.map(lambda leaf: leaf[index], restored.state))
 
     @property
     def temperature(self) -> float:
@@ -261,7 +206,8 @@ class DimeAgent(NamedTuple):
             action[..., dimension] = values
         critics = self.state.critics
         everywhere = jnp.broadcast_to(jnp.asarray(obs), (*axes[0].shape, len(obs)))
-        value = self.head.combined_value(critics.outputs(everywhere, jnp.asarray(action)))
+        outputs = critics.outputs(everywhere, jnp.asarray(action))
+        value = self.config.critic.make_head().combined_value(outputs)
         return boltzmann(np.asarray(value, np.float64), self.temperature)
 
 
@@ -274,53 +220,48 @@ def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     num_states, checkpoint = options.num_states, options.checkpoint
     require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
     restored = restore_agents(folder, Path(checkpoint) if checkpoint else None)
+    config, at = restored.config, restored.checkpoint
     index = restored.place_of(options.seed, folder)
     agent = DimeAgent.of(restored, index, folder)
-    dims = _checked_plane(options.plane, restored.spaces.action_dim)
+    action_dim = restored.spaces.action_dim
+    dims = _checked_plane(options.plane, action_dim)
     source = environment_of(restored, options.env, folder)
-    with closing(make(source, restored.config.env_kwargs)) as environment:
-        environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
-        episode = _play(restored, index, environment)
+    with closing(make(source, config.env_kwargs)) as environment:
+        environment.spaces.refuse_if_other(restored.spaces, str(at.path))
+        obs, episode_return = _play(restored, index, environment)
     policy = agent.state.policy.module
     return PolicyView(
-        source=f"{folder.resolve().name}: {restored.config.algorithm} on {restored.config.env}, "
-        f"seed {restored.seeds[index]}, after {restored.checkpoint.env_step} env steps",
+        source=f"{folder.resolve().name}: {config.algorithm} on {config.env}, "
+        f"seed {restored.seeds[index]}, after {at.env_step} env steps",
         plane=dims,
-        action_dim=restored.spaces.action_dim,
+        action_dim=action_dim,
         temperature=agent.temperature,
-        states=[_view(agent, episode.obs, at, dims) for at in _spread(episode, num_states)],
-        bounds=_bounds(agent, episode),
-        target_bound=_target_bound(agent.config, restored.spaces.action_dim),
+        states=[_view(agent, obs, step, dims) for step in _spread(len(obs), num_states)],
+        bounds=_bounds(agent, obs),
+        target_bound=_target_bound(agent.config, action_dim),
         step_sizes=np.asarray(policy.step_sizes(), np.float64),
         diffusion_scale=np.asarray(policy.diffusion_scale(), np.float64),
         initial_scale=agent.config.policy.initial_step_scale,
-        episode=episode,
-        prior_std=agent.prior_std,
+        obs=obs,
+        episode_return=episode_return,
+        prior_std=agent.config.policy.prior_std,
     )
 
 
 def _checked_plane(plane: Iterable[int] | None, action_dim: int) -> tuple[int, ...]:
     """The action dimensions to draw; by default the first two, or the only one."""
-    if plane is None:
-        return tuple(range(min(2, action_dim)))
-    dims = tuple(plane)
-    require(
-        len(dims) in (1, 2),
-        f"plane is {dims}; it must name one action dimension or two.",
-    )
-    require(
-        len(dims) <= action_dim,
-        f"plane is {dims}, but the actions have one dimension, a line: leave it out, or give 0.",
-    )
-    require(
-        all(0 <= dim < action_dim for dim in dims),
-        f"plane is {dims}; the action's dimensions are 0 to {action_dim - 1}.",
-    )
-    require(len(set(dims)) == len(dims), f"plane is {dims}; it needs two different dimensions.")
+    dims = tuple(range(min(2, action_dim)) if plane is None else plane)
+    for allowed, rule in (
+        (len(dims) in (1, 2), "; it must name one action dimension or two"),
+        (len(dims) <= action_dim, ", but the actions have one dimension, a line: leave it out"),
+        (set(dims) <= set(range(action_dim)), f"; the dimensions are 0 to {action_dim - 1}"),
+        (len(set(dims)) == len(dims), "; it needs two different dimensions"),
+    ):
+        require(allowed, f"plane is {dims}{rule}.")
     return dims
 
 
-def _play(restored: Restored, index: int, environment: Environment) -> Episode:
+def _play(restored: Restored, index: int, environment: Environment) -> tuple[np.ndarray, float]:
     """The first episode of the seed's evaluation at this checkpoint, in stochastic mode."""
     act = actions_of(restored, "stochastic")
     visited: list[np.ndarray] = []
@@ -333,13 +274,12 @@ def _play(restored: Restored, index: int, environment: Environment) -> Episode:
     episode_seeds = evaluation_seeds(restored.seeds[index], restored.checkpoint.env_step, 1)
     played = run_episodes([environment], [episode_seeds], choose_action)
     assert played is not None  # nothing stops this episode
-    return Episode(np.stack(visited), played[0][0].episode_return)
+    return np.stack(visited), played[0][0].episode_return
 
 
-def _spread(episode: Episode, num: int) -> list[int]:
-    """Up to `num` env steps spread evenly over the episode, the first and the last among them."""
-    last = len(episode.obs) - 1
-    return sorted(set(np.linspace(0, last, num).round().astype(int).tolist()))
+def _spread(length: int, num: int) -> list[int]:
+    """Up to `num` env steps spread evenly over an episode, the first and the last among them."""
+    return sorted(set(np.linspace(0, length - 1, num).round().astype(int).tolist()))
 
 
 def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ...]) -> StateView:
@@ -354,11 +294,11 @@ def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ..
     )
 
 
-def _bounds(agent: DimeAgent, episode: Episode) -> Bounds:
+def _bounds(agent: DimeAgent, obs: np.ndarray) -> Bounds:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
-    at = np.array(_spread(episode, MAX_BOUND_STATES))
+    at = np.array(_spread(len(obs), MAX_BOUND_STATES))
     key = jax.random.key(1)
-    _, log_prob = draw_chains(agent.state.policy.module, episode.obs[at], NUM_BOUND_CHAINS, key)
+    _, log_prob = draw_chains(agent.state.policy.module, obs[at], NUM_BOUND_CHAINS, key)
     error = log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
     return Bounds(at, -log_prob.mean(axis=0), error)
 

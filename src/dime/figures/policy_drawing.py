@@ -1,6 +1,6 @@
 """Pictures of a trained diffusion policy: what `dime inspect` writes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,43 +14,39 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dime.deploy.evaluate import refuse_unless_writable, write_video
-from dime.errors import DimeError
+from dime.errors import require
 from dime.figures import policy
+from dime.figures.curves import counted
 from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy
-from dime.figures.style import Draw, check_output, make_figure, open_frame, save
+from dime.figures.style import Draw, check_output, make_figure, open_frame, save, writing
 
 # From white to a blue on which lines are still visible; lightness falls evenly.
 SHADES = LinearSegmentedColormap.from_list("dime", ["#ffffff", "#b5d4ea", "#6baed6", "#2f7ab8"])
 TARGET, PATH, DARK, FILL, GREY = "#8c2200", "#111111", "#0b4a86", "#9ecae1", "#c8c8c8"
-ENCLOSED = 0.5, 0.9
-"""Shares of exp(Q / temperature) that contours enclose."""
-NUM_PATHS = 15
-"""Chains drawn one by one over a heat map."""
+ENCLOSED = 0.5, 0.9  # shares of exp(Q / temperature) that contours enclose
+NUM_PATHS = 15  # chains drawn one by one over a heat map
+FRAMES_PER_SECOND = 4
+NUM_LAST_FRAMES = 8  # how often the last denoising step is shown before the animation repeats
 
 _SIDE = 0.32  # width of a side panel, as a share of the chain's length
-_LINE_PANEL, _PLANE_PANEL = (4.4, 3.4), (2.5, 2.4)  # inches
+_LINE_PANEL, _PLANE_PANEL, _ANIMATION_PANEL = (4.4, 3.4), (2.5, 2.4), (3.2, 3.2)  # inches
+_DPI = 100  # of the animation
 _MAX_BARS_NAMED = 8
 _DARKEST_ON_LINE = 0.97  # share of a line's bins that are lighter than the darkest shade
 _DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
 
-CONTOURS_NOTE = f"Contours enclose {ENCLOSED[0]:.0%} and {ENCLOSED[1]:.0%} of exp(Q / temperature)."
 LINE_NOTE = (
     "Middle: share of chains per bin and denoising step, dark is many; "
     f"{NUM_PATHS} paths. Left: the prior, tanh of a Gaussian, root scale. Right: histogram "
     "of the last actions and the density that they should have."
 )
-PLANE_NOTE = (
+_CONTOURS = "Contours enclose {:.0%} and {:.0%} of exp(Q / temperature).".format(*ENCLOSED)
+_PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
-    "column is exp(Q / temperature). " + CONTOURS_NOTE
+    f"column is exp(Q / temperature). {_CONTOURS}"
 )
-FRAMES_PER_SECOND = 4
-"""Denoising steps per second."""
-NUM_LAST_FRAMES = 8
-"""How often the last denoising step is shown, before the animation repeats."""
-_DPI = 100
 _LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
-_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {CONTOURS_NOTE}"
-_ANIMATION_PANEL = 3.2, 3.2  # inches
+_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {_CONTOURS}"
 
 
 def inspect_policy(
@@ -79,20 +75,26 @@ def inspect_policy(
     """
     options = options or InspectOptions()
     folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DimeError(f"{folder} is no folder to write to: {error}.") from error
     chains = check_output(folder / f"chains{options.figure_suffix}")
     bounds = check_output(folder / f"bounds{options.figure_suffix}")
     animation = folder / f"animation{options.animation_suffix}"
-    check_animation(animation)
+    require(
+        animation.suffix in (".gif", ".mp4"),
+        f"An animation ends in .gif or .mp4, got {animation.name}.",
+    )
+    with writing(animation):  # the folder is there before the slow part begins
+        if animation.suffix == ".mp4":
+            refuse_unless_writable(animation)
     view = view_policy(run_dir, options)
-    return [
-        save(chains_figure(view), chains),
-        save(bounds_figure(view), bounds),
-        write_animation(view, animation),
-    ]
+    save(chains_figure(view), chains)
+    save(bounds_figure(view), bounds)
+    with writing(animation):
+        if animation.suffix == ".mp4":
+            write_video(animation, frames(view), FRAMES_PER_SECOND)
+        else:
+            pictures: list[Any] = list(frames(view))
+            imageio.mimwrite(animation, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)
+    return [chains, bounds, animation]
 
 
 def chains_figure(view: PolicyView) -> Figure:
@@ -100,39 +102,31 @@ def chains_figure(view: PolicyView) -> Figure:
 
     On a line one panel per state has it all; on a plane a row per state has some of the steps.
     """
-    if len(view.plane) == 1:
-        draws: list[Draw] = [
-            partial(_draw_line_state, view=view, state=state) for state in view.states
-        ]
-        return make_figure(draws, [*_about_chains(view), LINE_NOTE], panel_size=_LINE_PANEL)
-    shown = shown_steps(len(view.step_sizes))
-    caption = [*_about_chains(view), PLANE_NOTE]
-    return make_figure(_plane_rows(view), caption, columns=len(shown) + 1, panel_size=_PLANE_PANEL)
-
-
-def _about_chains(view: PolicyView) -> list[str]:
-    dims = " and ".join(map(str, view.plane))
-    plural = "" if len(view.plane) == 1 else "s"
-    text = (
-        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. Action dimension{plural} {dims} "
-        f"of {view.action_dim}; temperature {view.temperature:.3g}."
-    )
-    if view.action_dim == len(view.plane):
-        return [text]
-    return [
-        text,
-        "exp(Q / temperature) is a slice: the other dimensions are at the mean of the last "
-        "actions. The chains' shares are marginals over these dimensions, so the two need not "
-        "agree.",
+    dims, on_line = " and ".join(map(str, view.plane)), len(view.plane) == 1
+    caption = [
+        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. "
+        f"Action dimension{'' if on_line else 's'} {dims} of {view.action_dim}; "
+        f"temperature {view.temperature:.3g}."
     ]
+    if view.action_dim > len(view.plane):
+        caption.append(
+            "exp(Q / temperature) is a slice: the other dimensions are at the mean of the last "
+            "actions. The chains' shares are marginals over these dimensions, so the two need not "
+            "agree."
+        )
+    if on_line:
+        draws: list[Draw] = [partial(_draw_line, view=view, state=state) for state in view.states]
+        return make_figure(draws, [*caption, LINE_NOTE], panel_size=_LINE_PANEL)
+    columns = len(shown_steps(len(view.step_sizes))) + 1
+    caption.append(_PLANE_NOTE)
+    return make_figure(_plane_rows(view), caption, columns=columns, panel_size=_PLANE_PANEL)
 
 
 def about(view: PolicyView) -> str:
-    """Whose policy it is, and in which episode it was looked at."""
-    length = len(view.episode.obs)
+    """Which policy and which episode are drawn."""
     return (
-        f"{view.source}. One episode with stochastic actions ({length} env "
-        f"step{'' if length == 1 else 's'}, return {view.episode.episode_return:.4g})"
+        f"{view.source}. One episode with stochastic actions "
+        f"({counted(len(view.obs), 'env step')}, return {view.episode_return:.4g})"
     )
 
 
@@ -145,54 +139,39 @@ def shown_steps(num_steps: int) -> list[int]:
     return sorted({0, num_steps // 2, num_steps - num_steps // 4, num_steps})
 
 
-def _draw_line_state(axes: Axes, view: PolicyView, state: StateView) -> None:
+def _draw_line(axes: Axes, view: PolicyView, state: StateView) -> None:
     draw_line_chain(axes, state, view.prior_std, "exp(Q / temperature)")
-    axes.set_ylabel(f"action {view.plane[0]}")
     title = f"env step {state.env_step}"
     if view.action_dim == 1:
         title += f": total variation {state.distance:.2f}"
     axes.set_title(title, fontsize=10)
+    axes.set_ylabel(f"action {view.plane[0]}")
 
 
 def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name: str) -> None:
     """Draws a chain from its prior on the left to its actions on the right."""
-    steps = len(state.mass) - 1
+    mass, edges = state.mass, policy.bin_edges(1)
+    steps = len(mass) - 1
     side, gap = _SIDE * steps, 0.03 * steps
-    mass, columns = state.mass, np.arange(steps + 2) - 0.5
     darkest = max(float(np.quantile(mass, _DARKEST_ON_LINE)), 2.5 * mass[0].mean())
-    norm = PowerNorm(0.7, 0.0, darkest)
-    axes.pcolormesh(columns, policy.bin_edges(1), mass.T, cmap=SHADES, norm=norm, rasterized=True)
+    norm, columns = PowerNorm(0.7, 0.0, darkest), np.arange(steps + 2) - 0.5
+    axes.pcolormesh(columns, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
     axes.plot(state.points[:, :NUM_PATHS, 0], color=PATH, linewidth=0.6, alpha=0.6)
     left, right = -0.5 - gap, steps + 0.5 + gap
-    prior = policy.prior_masses(prior_std)
-    _draw_sideways(axes, left, -side * np.sqrt(prior / prior.max()), GREY, "prior")
-    expected = state.density / state.density.sum()
+    prior, expected = policy.prior_masses(prior_std), state.density / state.density.sum()
     scale = side / max(expected.max(), mass[-1].max())
-    _draw_sideways(axes, right, scale * mass[-1], FILL, "last actions")
-    axes.plot(
-        right + scale * expected,
-        policy.bin_centres(1),
-        color=TARGET,
-        linewidth=1.4,
-        label=density_name,
-    )
+    for base, heights, colour, label in (
+        (left, -side * np.sqrt(prior / prior.max()), GREY, "prior"),
+        (right, scale * mass[-1], FILL, "last actions"),
+    ):
+        style = {"orientation": "horizontal", "fill": True, "color": colour, "label": label}
+        axes.stairs(base + heights, edges, baseline=base, **style)
+    style = {"color": TARGET, "linewidth": 1.4, "label": density_name}
+    axes.plot(right + scale * expected, policy.bin_centres(1), **style)
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
     axes.set(xlabel="denoising step", xticks=sorted({0, steps // 2, steps}))
     axes.set_yticks((-1.0, -0.5, 0.0, 0.5, 1.0))
     open_frame(axes)
-
-
-def _draw_sideways(axes: Axes, base: float, height: np.ndarray, colour: str, label: str) -> None:
-    """A filled histogram from the vertical line at `base`."""
-    axes.stairs(
-        base + height,
-        policy.bin_edges(1),
-        baseline=base,
-        orientation="horizontal",
-        fill=True,
-        color=colour,
-        label=label,
-    )
 
 
 def _plane_rows(view: PolicyView) -> list[Draw]:
@@ -217,19 +196,17 @@ def _plane_rows(view: PolicyView) -> list[Draw]:
 
 
 def _draw_plane(axes: Axes, mass: np.ndarray, density: np.ndarray, labels: dict[str, str]) -> None:
-    """A share per bin in blue, contours of exp(Q / temperature)."""
     edges = policy.bin_edges(2)
     darkest = np.quantile(mass, _DARKEST) or mass.max()  # if all is in few bins, the fullest
     norm = PowerNorm(0.5, 0, darkest)
     axes.pcolormesh(edges, edges, mass.T, cmap=SHADES, norm=norm, rasterized=True)
-    draw_contours(axes, density)
+    _draw_contours(axes, density)
     axes.set(**labels)
     axes.title.set_fontsize(9)
-    set_box(axes)
 
 
-def draw_contours(axes: Axes, density: np.ndarray) -> None:
-    """Contours of a density on the plane; if bins are too coarse for any, its highest bin."""
+def _draw_contours(axes: Axes, density: np.ndarray) -> None:
+    """Contours on the whole box of actions; if bins are too coarse for any, the highest bin."""
     centres = policy.bin_centres(2)
     levels = policy.levels_enclosing(density, ENCLOSED)
     if levels:
@@ -237,10 +214,6 @@ def draw_contours(axes: Axes, density: np.ndarray) -> None:
     else:
         x, y = np.unravel_index(density.argmax(), density.shape)
         axes.plot(centres[x], centres[y], "x", color=TARGET)
-
-
-def set_box(axes: Axes) -> None:
-    """The whole box of actions, in its true proportions."""
     axes.set(xlim=(-1.0, 1.0), ylim=(-1.0, 1.0), aspect="equal")
     axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
 
@@ -267,17 +240,16 @@ def bounds_figure(view: PolicyView) -> Figure:
 
 def _draw_bounds(axes: Axes, view: PolicyView) -> None:
     at, mean, error = view.bounds
-    if len(at) == 1:
-        axes.errorbar(at, mean, 2.0 * error, color=DARK, fmt="o", capsize=4)
     axes.fill_between(at, mean - 2.0 * error, mean + 2.0 * error, color=FILL, linewidth=0)
     axes.plot(at, mean, color=DARK, linewidth=1.4)
+    if view.target_bound is not None:
+        label = "the temperature's target, for the mean over states"
+        dashes = (0, (4, 2))
+        axes.axhline(view.target_bound, label=label, color=TARGET, linewidth=1.2, linestyle=dashes)
     for state in view.states:
         axes.axvline(state.env_step, color=GREY, linewidth=0.8, zorder=0)
-    if view.target_bound is not None:
-        style = {"color": TARGET, "linewidth": 1.2, "linestyle": (0, (4, 2))}
-        label = "the temperature's target, for the mean over states"
-        axes.axhline(view.target_bound, label=label, **style)
     if len(at) == 1:
+        axes.errorbar(at, mean, 2.0 * error, color=DARK, fmt="o", capsize=4)
         axes.set(xticks=(0,), xlim=(-1, 1))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
     open_frame(axes)
@@ -287,14 +259,13 @@ def _draw_scales(axes: Axes, view: PolicyView) -> None:
     count = len(view.diffusion_scale)
     colours = [DARK if dim in view.plane else FILL for dim in range(count)]
     axes.bar(range(count), view.diffusion_scale, color=colours)
-    style = {"color": "#444444", "linewidth": 1.2, "linestyle": (0, (1, 1.5))}
-    axes.axhline(view.initial_scale, label="diffusion scale before training", **style)
+    label, dots = "diffusion scale before training", (0, (1, 1.5))
+    axes.axhline(view.initial_scale, label=label, color="#444444", linewidth=1.2, linestyle=dots)
     if count <= _MAX_BARS_NAMED:
         axes.set_xticks(range(count))
-    margin = max(0.8, 3.0 - 0.5 * count)  # so that a few bars are no walls
-    axes.set(
-        xlabel="action dimension", ylabel="diffusion scale", xlim=(-margin, count - 1 + margin)
-    )
+    margin = max(0.8, 3.0 - 0.5 * count)  # keeps a few bars from filling the panel
+    axes.set(xlabel="action dimension", ylabel="diffusion scale")
+    axes.set_xlim(-margin, count - 1 + margin)
     open_frame(axes)
 
 
@@ -311,44 +282,10 @@ def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
     open_frame(axes)
 
 
-def check_animation(file: Path) -> None:
-    """Refuses an animation that `write_animation` cannot write.
-
-    Raises:
-        DimeError: the suffix is neither .gif nor .mp4, or there is no encoder for the latter.
-    """
-    if file.suffix == ".mp4":
-        refuse_unless_writable(file)
-    elif file.suffix != ".gif":
-        raise DimeError(f"An animation ends in .gif or .mp4, got {file.name}.")
-
-
-def write_animation(view: PolicyView, file: Path) -> Path:
-    """Writes an animation of the chains of every state, a frame per denoising step.
-
-    Raises:
-        DimeError: the file cannot be written.
-    """
-    try:
-        if file.suffix == ".mp4":
-            write_video(file, frames(view), FRAMES_PER_SECOND)
-        else:
-            pictures: list[Any] = list(frames(view))
-            imageio.mimwrite(file, pictures, duration=1000 / FRAMES_PER_SECOND, loop=0)
-    except OSError as error:
-        raise DimeError(f"The animation cannot be written to {file}: {error}.") from error
-    return file
-
-
 def frames(view: PolicyView) -> Iterator[np.ndarray]:
     """Pictures, uint8 (height, width, 3) of even size: one per denoising step, then the last."""
-    updates: list[Callable[[int], None]] = []
-    start = _start_line if len(view.plane) == 1 else _start_plane
-
-    def draw(axes: Axes, state: StateView) -> None:
-        updates.append(start(axes, state, view.plane))
-
-    draws: list[Draw] = [partial(draw, state=state) for state in view.states]
+    draw = _frame_of_line if len(view.plane) == 1 else _frame_of_plane
+    draws: list[Draw] = [partial(draw, view=view, state=state, step=0) for state in view.states]
     what = _LINE_ANIMATION_NOTE if len(view.plane) == 1 else _PLANE_ANIMATION_NOTE
     caption = [f"{about(view)}. {what} Temperature {view.temperature:.3g}."]
     figure = make_figure(draws, caption, panel_size=_ANIMATION_PANEL)
@@ -356,8 +293,11 @@ def frames(view: PolicyView) -> Iterator[np.ndarray]:
     canvas = FigureCanvasAgg(figure)
     last = len(view.step_sizes)
     for step in range(last + 1):
-        for update in updates:
-            update(step)
+        for axes, state in zip(figure.axes, view.states, strict=True):
+            axes.clear()
+            draw(axes, view, state, step)
+            title = f"env step {state.env_step}, denoising step {step} of {last}"
+            axes.set_title(title, fontsize=9)
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[..., :3]
         even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2].copy()
@@ -365,35 +305,17 @@ def frames(view: PolicyView) -> Iterator[np.ndarray]:
             yield even
 
 
-def _start_plane(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
-    """Draws the contours; the result draws the chains as they are at a denoising step."""
-    (dots,) = axes.plot([], [], ".", color=DARK, markersize=4, alpha=0.55, markeredgewidth=0)
-    draw_contours(axes, state.density)
-    set_box(axes)
-    axes.set(xlabel=f"action {plane[0]}", ylabel=f"action {plane[1]}")
-
-    def update(step: int) -> None:
-        dots.set_data(*state.points[step].T)
-        _set_title(axes, state, step)
-
-    return update
+def _frame_of_plane(axes: Axes, view: PolicyView, state: StateView, step: int) -> None:
+    dots = {"color": DARK, "markersize": 4, "alpha": 0.55, "markeredgewidth": 0}
+    axes.plot(*state.points[step].T, ".", **dots)
+    _draw_contours(axes, state.density)
+    x, y = view.plane
+    axes.set(xlabel=f"action {x}", ylabel=f"action {y}")
 
 
-def _start_line(axes: Axes, state: StateView, plane: tuple[int, ...]) -> Callable[[int], None]:
-    """Draws exp(Q / temperature); the result draws the histogram at a denoising step."""
-    bars = axes.stairs(state.mass[0], policy.bin_edges(1), fill=True, color=FILL)
-    expected = state.density / state.density.max()
+def _frame_of_line(axes: Axes, view: PolicyView, state: StateView, step: int) -> None:
+    mass, expected = state.mass[step], state.density / state.density.max()
+    axes.stairs(mass / mass.max(), policy.bin_edges(1), fill=True, color=FILL)
     axes.plot(policy.bin_centres(1), expected, color=TARGET, label="exp(Q / temperature)")
     axes.set(xlim=(-1.0, 1.0), ylim=(0.0, 1.1), yticks=())
-    axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {plane[0]}")
-
-    def update(step: int) -> None:
-        bars.set_data(state.mass[step] / state.mass[step].max())
-        _set_title(axes, state, step)
-
-    return update
-
-
-def _set_title(axes: Axes, state: StateView, step: int) -> None:
-    last = len(state.mass) - 1
-    axes.set_title(f"env step {state.env_step}, denoising step {step} of {last}", fontsize=9)
+    axes.set(xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=f"action {view.plane[0]}")

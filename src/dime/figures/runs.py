@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dime.errors import DimeError, choose
+from dime.errors import DimeError, choose, require
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
@@ -15,27 +15,15 @@ RunDirs = str | Path | Iterable[str | Path]
 
 STUDY_FILE = "study.json"
 STUDY_FORMAT_VERSION = 1
-LONGEST_NAME = 240
-"""Of a trial: what file systems take, less what is put before and behind it."""
-MAX_NUMBER = 1e15
-"""Of an env step or a return; a larger number is damage."""
+LONGEST_NAME = 240  # of a trial: what file systems take, less what is put before and behind it
+MAX_NUMBER = 1e15  # of an env step or a return; a larger number is damage
 
 OPERATIONAL = {"format_version", "preset"} | {
     f"training.{name}"
     for name in (
-        "seeds",
-        "num_env_steps",
-        "evaluate_every",
-        "num_evaluation_episodes",
-        "evaluation_modes",
-        "log_every",
-        "checkpoint_every",
-        "max_env_restarts",
-        "env_process",
-        "env_timeout_s",
-        "tensorboard",
-        "wandb_project",
-    )
+        "seeds num_env_steps evaluate_every num_evaluation_episodes evaluation_modes log_every "
+        "checkpoint_every max_env_restarts env_process env_timeout_s tensorboard wandb_project"
+    ).split()
 }
 """Settings that runs of a kind may differ in: they do not change what is learnt up to a step."""
 
@@ -44,19 +32,12 @@ _RECORD_KEYS = {"env_step", "seed", "mode", "returns", "success_last"}
 
 
 class Run(NamedTuple):
-    """A run directory as far as figures need it.
-
-    Attributes:
-        folder: where it is.
-        config: the content of its config.json.
-        records: the lines of its evaluations.jsonl.
-        variant: what its study varies, as "num_steps=4"; "" outside studies.
-    """
+    """A run directory: its config.json and the lines of its evaluations.jsonl."""
 
     folder: Path
     config: dict[str, Any]
     records: list[dict[str, Any]]
-    variant: str = ""
+    variant: str = ""  # what its study varies, as "num_steps=4"; "" outside studies
 
     @property
     def environment(self) -> str:
@@ -70,32 +51,27 @@ class Run(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What a study's folder plans: the names of its trials' folders, and what it varies.
-
-    Attributes:
-        folder: where it is.
-        name: of the study.
-        trials: names of the trials, each a run directory inside the folder once it has begun.
-        varied: settings that differ between trials, by their path in config.json; without
-            environment, algorithm and seeds.
-    """
+    """What a study's folder plans."""
 
     folder: Path
     name: str
     trials: tuple[str, ...]
+    """Names of run directories in the folder; a trial has one once it has begun."""
     varied: tuple[str, ...]
+    """Settings that differ between trials, apart from environment, algorithm and seeds, by their
+    path in config.json."""
 
     @property
     def begun(self) -> list[Path]:
         """The run directories of the trials that have begun."""
-        folders = [self.folder / trial for trial in self.trials]
-        return [folder for folder in folders if (folder / "config.json").is_file()]
+        files = [self.folder / trial / "config.json" for trial in self.trials]
+        return [file.parent for file in files if file.is_file()]
 
     @property
     def evaluated(self) -> list[Path]:
         """The run directories of the trials that have evaluations."""
-        files = [(folder, folder / "evaluations.jsonl") for folder in self.begun]
-        return [folder for folder, file in files if file.is_file() and file.stat().st_size]
+        files = [folder / "evaluations.jsonl" for folder in self.begun]
+        return [file.parent for file in files if file.is_file() and file.stat().st_size]
 
 
 def is_study(folder: Path) -> bool:
@@ -135,8 +111,7 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
 
     Args:
         run_dirs: folders of runs or of studies.
-        by: settings that separate runs, as "settings.num_steps", in addition to those that a
-            study varies.
+        by: settings that separate runs, as "settings.num_steps", beside those that a study varies.
 
     Raises:
         DimeError: none is given, one is neither run nor study or damaged, one has no evaluations
@@ -148,8 +123,12 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
         raise DimeError("There is nothing to draw: name at least one run directory.")
     runs: dict[Path, Run] = {}
     for path in paths:
-        found = _read_study(path, by) if is_study(path) else [_read_run(path, by)]
-        runs |= {run.folder.resolve(): run for run in found}
+        study = open_study(path) if is_study(path) else None
+        if study and not study.evaluated:
+            raise DimeError(f"No trial of {path} has evaluations yet; try again in a moment.")
+        separate = tuple(dict.fromkeys([*study.varied, *by])) if study else by
+        for folder in study.evaluated if study else [path]:
+            runs[folder.resolve()] = _read_run(folder, separate)
     known = {name for run in runs.values() for name in flatten(run.config)}
     for name in by:
         choose("setting of these runs", name, known)
@@ -184,66 +163,53 @@ def unevaluated_note(run_dirs: RunDirs) -> list[str]:
     ]
 
 
-def _read_study(folder: Path, by: tuple[str, ...]) -> list[Run]:
-    study = open_study(folder)
-    separate = tuple(dict.fromkeys([*study.varied, *by]))
-    if not study.evaluated:
-        raise DimeError(f"No trial of {folder} has evaluations yet; try again in a moment.")
-    return [_read_run(trial, separate) for trial in study.evaluated]
-
-
 def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
+    directory = RunDirectory.open(path)
     try:
-        return _read_files(path, separate)
+        config = directory.config()
+        if missing := _CONFIG_KEYS - set(config):
+            raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
+        seeds, texts = config["training"]["seeds"], [config["env"], config["algorithm"]]
+        if not (_are(list, [seeds]) and _are(int, seeds) and _are(str, texts)):
+            raise DimeError(f"{path}/config.json is damaged: other types than a run's.")
+        records = list(read_records(directory.evaluations_file))
+        for number, record in enumerate(records, 1):
+            if problem := _problem(record):
+                raise DimeError(f"{directory.evaluations_file}, line {number}, is {problem}.")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DimeError(
             f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
         ) from error
-
-
-def _read_files(path: Path, separate: tuple[str, ...]) -> Run:
-    directory = RunDirectory.open(path)
-    file = directory.evaluations_file
-    config = directory.config()
-    if missing := _CONFIG_KEYS - set(config):
-        raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
-    seeds, texts = config["training"]["seeds"], (config["env"], config["algorithm"])
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    if not whole or not all(isinstance(text, str) for text in texts):
-        raise DimeError(f"{path}/config.json is damaged: other types than a run's.")
-    records = list(read_records(file))
-    if not records:
-        raise DimeError(_why_no_evaluations(path, directory.status()))
-    for number, record in enumerate(records, 1):
-        if problem := _problem(record):
-            raise DimeError(f"{file}, line {number}, is {problem}.")
-    return Run(path, config, records, variant_of(config, separate))
-
-
-def _why_no_evaluations(path: Path, status: dict[str, Any]) -> str:
+    status = directory.status()
     state = status.get("state", "running")
-    if state == "running":
-        return (
+    if not records and state == "running":
+        raise DimeError(
             f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
             "the run has started: try again then, or leave this run out."
         )
     reason = f": {status['reason']}" if status.get("reason") else ""
-    return (
+    require(
+        bool(records),
         f"{path} has no evaluations, and its state is {state}{reason}. Leave this run out, or "
-        "resume it with evaluations."
+        "resume it with evaluations.",
     )
+    return Run(path, config, records, variant_of(config, separate))
+
+
+def _are(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _problem(record: dict[str, Any]) -> str:
-    """What keeps a record from being an evaluation; "" if nothing does."""
+    """Why a record is not an evaluation; "" if it is one."""
     missing = _RECORD_KEYS - set(record)
     if missing or not record["returns"]:
         return f"not an evaluation: it lacks {', '.join(sorted(missing)) or 'episodes'}"
-    whole = all(isinstance(record[name], int) for name in ("env_step", "seed"))
-    whole = whole and 0 <= record["env_step"] < MAX_NUMBER and isinstance(record["mode"], str)
-    lists = [record["returns"], record["success_last"] or []]
-    numeric = all(isinstance(values, list) and all(map(_is_score, values)) for values in lists)
-    return "" if whole and numeric else "damaged: other types than an evaluation's"
+    step, episodes = record["env_step"], [record["returns"], record["success_last"] or []]
+    whole = _are(int, [step, record["seed"]]) and 0 <= step < MAX_NUMBER
+    scores = _are(list, episodes) and all(_is_score(value) for value in sum(episodes, []))
+    valid = whole and scores and isinstance(record["mode"], str)
+    return "" if valid else "damaged: other types than an evaluation's"
 
 
 def _is_score(value: Any) -> bool:

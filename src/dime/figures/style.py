@@ -17,22 +17,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
-from dime.figures.curves import Curve, Panel, Series
+from dime.figures.curves import Series
 
 Draw = Callable[[Axes], None]
 """Draws one panel."""
 
-_PANEL_SIZE = 3.8, 3.0  # inches
+PANEL_SIZE = 3.8, 3.0  # inches
 _MIN_WIDTH = 6.0  # inches; a single panel is made this wide, for the caption's sake
 _MAX_COLUMNS = 4
 _CAPTION_SIZE, _LEGEND_SIZE = 7.5, 8.5  # points
-_LEGEND_LINE, _LEGEND_GAPS = 3.2, 3.2  # of an entry, in units of the legend's size
 _LINE_HEIGHT = 1.5 / 72  # inches per point of the font's size
 _CHARACTERS_PER_INCH = 17.0  # of the caption's font, on average
 _NEEDS_LATEX = "pgf"
@@ -51,16 +48,7 @@ METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 
 
 def check_output(output: str | Path) -> Path:
-    """The path of a figure that can be written.
-
-    Raises:
-        DimeError: the suffix is none of a picture's.
-
-    >>> check_output("curves.txt")
-    Traceback (most recent call last):
-    ...
-    dime.errors.DimeError: A figure cannot be written as curves.txt. Choose a name ending in ...
-    """
+    """The path of a figure; raises `DimeError` if its suffix is none of a picture's."""
     path = Path(output)
     suffixes = sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {_NEEDS_LATEX})
     if path.suffix.lower().removeprefix(".") not in suffixes:
@@ -76,83 +64,70 @@ def make_figure(
     caption: list[str],
     *,
     columns: int | None = None,
-    panel_size: tuple[float, float] = _PANEL_SIZE,
+    panel_size: tuple[float, float] = PANEL_SIZE,
 ) -> Figure:
-    """A figure of these panels, with one legend for all of them.
+    """A figure of panels, each drawn by one function, with one legend, paragraphs of text below.
 
-    Args:
-        draws: one function per panel, row by row.
-        caption: paragraphs below the panels.
-        columns: panels in a row; by default as many as make a compact figure.
-        panel_size: width and height of a panel, in inches.
+    `columns` are the panels in a row, by default as many as make a compact figure; a panel's width
+    and height are in inches.
     """
     # up to three panels side by side, more of them in a square, never more than four a row
     square = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(draws))))
     columns = columns or (len(draws) if len(draws) <= 3 else square)
     rows = math.ceil(len(draws) / columns)
     width = max(_MIN_WIDTH, columns * panel_size[0])
-    characters = int(width * _CHARACTERS_PER_INCH)
-    text = "\n".join(textwrap.fill(paragraph, characters) for paragraph in caption)
+    text = "\n".join(textwrap.fill(line, int(width * _CHARACTERS_PER_INCH)) for line in caption)
     with _plain_style():
-        figure = Figure(facecolor="white", layout="constrained")
+        size = width, rows * panel_size[1]
+        figure = Figure(figsize=size, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place < len(draws):
-                draws[place](axes)
-            else:
-                axes.remove()
-        legend_rows = _add_legend(figure, width)
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for draw, panel in zip(draws, axes, strict=False):
+            draw(panel)
+        for panel in axes[len(draws) :]:
+            panel.remove()
+        legend_rows = _add_legend(figure)
         figure.supxlabel(
             text, x=0.01, ha="left", fontsize=_CAPTION_SIZE, linespacing=1.3, parse_math=False
         )
         extra = _CAPTION_SIZE * (text.count("\n") + 2) + _LEGEND_SIZE * (legend_rows + 1)
-        figure.set_size_inches(width, rows * panel_size[1] + extra * _LINE_HEIGHT)
+        figure.set_size_inches(width, size[1] + extra * _LINE_HEIGHT)
     return figure
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure, and the folders above it if they are missing.
-
-    Raises:
-        DimeError: the file cannot be written there.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes a file: makes the folders above it; raises `DimeError` if either fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _plain_style():
-            figure.savefig(path, dpi=160)
+        yield
     except OSError as error:
-        raise DimeError(f"The figure cannot be written to {path}: {error}.") from error
+        raise DimeError(f"{path.name} cannot be written to {path.parent}: {error}.") from error
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure; raises what `writing` does."""
+    with writing(path), _plain_style():
+        figure.savefig(path, dpi=160)
     return path
 
 
-def _add_legend(figure: Figure, width: float) -> int:
+def _add_legend(figure: Figure) -> int:
     """One legend for the panels' labels, each once, front to back; returns its rows."""
     entries = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if not entries:
-        return 0
     entries = dict(sorted(entries.items(), key=lambda entry: -entry[1].get_zorder()))
-    columns = min(len(entries), max(1, int(72 * width / _widest_entry(entries))))
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside upper center",
-        ncols=columns,
-        fontsize=_LEGEND_SIZE,
-        frameon=False,
-        handlelength=_LEGEND_LINE,
-    )
-    return math.ceil(len(entries) / columns)
-
-
-def _widest_entry(labels: Iterable[str]) -> float:
-    """Of a legend, with its line and the gaps around it; in points."""
-    font = FontProperties(size=_LEGEND_SIZE)
-    text = max(TextPath((0, 0), label, prop=font).get_extents().x1 for label in labels)
-    return text + (_LEGEND_LINE + _LEGEND_GAPS) * _LEGEND_SIZE
+    look = {"loc": "outside upper center", "frameon": False, "handlelength": 3.2}
+    for columns in range(len(entries), 0, -1):
+        legend = figure.legend(
+            list(entries.values()), list(entries), ncols=columns, fontsize=_LEGEND_SIZE, **look
+        )
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return math.ceil(len(entries) / columns)
+        legend.remove()
+    return 0
 
 
 @contextmanager
@@ -163,7 +138,7 @@ def _plain_style() -> Iterator[None]:
 
 
 def plain_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    """Title and labels; a light grid below, and no frame above and to the right."""
+    """Title and labels; a light grid below, and an open frame."""
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e4e4e4", linewidth=0.6)
@@ -184,16 +159,14 @@ def env_step_axis(axes: Axes) -> None:
 
 def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
     """Draws the band below, the line or lines above; only the first line has a label."""
+    x, every = series.env_step, -(-len(series.env_step) // _NUM_MARKERS)
     width = 0.8 if series.band is None else 1.8
-    every = -(-len(series.env_step) // _NUM_MARKERS)
     for number, line in enumerate(series.lines):
         shown = label if number == 0 else "_nolegend_"
-        axes.plot(series.env_step, line, label=shown, linewidth=width, markevery=every, **style)
+        axes.plot(x, line, label=shown, linewidth=width, markevery=every, **style)
     if series.band is not None:
-        low, high = series.band
-        axes.fill_between(
-            series.env_step, low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=2
-        )
+        band = {"color": style["color"], "alpha": 0.18, "linewidth": 0, "zorder": 2}
+        axes.fill_between(x, *series.band, **band)
 
 
 def colour_of(algorithm: str) -> str:
@@ -217,24 +190,25 @@ def shade(colour: str, place: int, count: int) -> str:
     return to_hex((red, green, blue))
 
 
-def variants_of(panels: list[Panel]) -> dict[str, list[str]]:
-    """The variants of each algorithm, in the order in which they are shown."""
-    variants: dict[str, dict[str, None]] = {}
-    for curve in (curve for panel in panels for curve in panel.curves):
-        variants.setdefault(curve.algorithm, {})[curve.variant] = None
-    return {algorithm: list(names) for algorithm, names in variants.items()}
+def variants_of(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The variants of each algorithm, of pairs of algorithm and variant, in their order."""
+    variants: dict[str, list[str]] = {}
+    for algorithm, variant in dict.fromkeys(pairs):
+        variants.setdefault(algorithm, []).append(variant)
+    return variants
 
 
-def curve_style(curve: Curve, variants: dict[str, list[str]]) -> dict[str, Any]:
+def curve_style(
+    algorithm: str, variant: str, mode: str, variants: dict[str, list[str]]
+) -> dict[str, Any]:
     """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
-    of_algorithm = variants[curve.algorithm]
-    number = of_algorithm.index(curve.variant)
-    colour = shade(colour_of(curve.algorithm), number, len(of_algorithm))
+    number = variants[algorithm].index(variant)
+    colour = shade(colour_of(algorithm), number, len(variants[algorithm]))
     return {
         "color": colour,
-        "linestyle": _MODE_DASHES.get(curve.mode, _OTHER_DASHES),
-        "marker": _MARKERS[(_place(curve.algorithm) + number) % len(_MARKERS)],
+        "linestyle": _MODE_DASHES.get(mode, _OTHER_DASHES),
+        "marker": _MARKERS[(_place(algorithm) + number) % len(_MARKERS)],
         "zorder": 3,
         "markersize": 4.5,
-        "markerfacecolor": colour if curve.mode == "stochastic" else "white",
+        "markerfacecolor": colour if mode == "stochastic" else "white",
     }

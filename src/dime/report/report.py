@@ -1,44 +1,49 @@
-"""Writing the report: what the template `assets/report.html` shows, as one file."""
+"""The report as one file, and as a page that `dime serve` shows to this machine alone."""
 
 import base64
 import datetime
+import errno
 import hashlib
 import importlib.util
 import json
-import math
-import shlex
+import os
+import re
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable
+import threading
+import webbrowser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import dime
 from dime.errors import DimeError, require
-from dime.figures.curves import Reference, read_reference
-from dime.figures.learning import learning_caption
-from dime.figures.runs import RunDirs, flatten, is_study
-from dime.figures.style import METRIC_LABELS
-from dime.report.results import (
-    OFFICIAL,
-    Analyst,
-    chart_data,
-    looks_of,
-    mode_choices,
-    score_table,
-)
-from dime.report.sources import Entry, Reader, Sources, seed_text
-from dime.training.listeners import return_text
+from dime.figures.curves import counted, read_reference, span
+from dime.figures.runs import RunDirs, folders_of, is_study
+from dime.figures.style import writing
+from dime.report.results import OFFICIAL, content_of, score_text, steps_text
+from dime.report.sources import Entry, Reader, find_sources, listed, stamp_of
 from dime.training.records import write_bytes
 
 MAX_BYTES = 20_000_000
 """Of a report; videos are left out if they would make it larger."""
 
 _MARGIN = 100_000  # bytes, for the markup around the videos
-_SUFFIXES = {".html", ".htm"}
-_NO_SETTINGS = {"env", "algorithm", "training.seeds"}
 _VIDEO_URI = "data:video/mp4;base64,"
+_ADDRESS = "127.0.0.1"
+_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", re.IGNORECASE)
+_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".json": "application/json"} | {
+    ".jsonl": "text/plain; charset=utf-8"
+}
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+}
 
 
 def write_report(
@@ -64,36 +69,25 @@ def write_report(
     """
     path = Path(output)
     require(
-        path.suffix.lower() in _SUFFIXES,
+        path.suffix.lower() in (".html", ".htm"),
         f"A report cannot be written as {path.name}. Choose a name ending in .html.",
     )
-    page = Page()
-    published = read_reference(reference)
-    sources = Reader().read(_checked(run_dirs))
-    content = content_of(sources, Analyst(), published)
+    page, published, folders = Page(), read_reference(reference), folders_of(run_dirs)
+    require(bool(folders), "There is nothing to report on: name at least one run or study.")
+    for folder in folders:
+        require(
+            is_study(folder) or (folder / "config.json").is_file(),
+            f"{folder} is neither a run nor a study: it has no config.json and no study.json.",
+        )
+    sources = Reader().read(folders)
+    content = content_of(sources, {}, published)
     text = page.render(content)
     if videos := videos_of(sources.entries):
         inlined, left_out = _inlined(videos, MAX_BYTES - len(text) - _MARGIN)
         text = page.render(content, inlined, left_out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         write_bytes(path, text)
-    except OSError as error:
-        raise DimeError(f"The report cannot be written to {path}: {error}.") from error
     return path
-
-
-def _checked(run_dirs: RunDirs) -> list[Path]:
-    """The folders, each a run or a study at least by its files' names."""
-    named = [run_dirs] if isinstance(run_dirs, str | Path) else run_dirs
-    paths = [Path(name) for name in named]
-    require(bool(paths), "There is nothing to report on: name at least one run or study.")
-    for path in paths:
-        if not is_study(path) and not (path / "config.json").is_file():
-            raise DimeError(
-                f"{path} is neither a run nor a study: it has no config.json and no study.json."
-            )
-    return paths
 
 
 class Page:
@@ -116,10 +110,10 @@ class Page:
         environment.filters |= {
             "score": score_text,
             "steps": steps_text,
-            "duration": duration_text,
+            "duration": lambda seconds: datetime.timedelta(seconds=round(seconds)),
             "counted": counted,
-            "span": span_text,
-            "seeds": lambda seeds: seed_text(seeds).removeprefix("seeds ").removeprefix("seed "),
+            "span": span,
+            "listed": listed,
             "median": statistics.median,
             "json": lambda config: json.dumps(config, indent=2),
             "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
@@ -143,8 +137,7 @@ class Page:
             content: of `content_of`.
             videos: addresses by algorithm and environment.
             left_out: videos that there was no room for.
-            version: of a page that reloads when its server has another one; "" for a file, which
-                may not ask anyone for anything.
+            version: if its server has another one, the page reloads; "" for a file.
         """
         data = {"version": version, "charts": content["charts"], "looks": content["looks"]}
         text = self._template.render(
@@ -185,108 +178,13 @@ def _asset(name: str) -> str:
     return resources.files("dime.report").joinpath("assets", name).read_text("utf-8")
 
 
-def content_of(
-    sources: Sources, analyst: Analyst, reference: Reference | None = None
-) -> dict[str, Any]:
-    """What the template needs of the records: tables, charts' data and captions, by name."""
-    results = analyst.results(entry.run for entry in sources.entries if entry.run)
-    drawn = [result for result in results if result.panel is not None]
-    panels = [result.panel for result in drawn if result.panel is not None]
-    entries = sources.entries
-    starts = [(entry.name, start) for entry in entries for start in entry.starts]
-    times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
-    return {
-        "studies": sources.studies,
-        "entries": entries,
-        "problems": sources.problems,
-        "results": results,
-        "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
-        "dates": [times[0], times[-1]] if times else [],
-        "metrics": METRIC_LABELS,
-        "charts": {result.environment: chart_data(result, reference) for result in drawn},
-        "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
-        "looks": looks_of(panels),
-        "reference": reference,
-        "scores": {mode: score_table(drawn, mode) for mode in mode_choices(drawn)},
-        "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
-        "settings": _differing_settings(entries),
-        "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
-        "paces": _grouped(((e.kind, _machine(e)), e) for e in entries if e.pace),
-        "commands": _grouped((_command(start), name) for name, start in starts if _command(start)),
-        "versions": _grouped((_versions(start), name) for name, start in starts),
-    }
-
-
-def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]:
-    """By name and by kind, the values of the settings that differ between or within kinds."""
-    values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    kinds = {entry.kind for entry in entries if entry.config}
-    for entry in entries:
-        for name, value in flatten(entry.config).items():
-            seen = values[name.removeprefix("settings.")][entry.kind]
-            text = value if isinstance(value, str) else json.dumps(value)
-            if name not in _NO_SETTINGS and text not in seen:
-                seen.append(text)
-
-    def same(of: dict[str, list[str]]) -> bool:
-        return all(len(seen) < 2 for seen in of.values()) and (
-            len({tuple(of.get(kind, [])) for kind in kinds}) == 1
-        )
-
-    return {name: of for name, of in sorted(values.items()) if not same(of)}
-
-
-def _config_text(entry: Entry) -> str:
-    """The config without its seeds: what runs that are listed together have in common."""
-    config = entry.config
-    if isinstance(training := config.get("training"), dict):
-        config = config | {"training": training | {"seeds": None}}
-    return json.dumps(config, sort_keys=True)
-
-
-def _machine(entry: Entry) -> str:
-    start = entry.last_start
-    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
-
-
-def _command(start: dict[str, Any]) -> str:
-    """As it was typed, without the program's folder; "" for a worker of a sweep."""
-    words = start.get("command")
-    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
-        return ""
-    program, *arguments = map(str, words)
-    return shlex.join([PurePath(program).name, *arguments])
-
-
-def _versions(start: dict[str, Any]) -> tuple[str, ...]:
-    """Versions, commit and machine."""
-    libraries = start.get("versions")
-    named = libraries.items() if isinstance(libraries, dict) else ()
-    return (
-        *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
-        f"{start.get('device', '–')} ({start.get('backend', '–')})",
-        ", ".join(f"{name} {version}" for name, version in named),
-    )
-
-
-def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    """The second of each pair by the first, each once."""
-    groups: dict[Any, list[Any]] = defaultdict(list)
-    for key, value in pairs:
-        if value not in groups[key]:
-            groups[key].append(value)
-    return groups
-
-
 def videos_of(entries: list[Entry]) -> dict[tuple[str, str], Path]:
     """One video per algorithm and environment: of seed 0, or else of the lowest seed."""
-    chosen: dict[tuple[str, str], tuple[int, Path]] = {}
-    for entry in entries:
+    videos: dict[tuple[str, str], Path] = {}
+    for entry in sorted(entries, key=lambda entry: entry.seeds[:1]):  # a video is of the first
         if entry.video and entry.seeds:
-            key, seed = (entry.kind, entry.environment), entry.seeds[0]  # a video is of the first
-            if key not in chosen or seed < chosen[key][0]:
-                chosen[key] = seed, entry.video
-    return {key: file for key, (_, file) in chosen.items()}
+            videos.setdefault((entry.kind, entry.environment), entry.video)
+    return videos
 
 
 def _inlined(
@@ -303,64 +201,178 @@ def _inlined(
     return {key: inlined[key] for key in videos if key in inlined}, left_out
 
 
-def score_text(value: float | None, metric: str) -> str:
-    """A score with the digits that matter; None is a score that was not finite.
+def serve(runs_dir: str | Path, port: int = 8420, *, open_browser: bool = False) -> None:
+    """Serves a report of all runs and studies below a folder, until Ctrl-C.
 
-    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
-    ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
-    >>> score_text(0.725, "success_rate"), score_text(0.725, "aggregate")
-    ('0.72', '0.725')
+    The page is at `http://127.0.0.1:PORT`, which other machines cannot reach; it reloads when the
+    records of a run have changed. Nothing can be changed through it.
+
+    Args:
+        runs_dir: the folder.
+        port: the port to listen on; 0 for any free one.
+        open_browser: also open the page.
+
+    Raises:
+        DimeError: no such folder, plotly or jinja2 is not installed, or the port is not available.
     """
-    if value is None or not math.isfinite(value):
-        return "not a number"
-    if metric != "return":
-        return f"{value:.{3 if metric == 'aggregate' else 2}f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)
+    with make_server(runs_dir, port) as server:
+        address = f"http://{_ADDRESS}:{server.server_port}"
+        print(f"Live report of {runs_dir} at {address} (Ctrl-C ends it)", flush=True)
+        if open_browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
 
 
-def steps_text(steps: float) -> str:
-    """A number of env steps.
+def make_server(runs_dir: str | Path, port: int) -> "ReportServer":
+    """The server, listening; `serve` says the arguments and errors."""
+    root = Path(runs_dir)
+    require(root.is_dir(), f"{root} is no folder. Name the one that your runs are in.")
+    require(0 <= port < 2**16, f"port is {port}; it must be 0 to 65535.")
+    try:
+        return ReportServer(root.resolve(), port)
+    except OSError as error:
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"is not available ({error})"
+        raise DimeError(
+            f"Port {port} {why}. Choose another one (--port {port + 1}), or 0 for any that is free."
+        ) from error
 
-    >>> [steps_text(steps) for steps in (500, 24_000, 999_990, 1_234_567)]
-    ['500', '24k', '1M', '1.23M']
+
+class ReportServer(ThreadingHTTPServer):
+    """Hands out the report on everything below a folder, and files of that folder."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path, port: int):
+        self.root = root
+        self._template, self._reader, self._known = Page(), Reader(), {}
+        self._lock = threading.Lock()
+        self._version, self._page = "", b""
+        super().__init__((_ADDRESS, port), Handler)
+
+    def handle_error(self, request, client_address) -> None:
+        """Says nothing: a reader who closes the page in the middle of an answer is no error."""
+
+    def page(self) -> tuple[str, bytes]:
+        """A version, and the page as it is now; rendered again only if files have changed."""
+        with self._lock:
+            paths = find_sources(self.root)
+            stamp = repr([stamp_of(path) for path in paths]).encode("utf-8", "replace")
+            version = hashlib.sha256(stamp).hexdigest()[:16]
+            if version != self._version:
+                sources = self._reader.read(paths, self.root)
+                content = content_of(sources, self._known)
+                files = {key: file.resolve() for key, file in videos_of(sources.entries).items()}
+                videos = {
+                    key: f"/files/{quote(os.fsencode(file.relative_to(self.root).as_posix()))}"
+                    for key, file in files.items()
+                    if file.is_relative_to(self.root)
+                }
+                self._page = self._template.render(content, videos, version=version)
+                self._version = version
+            return self._version, self._page
+
+    def find(self, name: str) -> Path | None:
+        """The file of this percent-encoded name; None if it may not be handed out.
+
+        Links are followed before it is checked that the file is inside, and of a known kind.
+        """
+        try:
+            file = (self.root / unquote(name, errors="surrogateescape")).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            return None
+        known = file.is_relative_to(self.root) and file.suffix in _TYPES
+        return file if known and file.is_file() else None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    server: ReportServer  # pyright: ignore[reportIncompatibleVariableOverride]
+    server_version, sys_version = "dime", ""
+    timeout = 60
+
+    def do_GET(self) -> None:
+        """The page or a file.
+
+        A request must name this machine. Otherwise a web site could have its name resolve to
+        127.0.0.1 and read the runs.
+        """
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:  # as http://[
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        file = self.server.find(path.removeprefix("/files/")) if path[:7] == "/files/" else None
+        try:
+            if path == "/":
+                self._answer_page()
+            elif file:
+                self._answer_file(file)
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+        except ConnectionError:
+            raise  # the reader has gone
+        except Exception as error:  # the next request may find the files in order again
+            text = f"The report cannot be made ({type(error).__name__}: {error})."
+            self._answer(text.encode("utf-8", "replace"), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    do_HEAD = do_GET
+
+    def _answer_page(self) -> None:
+        version, page = self.server.page()
+        headers = {"Content-Type": "text/html; charset=utf-8", "ETag": f'"{version}"'}
+        same = self.headers.get("If-None-Match") == headers["ETag"]
+        status = HTTPStatus.NOT_MODIFIED if same else HTTPStatus.OK
+        self._answer(b"" if same else page, status, headers)
+
+    def _answer_file(self, file: Path) -> None:
+        """The file, or the part that is asked for: browsers seek in videos so."""
+        content = file.read_bytes()
+        headers = {"Content-Type": _TYPES[file.suffix], "Accept-Ranges": "bytes"}
+        start, end = _range(self.headers.get("Range", ""), len(content))
+        status = HTTPStatus.OK
+        if end - start < len(content):
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        self._answer(content[start:end], status, headers)
+
+    def _answer(
+        self, content: bytes, status: HTTPStatus, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        text = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(content))}
+        for key, value in (_HEADERS | text | (headers or {})).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answers what is not served; other methods than GET and HEAD are not allowed."""
+        other = code == HTTPStatus.NOT_IMPLEMENTED
+        status = HTTPStatus.METHOD_NOT_ALLOWED if other else HTTPStatus(code)
+        headers = {"Allow": "GET, HEAD"} if other else {}
+        self._answer(f"{status.phrase}\n".encode(), status, headers)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the terminal quiet."""
+
+
+def _range(header: str, size: int) -> tuple[int, int]:
+    """The first and the one past the last byte that are asked for; all if that is unclear.
+
+    >>> _range("bytes=2-4", 10), _range("bytes=7-", 10), _range("bytes=20-", 10), _range("", 10)
+    ((2, 5), (7, 10), (0, 10), (0, 10))
     """
-    rough = float(f"{steps:.3g}")
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if rough >= size:
-            return f"{rough / size:g}{unit}"
-    return f"{steps:.0f}"
-
-
-def duration_text(seconds: float) -> str:
-    """A time span.
-
-    >>> [duration_text(seconds) for seconds in (4.2, 130, 7500, 200_000)]
-    ['4.2 s', '2 min 10 s', '2 h 05 min', '2 d 07 h']
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02d} h"
-    return f"{hours} h {minute:02d} min" if hours else f"{minutes} min {second:02d} s"
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    >>> counted(1, "seed"), counted(3, "seed"), counted(1200, "run")
-    ('1 seed', '3 seeds', '1,200 runs')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def span_text(values: set[int]) -> str:
-    """One value, or the ends of several.
-
-    >>> span_text({3}), span_text({10, 2, 4})
-    ('3', '2 to 10')
-    """
-    low, high = min(values), max(values)
-    return f"{low}" if low == high else f"{low} to {high}"
+    asked = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", header)
+    if asked is None:
+        return 0, size
+    start, end = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else size, size)
+    return (start, end) if start < end else (0, size)

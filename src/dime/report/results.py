@@ -1,24 +1,30 @@
-"""What the runs achieved: final scores, ranks, aggregates over environments, data of charts."""
+"""What the template `assets/report.html` shows: scores, charts, settings, machines."""
 
+import json
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from dime.envs.registry import suite_of
 from dime.errors import DimeError
 from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, official_mode, panels_of
-from dime.figures.runs import Run, by_environment
+from dime.figures.learning import learning_caption
+from dime.figures.runs import Run, by_environment, flatten
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
+from dime.report.sources import Entry, Sources
 from dime.statistics import bootstrap_interval, iqm
+from dime.training.listeners import return_text
 
 OFFICIAL = "official"
 """The choice of modes in which each algorithm is shown in the one that its paper reports."""
 
+_NO_SETTINGS = {"env", "algorithm", "training.seeds"}
 _UNITS = {"dm_control": ("DeepMind Control, return / 1000", 1000.0), "myosuite": ("MyoSuite", 1.0)}
 _NUM_RESAMPLES = 2000
 _SYMBOLS = {
@@ -28,17 +34,111 @@ _SYMBOLS = {
 }  # fmt: skip
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
+Known = dict[str, tuple[list[Run], Panel]]
+"""By environment, runs and their results, to be kept from one call to the next."""
+
+
+def content_of(
+    sources: Sources, known: Known, reference: Reference | None = None
+) -> dict[str, Any]:
+    """What the template needs of the records: tables, charts' data and captions, by name."""
+    results = results_of((entry.run for entry in sources.entries if entry.run), known)
+    panels = [result for result in results if not result.problem]
+    modes = list(dict.fromkeys(curve.mode for panel in panels for curve in panel.curves))
+    entries = sources.entries
+    starts = [(entry.name, start) for entry in entries for start in entry.starts]
+    times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
+    return {
+        "studies": sources.studies,
+        "entries": entries,
+        "problems": sources.problems,
+        "results": results,
+        "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
+        "dates": [times[0], times[-1]] if times else [],
+        "metrics": METRIC_LABELS,
+        "charts": {panel.environment: chart_data(panel, reference) for panel in panels},
+        "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
+        "looks": looks_of(panels),
+        "reference": reference,
+        "scores": {
+            mode: score_table(panels, mode) for mode in [OFFICIAL] * (len(modes) > 1) + modes
+        },
+        "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
+        "settings": _differing_settings(entries),
+        "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
+        "paces": _grouped(((e.kind, _machine(e)), e) for e in entries if e.pace),
+        "commands": _grouped((_command(start), name) for name, start in starts if _command(start)),
+        "versions": _grouped((_versions(start), name) for name, start in starts),
+    }
+
+
+def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]:
+    """By name and by kind, the values of the settings that differ between or within kinds."""
+    values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    kinds = {entry.kind for entry in entries if entry.config}
+    for entry in entries:
+        for name, value in flatten(entry.config).items():
+            seen = values[name.removeprefix("settings.")][entry.kind]
+            text = value if isinstance(value, str) else json.dumps(value)
+            if name not in _NO_SETTINGS and text not in seen:
+                seen.append(text)
+
+    def same(of: dict[str, list[str]]) -> bool:
+        first, *others = (of.get(kind, []) for kind in kinds)
+        return len(first) < 2 and all(other == first for other in others)
+
+    return {name: of for name, of in sorted(values.items()) if not same(of)}
+
+
+def _config_text(entry: Entry) -> str:
+    """The config without its seeds: what runs that are listed together have in common."""
+    config = entry.config
+    if isinstance(training := config.get("training"), dict):
+        config = config | {"training": training | {"seeds": None}}
+    return json.dumps(config, sort_keys=True)
+
+
+def _machine(entry: Entry) -> str:
+    start = entry.last_start
+    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
+
+
+def _command(start: dict[str, Any]) -> str:
+    """As it was typed, without the program's folder; "" for a worker of a sweep."""
+    words = start.get("command")
+    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
+        return ""
+    program, *arguments = map(str, words)
+    return shlex.join([PurePath(program).name, *arguments])
+
+
+def _versions(start: dict[str, Any]) -> tuple[str, ...]:
+    """Versions, commit and machine."""
+    libraries = start.get("versions")
+    libraries = libraries if isinstance(libraries, dict) else {}
+    return (
+        *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
+        f"{start.get('device', '–')} ({start.get('backend', '–')})",
+        ", ".join(f"{name} {version}" for name, version in libraries.items()),
+    )
+
+
+def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The second of each pair by the first, each once."""
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for key, value in pairs:
+        if value not in groups[key]:
+            groups[key].append(value)
+    return groups
+
 
 class Final(NamedTuple):
-    """A score: the interquartile mean, its 95 % interval, and what it was made of.
-
-    `env_step` and `mode` are None and "" of an aggregate.
-    """
+    """A score: the interquartile mean, its 95 % interval, and what it was made of."""
 
     value: float
     interval: tuple[float, float] | None
     num_runs: set[int]
-    env_step: int | None = None
+    env_step: int | None = None  # None for an aggregate
     mode: str = ""
 
 
@@ -55,76 +155,41 @@ def final_of(curve: Curve) -> Final:
     return Final(value, interval, {len(scores)}, curve.last_step, curve.mode)
 
 
-def tails_of(curve: Curve) -> list[dict[int, float]]:
-    """The scores of each run that continues beyond the curve, from the curve's last env step."""
-    tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
-    return [tail for tail in tails if len(tail) > 1]
+def results_of(runs: Iterable[Run], known: Known) -> list[Panel]:
+    """The curves per environment, in the order of the runs.
 
-
-class Result(NamedTuple):
-    """The curves of one environment; `panel` is None if `problem` says why."""
-
-    environment: str
-    panel: Panel | None
-    problem: str = ""
-
-    @property
-    def metric(self) -> str:
-        """The quantity: "return" or "success_rate"."""
-        return self.panel.metric if self.panel else "return"
-
-    @property
-    def curves(self) -> list[Curve]:
-        """The curves; none if there is no panel."""
-        return self.panel.curves if self.panel else []
-
-    def chosen(self, mode: str) -> dict[str, Curve]:
-        """One curve per algorithm and variant: that of a mode, or of the official one."""
-        shown = {}
-        for curve in self.curves:
-            modes = [other.mode for other in self.curves if other.kind == curve.kind]
-            if curve.mode == (official_mode(curve.algorithm, modes) if mode == OFFICIAL else mode):
-                shown[curve.kind] = curve
-        return shown
-
-
-class Analyst:
-    """Computes results; those of an environment whose runs are the same are kept."""
-
-    def __init__(self):
-        self._known: dict[str, tuple[list[Run], Result]] = {}
-
-    def results(self, runs: Iterable[Run]) -> list[Result]:
-        """The results per environment, in the order of the runs.
-
-        Runs that cannot be averaged make their result a problem, no error.
-        """
-        before, self._known = self._known, {}
-        for environment, group in by_environment(runs).items():
-            known, result = before.get(environment, ([], None))
-            if result is None or list(map(id, known)) != list(map(id, group)):
-                try:
-                    result = Result(environment, panels_of(group)[0])
-                except DimeError as error:
-                    result = Result(environment, None, str(error))
-            self._known[environment] = group, result
-        return [result for _, result in self._known.values()]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A row of the table of final scores: one environment, or an aggregate over several.
-
-    Attributes:
-        title: the environment's id, or the unit of an aggregate.
-        metric: "return", "success_rate" or "aggregate".
-        finals: a score by algorithm and variant.
-        num_environments: how many it is of.
+    Runs that cannot be averaged make a panel with a problem. What `known` has of the same runs is
+    not computed again; it is brought up to date.
     """
+    before = dict(known)
+    known.clear()
+    for environment, group in by_environment(runs).items():
+        same, panel = before.get(environment, ([], None))
+        if panel is None or list(map(id, same)) != list(map(id, group)):
+            try:
+                (panel,) = panels_of(group)
+            except DimeError as error:
+                panel = Panel(environment, "return", [], str(error))
+        known[environment] = group, panel
+    return [panel for _, panel in known.values()]
 
-    title: str
-    metric: str
-    finals: dict[str, Final]
+
+def chosen(panel: Panel, mode: str) -> dict[str, Curve]:
+    """One curve per algorithm and variant: that of a mode, or of the official one."""
+    shown = {}
+    for curve in panel.curves:
+        modes = [other.mode for other in panel.curves if other.kind == curve.kind]
+        if curve.mode == (official_mode(curve.algorithm, modes) if mode == OFFICIAL else mode):
+            shown[curve.kind] = curve
+    return shown
+
+
+class Scores(NamedTuple):
+    """A row of the table of final scores: one environment, or an aggregate over several."""
+
+    title: str  # the environment's id, or the unit of an aggregate
+    metric: str  # "return", "success_rate" or "aggregate"
+    finals: dict[str, Final]  # by algorithm and variant
     num_environments: int = 1
 
     @property
@@ -132,7 +197,7 @@ class Scores:
         """The latest env step of a score; None without one."""
         return max((final.env_step or 0 for final in self.finals.values()), default=None)
 
-    @cached_property
+    @property
     def ranks(self) -> dict[str, int]:
         """Places by value, the highest first; equal values share one, NaN has none.
 
@@ -144,11 +209,6 @@ class Scores:
         values = {kind: f.value for kind, f in self.finals.items() if np.isfinite(f.value)}
         return {k: 1 + sum(v > value for v in values.values()) for k, value in values.items()}
 
-    @property
-    def unequal(self) -> list[str]:
-        """Algorithms and variants whose environments have unequal numbers of seeds."""
-        return [kind for kind, final in self.finals.items() if len(final.num_runs) > 1]
-
 
 class ScoreTable(NamedTuple):
     """The final scores per environment, and aggregates over environments."""
@@ -156,40 +216,31 @@ class ScoreTable(NamedTuple):
     rows: list[Scores]
     aggregates: list[Scores]
 
-    def of_kind(self, kind: str) -> list[Final]:
-        """The scores of an algorithm and variant on single environments."""
-        return [row.finals[kind] for row in self.rows if kind in row.finals]
-
     @property
-    def kinds(self) -> set[str]:
-        """The algorithms and variants that have a score."""
-        return {kind for row in self.rows for kind in row.finals}
-
-    @property
-    def finals(self) -> list[Final]:
-        """All scores on single environments."""
-        return [final for row in self.rows for final in row.finals.values()]
+    def finals(self) -> dict[str, list[Final]]:
+        """By algorithm and variant, the scores on single environments."""
+        return _grouped(pair for row in self.rows for pair in row.finals.items())
 
     def differs(self, name: str) -> bool:
         """Whether the scores of an environment have several values of this field."""
         return any(len({getattr(f, name) for f in row.finals.values()}) > 1 for row in self.rows)
 
 
-def score_table(results: list[Result], mode: str) -> ScoreTable:
+def score_table(panels: list[Panel], mode: str) -> ScoreTable:
     """The scores in a mode.
 
     An aggregate is over at least two environments whose scores have the same unit, for the kinds
     that have all of them.
     """
-    chosen = [(result, result.chosen(mode)) for result in results]
+    shown = [(panel, chosen(panel, mode)) for panel in panels]
     rows = [
-        Scores(r.environment, r.metric, {kind: final_of(c) for kind, c in by_kind.items()})
-        for r, by_kind in chosen
+        Scores(p.environment, p.metric, {kind: final_of(c) for kind, c in by_kind.items()})
+        for p, by_kind in shown
     ]
     groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
-    for result, by_kind in chosen:
-        suite = suite_of(result.environment)
-        if suite in _UNITS and (result.metric == "success_rate") == (suite == "myosuite"):
+    for panel, by_kind in shown:
+        suite = suite_of(panel.environment)
+        if suite in _UNITS and (panel.metric == "success_rate") == (suite == "myosuite"):
             groups[suite].append(by_kind)
     aggregates = []
     for suite, group in groups.items():
@@ -204,14 +255,11 @@ def score_table(results: list[Result], mode: str) -> ScoreTable:
 def pooled(tasks: list[np.ndarray]) -> Final:
     """The interquartile mean over runs and tasks; runs are resampled within each task.
 
-    With unequal numbers of runs every run counts the same, so tasks with more of them weigh more.
-
-    Args:
-        tasks: of each task its scores (runs,), all in one unit.
+    `tasks` are scores (runs,) in one unit. Every run counts the same, so tasks with more of them
+    weigh more.
     """
     counts = {len(scores) for scores in tasks}
-    everything = np.concatenate(tasks)
-    value = float(iqm(everything[:, None]))
+    value = float(iqm(np.concatenate(tasks)[:, None]))
     if min(counts) < MIN_RUNS:
         return Final(value, None, counts)
     if len(counts) == 1:
@@ -223,55 +271,34 @@ def pooled(tasks: list[np.ndarray]) -> Final:
     return Final(value, (float(low), float(high)), counts)
 
 
-def mode_choices(results: list[Result]) -> list[str]:
-    """The modes that a reader can choose between; the official ones first if there are several."""
-    modes = dict.fromkeys(curve.mode for result in results for curve in result.curves)
-    return [OFFICIAL, *modes] if len(modes) > 1 else list(modes)
-
-
 def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
     """Colour, symbol and dash of each algorithm and variant; as far as possible the figures'."""
-    variants = variants_of(panels)
-    curves = {curve.kind: curve for panel in panels for curve in panel.curves}
-    order = [f"{name} {variant}".strip() for name, of in variants.items() for variant in of]
-    styles = {kind: curve_style(curves[kind], variants) for kind in order}
-    return [
-        {
-            "kind": kind,
-            "colour": style["color"],
-            "symbol": _SYMBOLS[style["marker"]],
-            "dash": _DASHES[place % len(_DASHES)],
-        }
-        for place, (kind, style) in enumerate(styles.items())
-    ]
+    pairs = ((curve.algorithm, curve.variant) for panel in panels for curve in panel.curves)
+    variants, looks = variants_of(pairs), []
+    for kind in ((name, variant) for name, own in variants.items() for variant in own):
+        style = curve_style(*kind, "stochastic", variants)
+        look = {"kind": " ".join(kind).strip(), "colour": style["color"]}
+        dash = _DASHES[len(looks) % len(_DASHES)]
+        looks.append({**look, "symbol": _SYMBOLS[style["marker"]], "dash": dash})
+    return looks
 
 
-def chart_data(result: Result, reference: Reference | None) -> dict[str, Any]:
+def chart_data(panel: Panel, reference: Reference | None) -> dict[str, Any]:
     """What the page's script draws for one environment, as JSON values."""
-    official = set(map(id, result.chosen(OFFICIAL).values()))
-    data: dict[str, Any] = {
-        "metric": METRIC_LABELS[result.metric],
-        "curves": [
-            {
-                "kind": curve.kind,
-                "mode": curve.mode,
-                "official": id(curve) in official,
-                **_series_data(curve.series),
-                "tails": [{"x": list(t), "y": _rounded(t.values())} for t in tails_of(curve)],
-            }
-            for curve in result.curves
-        ],
-        "reference": None,
-    }
-    published = reference and reference.find(result.environment, result.metric)
+    official = set(map(id, chosen(panel, OFFICIAL).values()))
+    curves = []
+    for curve in panel.curves:
+        # of each run that continues beyond the curve, the scores from the curve's last env step
+        tails = ({s: h[s] for s in sorted(h) if s >= curve.last_step} for h in curve.histories)
+        tails = [{"x": list(t), "y": _rounded(t.values())} for t in tails if len(t) > 1]
+        names = {"kind": curve.kind, "mode": curve.mode, "official": id(curve) in official}
+        curves.append({**names, **_series_data(curve.series), "tails": tails})
+    data = {"metric": METRIC_LABELS[panel.metric], "curves": curves, "reference": None}
+    published = reference and reference.find(panel.environment, panel.metric)
     if reference is not None and published is not None:
-        last = max(
-            step
-            for curve in data["curves"]
-            for line in [curve, *curve["tails"]]
-            for step in line["x"]
-        )
-        data["reference"] = {"kind": reference.name, **_series_data(published.until(last))}
+        lines = [line for curve in curves for line in [curve, *curve["tails"]]]
+        shown = published.until(max(line["x"][-1] for line in lines))
+        data["reference"] = {"kind": reference.name, **_series_data(shown)}
     return data
 
 
@@ -289,3 +316,27 @@ def _series_data(series: Series) -> dict[str, Any]:
 def _rounded(values: Iterable[float]) -> list[float | None]:
     """To six significant digits; None for what is not finite, which JSON does not have."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+def score_text(value: float | None, metric: str) -> str:
+    """A score with the digits that matter; None is a score that was not finite.
+
+    >>> [score_text(value, "return") for value in (12528.4, 945.23, 3.14159, -3e-6, float("nan"))]
+    ['12,528', '945.2', '3.14', '-3e-06', 'not a number']
+    >>> score_text(0.725, "success_rate"), score_text(0.725, "aggregate")
+    ('0.72', '0.725')
+    """
+    if value is None or not math.isfinite(value):
+        return "not a number"
+    if metric != "return":
+        return f"{value:.{3 if metric == 'aggregate' else 2}f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else return_text(value)
+
+
+def steps_text(steps: float) -> str:
+    """A number of env steps.
+
+    >>> [steps_text(steps) for steps in (500, 24_000, 999_990, 1_234_567)]
+    ['500', '24k', '1M', '1.23M']
+    """
+    return EngFormatter(sep="")(float(f"{steps:.3g}"))

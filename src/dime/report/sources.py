@@ -4,10 +4,8 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dime.errors import DimeError
 from dime.figures.runs import MAX_NUMBER, STUDY_FILE, Run, Study, is_study, open_study, read_runs
@@ -21,49 +19,26 @@ Stamp = tuple[Any, ...]
 """Changes when the files do."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One run, whether or not it can be drawn, with what its files say about it.
-
-    Attributes:
-        folder: where it is.
-        name: what the report calls it.
-        run: what is drawn; None if `problem` says why nothing is.
-        problem: what is wrong with the run's files; "" if nothing is.
-        config: content of config.json, as far as it can be read.
-        status: content of status.json.
-        written: when status.json was last written, seconds since 1970; None without one.
-        starts: the entries of provenance.json.
-        failures: titles and texts of what the run left when it failed.
-        stamp: of the files that all this was read from.
-    """
+class Entry(NamedTuple):
+    """One run, whether or not it can be drawn, with what its files say about it."""
 
     folder: Path
     name: str
-    run: Run | None = None
-    problem: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    status: dict[str, Any] = field(default_factory=dict)
-    written: float | None = None
-    starts: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    stamp: Stamp = ()
-
-    @property
-    def kind(self) -> str:
-        """Algorithm and variant, also of a run that cannot be drawn."""
-        return self.run.kind if self.run else str(self.config.get("algorithm", "–"))
-
-    @property
-    def environment(self) -> str:
-        """The environment's id, also of a run that cannot be drawn."""
-        return str(self.config.get("env", "–"))
-
-    @property
-    def video(self) -> Path | None:
-        """Its video, if it has one."""
-        file = self.folder / "video.mp4"
-        return file if file.is_file() else None
+    run: Run | None  # what is drawn; None if `reason` says why nothing is
+    config: dict[str, Any]  # as far as it can be read; so are the values below
+    kind: str  # algorithm and variant
+    environment: str
+    seeds: list[int]
+    state: str  # as in status.json; "unknown" without one
+    written: float | None  # when status.json was written, seconds since 1970
+    env_step: int | None  # the last one known, of each seed
+    planned: int | None  # the env step at which the run ends
+    wall_time_s: float | None
+    pace: float | None  # env steps per second of each seed, from its first to its last evaluation
+    reason: str  # why it did not finish or is not drawn
+    starts: list[dict[str, Any]]  # the entries of provenance.json
+    failures: list[tuple[str, str]]  # titles and texts of what the run left when it failed
+    video: Path | None
 
     @property
     def last_start(self) -> dict[str, Any]:
@@ -71,71 +46,73 @@ class Entry:
         return self.starts[-1] if self.starts else {}
 
     @property
-    def state(self) -> str:
-        """As in status.json; "unknown" without one."""
-        return str(self.status.get("state", "unknown"))
-
-    @property
-    def seeds(self) -> list[int]:
-        """The run's seeds, as far as its config says."""
-        seeds = self._training.get("seeds")
-        return [seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else []
-
-    @cached_property
-    def env_step(self) -> int | None:
-        """The last environment step known, of each seed."""
-        steps = _numbers([*(r["env_step"] for r in self._records), self.status.get("env_step")])
-        return int(max(steps)) if steps else None
-
-    @property
-    def planned(self) -> int | None:
-        """Environment steps at which the run ends."""
-        names = self.status.get("num_env_steps"), self._training.get("num_env_steps")
-        return next(map(int, _numbers(names)), None)
-
-    @cached_property
-    def wall_time_s(self) -> float | None:
-        """Seconds up to the last record or status."""
-        times = [r.get("wall_time_s") for r in [*self._records, self.status]]
-        return max(_numbers(times), default=None)
-
-    @cached_property
-    def pace(self) -> float | None:
-        """Environment steps per second of each seed, from its first to its last evaluation."""
-        timed = [r for r in self._records if _numbers([r.get("wall_time_s")])]
-        points = sorted((record["env_step"], record["wall_time_s"]) for record in timed)
-        if not points:
-            return None
-        (first, began), (last, ended) = points[0], points[-1]
-        return (last - first) / (ended - began) if last > first and ended > began else None
-
-    @cached_property
-    def reason(self) -> str:
-        """Why it did not finish or is not drawn."""
-        failed = self.status.get("failed_seeds")
-        reasons = [str(self.status.get("reason") or ""), self.problem]
-        for seed, failure in failed.items() if isinstance(failed, dict) else ():
-            why = failure.get("reason", "") if isinstance(failure, dict) else failure
-            reasons.append(f"seed {seed}: {why}")
-        evaluated = {record["seed"] for record in self._records}
-        if silent := [seed for seed in self.seeds if self.run and seed not in evaluated]:
-            reasons.append(f"no evaluation of {seed_text(silent)}")
-        return "; ".join(filter(None, reasons))
-
-    @property
     def complete(self) -> bool:
         """Whether it ran to its end, as far as that is known."""
         short = (self.env_step or 0) < (self.planned or 0)
         return self.state in ("finished", "unknown") and not self.reason and not short
 
-    @property
-    def _records(self) -> list[dict[str, Any]]:
-        return self.run.records if self.run else []
 
-    @property
-    def _training(self) -> dict[str, Any]:
-        training = self.config.get("training")
-        return training if isinstance(training, dict) else {}
+def _entry(folder: Path, name: str, separate: tuple[str, ...], failure: str) -> Entry:
+    directory = RunDirectory(folder)
+    run, problem = None, ""
+    try:
+        (run,) = read_runs(folder, separate)
+    except (DimeError, OSError) as error:
+        problem = str(error)
+        for place in (folder.absolute(), folder):  # a report goes to others: no paths of its maker
+            problem = problem.replace(str(place), name)
+    config = run.config if run else _object(directory.config_file)
+    config.pop("sha256", None)  # of the file: no setting
+    training = config.get("training")
+    training = training if isinstance(training, dict) else {}
+    seeds = training.get("seeds")
+    seeds = [s for s in seeds if isinstance(s, int)] if isinstance(seeds, list) else []
+    status, stat = directory.status(), _stat(directory.status_file)
+    records = run.records if run else []
+    env_steps = _numbers([*(r["env_step"] for r in records), status.get("env_step")])
+    planned = _numbers([status.get("num_env_steps"), training.get("num_env_steps")])
+    starts = _object(directory.provenance_file).get("starts")
+    video = folder / "video.mp4"
+    return Entry(
+        folder,
+        name,
+        run,
+        config,
+        kind=run.kind if run else str(config.get("algorithm", "–")),
+        environment=str(config.get("env", "–")),
+        seeds=seeds,
+        state=str(status.get("state", "unknown")),
+        written=stat[0] / 1e9 if status and stat else None,
+        env_step=int(max(env_steps)) if env_steps else None,
+        planned=int(planned[0]) if planned else None,
+        wall_time_s=max(_numbers(r.get("wall_time_s") for r in [*records, status]), default=None),
+        pace=_pace(records),
+        reason=_reason(status, problem, seeds if run else [], records),
+        starts=[s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else [],
+        failures=[*([("trial", failure)] if failure else []), *_failures(directory)],
+        video=video if video.is_file() else None,
+    )
+
+
+def _pace(records: list[dict[str, Any]]) -> float | None:
+    timed = [r for r in records if _numbers([r.get("wall_time_s")])]
+    points = sorted((record["env_step"], record["wall_time_s"]) for record in timed)
+    (first, began), (last, ended) = (points[0], points[-1]) if points else ((0, 0), (0, 0))
+    return (last - first) / (ended - began) if last > first and ended > began else None
+
+
+def _reason(
+    status: dict[str, Any], problem: str, seeds: list[int], records: list[dict[str, Any]]
+) -> str:
+    failed = status.get("failed_seeds")
+    reasons = [str(status.get("reason") or ""), problem]
+    for seed, failure in failed.items() if isinstance(failed, dict) else ():
+        why = failure.get("reason", "") if isinstance(failure, dict) else failure
+        reasons.append(f"seed {seed}: {why}")
+    evaluated = {record["seed"] for record in records}
+    if silent := [seed for seed in seeds if seed not in evaluated]:
+        reasons.append(f"no evaluation of seed{'' if len(silent) == 1 else 's'} {listed(silent)}")
+    return "; ".join(filter(None, reasons))
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
@@ -144,49 +121,38 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [value for value in numbers if 0 <= value < MAX_NUMBER and not isinstance(value, bool)]
 
 
-def seed_text(seeds: list[int]) -> str:
+def listed(seeds: list[int]) -> str:
     """Seeds in a row as a range.
 
-    >>> seed_text([0, 1, 2, 3]), seed_text([3, 7]), seed_text([])
-    ('seeds 0–3', 'seeds 3, 7', '–')
+    >>> listed([0, 1, 2, 3]), listed([3, 7]), listed([])
+    ('0–3', '3, 7', '–')
     """
-    if not seeds:
-        return "–"
-    in_a_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    text = f"{seeds[0]}–{seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
-    return f"seed{'' if len(seeds) == 1 else 's'} {text}"
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}–{seeds[-1]}"
+    return ", ".join(map(str, seeds)) or "–"
 
 
-@dataclass(frozen=True)
-class StudyEntry:
+class StudyEntry(NamedTuple):
     """A study: the text that it was made from, and what of it has not begun."""
 
     name: str
     source: str
-    not_begun: list[tuple[str, str]]
-    """Names of trials, each with the text of its failure or ""."""
+    not_begun: list[tuple[str, str]]  # names of trials, each with the text of its failure or ""
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Everything that a report is about.
-
-    Attributes:
-        studies: in the order in which they were named or found.
-        entries: the runs, each once.
-        problems: folders that could not be read at all, with the reason.
-    """
+class Sources(NamedTuple):
+    """Everything that a report is about."""
 
     studies: list[StudyEntry]
-    entries: list[Entry]
-    problems: list[tuple[str, str]]
+    entries: list[Entry]  # the runs, each once
+    problems: list[tuple[str, str]]  # folders that could not be read at all, with the reason
 
 
 class Reader:
     """Reads runs and studies; a run whose files are the same is not read again."""
 
     def __init__(self):
-        self._known: dict[tuple[Path, tuple[str, ...]], Entry] = {}
+        self._known: dict[tuple[Path, tuple[str, ...]], tuple[Stamp, Entry]] = {}
 
     def read(self, paths: Iterable[Path], root: Path | None = None) -> Sources:
         """Reads the studies and runs in these folders.
@@ -198,82 +164,45 @@ class Reader:
         studies, problems = [], []
         entries: dict[Path, Entry] = {}
         for path in paths:
-            name = _name(path, root)
+            inner = root is not None and path.resolve() != root.resolve()
+            name = path.relative_to(root).as_posix() if root and inner else path.resolve().name
             try:
                 study = open_study(path) if is_study(path) else None
             except DimeError as error:
                 problems.append((name, str(error).replace(str(path), name)))
                 continue
-            if study is None:
-                if path.resolve() not in entries:  # as a trial of its study
-                    entries[path.resolve()] = self._entry(path, name)
-                continue
-            found, missing = self._trials(study, name if root else study.name)
-            source = _object(path / STUDY_FILE).get("source")
-            studies.append(
-                StudyEntry(study.name, source if isinstance(source, str) else "", missing)
-            )
-            for entry in found:  # as a trial of its study rather than as a run by itself
-                entries[entry.folder.resolve()] = entry
+            if study is not None:
+                studies.append(self._study(study, name if root else study.name, entries))
+            elif path.resolve() not in entries:  # as a trial of its study
+                entries[path.resolve()] = self._entry(path, name)
         kept = {entry.folder for entry in entries.values()}
         self._known = {key: known for key, known in self._known.items() if key[0] in kept}
         return Sources(studies, list(entries.values()), problems)
 
-    def _trials(self, study: Study, prefix: str) -> tuple[list[Entry], list[tuple[str, str]]]:
-        """The trials that have begun, and the names of the others with what made them fail."""
-        found, missing = [], []
-        place = study.folder.resolve()
+    def _study(self, study: Study, prefix: str, entries: dict[Path, Entry]) -> StudyEntry:
+        """Adds the trials that have begun to `entries`."""
+        not_begun, place = [], study.folder.resolve()
         for trial in study.trials:
-            folder = study.folder / trial
+            folder, failure = place / trial, _text(_failure_file(place, trial))
             if not folder.resolve().is_relative_to(place):
-                missing.append((trial, "The trial's folder is a link out of the study's folder."))
+                failure = "The trial's folder is a link out of the study's folder."
+            elif (folder / "config.json").is_file():
+                entry = self._entry(folder, f"{prefix}/{trial}", study.varied, failure)
+                entries[folder.resolve()] = entry
                 continue
-            failure = _text(_failure_file(study.folder, trial))
-            if (folder / "config.json").is_file():
-                found.append(self._entry(folder, f"{prefix}/{trial}", study, failure))
-            else:
-                missing.append((trial, failure))
-        return found, missing
+            not_begun.append((trial, failure))
+        source = _object(place / STUDY_FILE).get("source")
+        return StudyEntry(study.name, source if isinstance(source, str) else "", not_begun)
 
     def _entry(
-        self, folder: Path, name: str, study: Study | None = None, failure: str = ""
+        self, folder: Path, name: str, separate: tuple[str, ...] = (), failure: str = ""
     ) -> Entry:
-        stamp = (stamp_of(folder), name, study, failure)
-        separate = study.varied if study else ()
+        stamp = (stamp_of(folder), name, failure)
         known = self._known.get((folder, separate))
-        if known is not None and known.stamp == stamp:
-            return known
-        directory = RunDirectory(folder)
-        run, problem = _read_run(folder, separate)
-        for place in (folder.absolute(), folder):  # a report goes to others: no paths of its maker
-            problem = problem.replace(str(place), name)
-        config = run.config if run else _object(directory.config_file)
-        config.pop("sha256", None)  # of the file: no setting
-        status, stat = directory.status(), _stat(directory.status_file)
-        starts = _object(directory.provenance_file).get("starts")
-        entry = Entry(
-            folder=folder,
-            name=name,
-            run=run,
-            problem=problem,
-            config=config,
-            status=status,
-            written=stat[0] / 1e9 if status and stat else None,
-            starts=[s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else [],
-            failures=[*([("trial", failure)] if failure else []), *_failures(directory)],
-            stamp=stamp,
-        )
-        self._known[folder, separate] = entry
-        return entry
-
-
-def _read_run(folder: Path, separate: Iterable[str]) -> tuple[Run | None, str]:
-    """The run, or None and why it cannot be drawn; never raises for what is in the files."""
-    try:
-        (run,) = read_runs(folder, separate)
-    except (DimeError, OSError) as error:
-        return None, str(error)
-    return run, ""
+        if known is None or known[0] != stamp:
+            known = stamp, _entry(folder, name, separate, failure)
+        self._known[folder, separate] = known
+        return known[1]
 
 
 def find_sources(root: Path) -> list[Path]:
@@ -339,9 +268,3 @@ def _text(file: Path) -> str:
         return ""
     cut = len(text) > _MAX_TRACEBACK
     return f"(the end of it)\n{text[-_MAX_TRACEBACK:]}" if cut else text
-
-
-def _name(path: Path, root: Path | None) -> str:
-    if root is None or path.resolve() == root.resolve():
-        return path.resolve().name
-    return path.relative_to(root).as_posix()
