@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
-from dime.training.listeners import PlainProgress, TensorBoard, WeightsAndBiases, make_progress
+from dime.training.listeners import Progress, TensorBoard, WeightsAndBiases
 from dime.training.run import Hooks
 from tests.training.runs import read_lines, resume, start
 from tests.training.toy import NAME
@@ -221,7 +221,7 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("dime.training.listeners.time.monotonic", lambda: clock[0])
-    progress = PlainProgress(500, 2000, num_seeds=2)
+    progress = Progress(500, 2000, num_seeds=2)
     for env_step in range(501, 1001):
         clock[0] += 0.125
         progress.step(env_step)
@@ -237,7 +237,7 @@ def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys):
-    progress = make_progress(0, 10, num_seeds=1)
+    progress = Progress(0, 10, num_seeds=1)
     progress.message("warning: so it is")
     progress.step(1)
     progress.close()

@@ -1,4 +1,4 @@
-"""Who receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
+"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
 
 import importlib.util
 import time
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Listener:
-    """Does nothing; a listener overrides what it wants to know."""
+    """Does nothing; a listener overrides what it uses."""
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
@@ -44,25 +44,23 @@ class Listener:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """A record's numbers by name; vectors by name and index."""
+    """The numbers of a line of metrics.jsonl by name; those of vectors by name and index."""
     scalars: dict[str, float] = {}
     for name, value in record.items():
-        if name in ("env_step", "seed", "mode", "episode_seeds"):
+        if name in ("env_step", "seed"):
             continue
-        values = value if isinstance(value, list) else [value]
-        for index, item in enumerate(values):
+        is_vector = isinstance(value, list)
+        for index, item in enumerate(value if is_vector else [value]):
             if isinstance(item, int | float):
-                scalars[f"{name}/{index}" if isinstance(value, list) else name] = item
+                scalars[f"train/{name}/{index}" if is_vector else f"train/{name}"] = item
     return scalars
 
 
-def _evaluation_scalars(record: Record) -> dict[str, float]:
+def _means(record: Record) -> dict[str, float]:
     """An evaluation's means under the name of its mode."""
-    means = {}
-    for name in ("returns", "lengths", "success_any", "success_last"):
-        if record[name] is not None:
-            means[f"evaluation/{record['mode']}/{name}"] = sum(record[name]) / len(record[name])
-    return means
+    names = ("returns", "lengths", "success_any", "success_last")
+    means = {name: fmean(record[name]) for name in names if record[name] is not None}
+    return {f"evaluation/{record['mode']}/{name}": mean for name, mean in means.items()}
 
 
 class TensorBoard(Listener):
@@ -91,11 +89,11 @@ class TensorBoard(Listener):
 
     def metrics(self, record: Record) -> None:
         """Adds the record's numbers."""
-        self._add(record, {f"train/{name}": v for name, v in _scalars(record).items()})
+        self._add(record, _scalars(record))
 
     def evaluation(self, record: Record) -> None:
         """Adds the evaluation's means."""
-        self._add(record, _evaluation_scalars(record))
+        self._add(record, _means(record))
 
     def close(self) -> None:
         """Closes the files."""
@@ -111,7 +109,7 @@ def _new_events_file(folder: Path) -> EventsWriter:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Inside, an error of Weights & Biases, of whatever kind, becomes a `DimeError`."""
+    """Inside, any error of Weights & Biases becomes a `DimeError`."""
     try:
         yield
     except Exception as error:
@@ -155,11 +153,11 @@ class WeightsAndBiases(Listener):
 
     def metrics(self, record: Record) -> None:
         """Logs the record's numbers."""
-        self._log(record, {f"train/{name}": v for name, v in _scalars(record).items()})
+        self._log(record, _scalars(record))
 
     def evaluation(self, record: Record) -> None:
         """Logs the evaluation's means."""
-        self._log(record, _evaluation_scalars(record))
+        self._log(record, _means(record))
 
     def _log(self, record: Record, scalars: dict[str, float]) -> None:
         named = {f"seed-{record['seed']}/{name}": value for name, value in scalars.items()}
@@ -168,10 +166,6 @@ class WeightsAndBiases(Listener):
     def close(self) -> None:
         """Finishes the upload."""
         self._run.finish()
-
-
-_LINE_EVERY_S = 10.0
-_REFRESH_EVERY_S = 0.25
 
 
 def duration(seconds: float) -> str:
@@ -194,36 +188,51 @@ def return_text(value: float) -> str:
     return f"{value:.1f}" if value == 0.0 or 10.0 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-class _Watch(Listener):
-    """What both displays need: position, newest return, rate."""
-
-    interval = _REFRESH_EVERY_S
+class Progress(Listener):
+    """How far the run is: a bar at the bottom of a terminal, otherwise a line every ten seconds."""
 
     def __init__(self, env_step: int, num_env_steps: int, num_seeds: int):
-        self._num_seeds = num_seeds
-        self.env_step = self._first_step = env_step
-        self.num_env_steps = num_env_steps
-        self.rate = 0.0  # env steps per second since the last refresh, smoothed
-        self._returns: dict[int, float] = {}
-        self._evaluated: dict[tuple[int, str], list[float]] = {}
+        self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
+        self._rate = 0.0  # env steps per second since the last refresh, smoothed
+        self._returns: dict[int, float] = {}  # of each seed's newest training episode
         self._refreshed_at: float | None = None
         self._refreshed_step = env_step
+        console = rich.console.Console()
+        self._bar: rich.progress.Progress | None = None
+        if console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[shown]}"),
+                console=console,
+                transient=True,
+            )
+            start = {"total": num_env_steps, "completed": env_step, "shown": ""}
+            self._task = self._bar.add_task("starting", **start)
+            self._bar.start()
+        self._interval_s = 0.25 if self._bar else 10.0
 
     def step(self, env_step: int) -> None:
         """Refreshes the display when it is time."""
-        self.env_step = env_step
         now = time.monotonic()
         if self._refreshed_at is None:
             self._refreshed_at, self._refreshed_step = now, env_step
         elapsed = now - self._refreshed_at
-        if elapsed >= self.interval:
+        if elapsed >= self._interval_s:
             newest = (env_step - self._refreshed_step) / elapsed
-            self.rate = newest if self.rate == 0.0 else 0.5 * self.rate + 0.5 * newest
+            self._rate = newest if self._rate == 0.0 else 0.5 * self._rate + 0.5 * newest
             self._refreshed_at, self._refreshed_step = now, env_step
-            self.refresh()
+            self._refresh(env_step)
 
-    def refresh(self) -> None:
-        """Shows the present position."""
+    def _refresh(self, env_step: int) -> None:
+        mean = return_text(fmean(self._returns.values())) if self._returns else "-"
+        left = duration((self._num_env_steps - env_step) / self._rate) if self._rate > 0.0 else "-"
+        shown = f"return {mean}  {self._rate:.1f} env steps/s  {left} left"
+        if self._bar is None:
+            self.message(f"env step {env_step:>7,} of {self._num_env_steps:,}  {shown}")
+        else:
+            self._bar.update(self._task, completed=env_step, shown=shown, description="training")
 
     def metrics(self, record: Record) -> None:
         """Remembers the newest episode's return."""
@@ -240,78 +249,16 @@ class _Watch(Listener):
         )
         self._refreshed_at = None  # the pause is not part of the rate
 
-    @property
-    def newest_return(self) -> str:
-        """Mean over the seeds of the newest training episode's return."""
-        return return_text(fmean(self._returns.values())) if self._returns else "-"
-
-    @property
-    def time_left(self) -> str:
-        """At the present rate, evaluations not counted."""
-        if self.rate <= 0.0:
-            return "-"
-        return duration((self.num_env_steps - self.env_step) / self.rate)
-
-
-class PlainProgress(_Watch):
-    """A line every ten seconds."""
-
-    interval = _LINE_EVERY_S
-
-    def refresh(self) -> None:
-        """Prints the line."""
-        print(
-            f"env step {self.env_step:>7,} of {self.num_env_steps:,}  return {self.newest_return}  "
-            f"{self.rate:.1f} env steps/s  {self.time_left} left",
-            flush=True,
-        )
-
     def message(self, text: str) -> None:
-        """Prints it."""
-        print(text, flush=True)
-
-
-class TerminalProgress(_Watch):
-    """A bar at the bottom of the terminal."""
-
-    def __init__(
-        self, env_step: int, num_env_steps: int, num_seeds: int, console: rich.console.Console
-    ):
-        super().__init__(env_step, num_env_steps, num_seeds)
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[shown]}"),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "starting", total=num_env_steps, completed=env_step, shown=""
-        )
-        self._bar.start()
-
-    def refresh(self) -> None:
-        """Moves the bar."""
-        shown = f"return {self.newest_return}  {self.rate:.1f} env steps/s  {self.time_left} left"
-        self._bar.update(self._task, completed=self.env_step, shown=shown, description="training")
-
-    def message(self, text: str) -> None:
-        """Prints it above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        """Prints it, above the bar if there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
+        """Removes the bar, and gives the terminal its cursor back."""
+        if self._bar is not None:
+            self._bar.stop()
 
-    def leave(self) -> None:
-        """Gives the terminal its cursor back."""
-        self._bar.stop()
-
-
-def make_progress(env_step: int, num_env_steps: int, num_seeds: int) -> Listener:
-    """A bar for a terminal, lines for other outputs."""
-    console = rich.console.Console()
-    if console.is_terminal:
-        return TerminalProgress(env_step, num_env_steps, num_seeds, console)
-    return PlainProgress(env_step, num_env_steps, num_seeds)
+    leave = close
