@@ -27,11 +27,8 @@ class Listener:
     def step(self, env_step: int) -> None:
         """An env step was taken."""
 
-    def metrics(self, record: Record) -> None:
-        """A line was added to metrics.jsonl."""
-
-    def evaluation(self, record: Record) -> None:
-        """A line was added to evaluations.jsonl."""
+    def record(self, record: Record) -> None:
+        """A line was added to metrics.jsonl, or (if it has a `mode`) to evaluations.jsonl."""
 
     def message(self, text: str) -> None:
         """Something the user should read."""
@@ -44,23 +41,18 @@ class Listener:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by name; those of vectors by name and index."""
+    """A record's numbers by name, those of vectors by index; of an evaluation the means."""
+    if "mode" in record:
+        names = ("returns", "lengths", "success_any", "success_last")
+        means = {name: fmean(record[name]) for name in names if record[name] is not None}
+        return {f"evaluation/{record['mode']}/{name}": mean for name, mean in means.items()}
     scalars: dict[str, float] = {}
-    for name, value in record.items():
-        if name in ("env_step", "seed"):
-            continue
-        is_vector = isinstance(value, list)
-        for index, item in enumerate(value if is_vector else [value]):
+    for name in record.keys() - {"env_step", "seed"}:
+        is_vector = isinstance(record[name], list)
+        for index, item in enumerate(record[name] if is_vector else [record[name]]):
             if isinstance(item, int | float):
                 scalars[f"train/{name}/{index}" if is_vector else f"train/{name}"] = item
     return scalars
-
-
-def _means(record: Record) -> dict[str, float]:
-    """An evaluation's means under the name of its mode."""
-    names = ("returns", "lengths", "success_any", "success_last")
-    means = {name: fmean(record[name]) for name in names if record[name] is not None}
-    return {f"evaluation/{record['mode']}/{name}": mean for name, mean in means.items()}
 
 
 class TensorBoard(Listener):
@@ -82,18 +74,11 @@ class TensorBoard(Listener):
         self._writers[seed].write_event(event)
         self._writers[seed].flush()
 
-    def _add(self, record: Record, scalars: dict[str, float]) -> None:
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items()]
+    def record(self, record: Record) -> None:
+        """Adds the record's numbers."""
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in _scalars(record).items()]
         event = Event(step=record["env_step"], summary=Summary(value=values))
         self._write(record["seed"], event)
-
-    def metrics(self, record: Record) -> None:
-        """Adds the record's numbers."""
-        self._add(record, _scalars(record))
-
-    def evaluation(self, record: Record) -> None:
-        """Adds the evaluation's means."""
-        self._add(record, _means(record))
 
     def close(self) -> None:
         """Closes the files."""
@@ -151,16 +136,10 @@ class WeightsAndBiases(Listener):
                 dir=str(run_dir),
             )
 
-    def metrics(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         """Logs the record's numbers."""
-        self._log(record, _scalars(record))
-
-    def evaluation(self, record: Record) -> None:
-        """Logs the evaluation's means."""
-        self._log(record, _means(record))
-
-    def _log(self, record: Record, scalars: dict[str, float]) -> None:
-        named = {f"seed-{record['seed']}/{name}": value for name, value in scalars.items()}
+        prefix = f"seed-{record['seed']}/"
+        named = {prefix + name: value for name, value in _scalars(record).items()}
         self._run.log({"env_step": record["env_step"], **named})
 
     def close(self) -> None:
@@ -195,8 +174,7 @@ class Progress(Listener):
         self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
         self._rate = 0.0  # env steps per second since the last refresh, smoothed
         self._returns: dict[int, float] = {}  # of each seed's newest training episode
-        self._refreshed_at: float | None = None
-        self._refreshed_step = env_step
+        self._refreshed: tuple[float, int] | None = None  # when, and the env step
         console = rich.console.Console()
         self._bar: rich.progress.Progress | None = None
         if console.is_terminal:
@@ -208,21 +186,21 @@ class Progress(Listener):
                 console=console,
                 transient=True,
             )
-            start = {"total": num_env_steps, "completed": env_step, "shown": ""}
-            self._task = self._bar.add_task("starting", **start)
+            self._task = self._bar.add_task("starting", total=num_env_steps, shown="")
+            self._bar.update(self._task, completed=env_step)
             self._bar.start()
         self._interval_s = 0.25 if self._bar else 10.0
 
     def step(self, env_step: int) -> None:
         """Refreshes the display when it is time."""
         now = time.monotonic()
-        if self._refreshed_at is None:
-            self._refreshed_at, self._refreshed_step = now, env_step
-        elapsed = now - self._refreshed_at
+        if self._refreshed is None:
+            self._refreshed = now, env_step
+        elapsed = now - self._refreshed[0]
         if elapsed >= self._interval_s:
-            newest = (env_step - self._refreshed_step) / elapsed
-            self._rate = newest if self._rate == 0.0 else 0.5 * self._rate + 0.5 * newest
-            self._refreshed_at, self._refreshed_step = now, env_step
+            newest = (env_step - self._refreshed[1]) / elapsed
+            self._rate = 0.5 * (self._rate or newest) + 0.5 * newest
+            self._refreshed = now, env_step
             self._refresh(env_step)
 
     def _refresh(self, env_step: int) -> None:
@@ -234,20 +212,19 @@ class Progress(Listener):
         else:
             self._bar.update(self._task, completed=env_step, shown=shown, description="training")
 
-    def metrics(self, record: Record) -> None:
-        """Remembers the newest episode's return."""
-        if record["episode_return"] is not None:
-            self._returns[record["seed"]] = record["episode_return"]
-
-    def evaluation(self, record: Record) -> None:
-        """Shows an evaluation."""
+    def record(self, record: Record) -> None:
+        """Shows an evaluation; remembers the newest episode's return."""
+        if "mode" not in record:
+            if record["episode_return"] is not None:
+                self._returns[record["seed"]] = record["episode_return"]
+            return
         seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
         mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
             f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
             f"{count} episodes)"
         )
-        self._refreshed_at = None  # the pause is not part of the rate
+        self._refreshed = None  # the pause is not part of the rate
 
     def message(self, text: str) -> None:
         """Prints it, above the bar if there is one."""

@@ -100,14 +100,11 @@ def _parts(algorithm: Algorithm, preset: str, env: str) -> list[Preset]:
         if name == "laptop":
             parts.append(Preset(training=_LAPTOP_TRAINING))
         chosen = algorithm.presets.get(name, Preset())
-        for_env = [more for pattern, more in chosen.by_env.items() if _fits(pattern, env)]
-        parts += [chosen, *for_env]
+        parts.append(chosen)
+        for pattern, more in chosen.by_env.items():  # a suite, or a pattern of ids
+            if pattern == _suite(env) or fnmatch.fnmatchcase(env, pattern):
+                parts.append(more)
     return parts
-
-
-def _fits(pattern: str, env: str) -> bool:
-    """Whether `pattern` is the environment's suite, or one of ids that it fits."""
-    return pattern == _suite(env) or fnmatch.fnmatchcase(env, pattern)
 
 
 def _suite(env: str) -> str:

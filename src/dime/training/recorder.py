@@ -113,14 +113,14 @@ class Recorder:
                 "env_steps_per_s": steps / seconds,
                 "updates_per_s": updated / seconds,
             }
-            self._publish("metrics", self._metrics, line)
+            self._publish(self._metrics, line)
 
     def evaluation(self, record: Record) -> None:
         """Adds a line to evaluations.jsonl."""
         by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
         by_mode[record["mode"]] = float(np.mean(record["returns"]))
         line = {**record, "wall_time_s": self.wall_time_s}
-        self._publish("evaluation", self._evaluations, line)
+        self._publish(self._evaluations, line)
 
     def _attempt(self, write: Callable[[], None]) -> None:
         """Writes to the run's folder; a full disk is reported and stops nothing."""
@@ -129,9 +129,9 @@ class Recorder:
         except OSError as error:
             self.message(f"warning: {error}. Training continues; the next record tries again.")
 
-    def _publish(self, kind: str, file: RecordFile, record: Record) -> None:
+    def _publish(self, file: RecordFile, record: Record) -> None:
         self._attempt(partial(file.append, record))
-        self._notify(lambda listener: getattr(listener, kind)(record))
+        self._notify(lambda listener: listener.record(record))
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 

@@ -33,8 +33,7 @@ def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
     place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     yield place / stamp
-    for number in itertools.count(2):
-        yield place / f"{stamp}-{number}"
+    yield from (place / f"{stamp}-{number}" for number in itertools.count(2))
 
 
 class TakenError(DimeError):
@@ -93,10 +92,8 @@ class RunDirectory:
     def create_default(cls, env: str, algorithm: str, config: dict[str, Any]) -> "RunDirectory":
         """Makes the first of the `default_run_dirs` that no process has taken."""
         for path in default_run_dirs(env, algorithm):
-            try:
+            with suppress(TakenError):
                 return cls.create(path, config)
-            except TakenError:
-                continue
         raise AssertionError("there is always another name")
 
     @contextmanager
