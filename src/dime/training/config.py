@@ -17,7 +17,14 @@ FORMAT_VERSION = 1
 EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
-_DAY_S = 86_400
+
+def require_version(version: Any, where: object) -> None:
+    """Raises `DimeError` unless this release reads this format version."""
+    require(
+        isinstance(version, int) and version <= FORMAT_VERSION,
+        f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
+        "Upgrade: pip install --upgrade dime-rl",
+    )
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class TrainingConfig:
         )
         require_at_least(self, 0, "num_random_steps", "max_env_restarts")
         require(
-            0.0 < self.env_timeout_s <= _DAY_S,
-            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most {_DAY_S}.",
+            0.0 < self.env_timeout_s <= 86_400,  # a day
+            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most 86400.",
         )
         longest = max(500, self.envs_per_seed)
         require(
@@ -194,12 +201,7 @@ class RunConfig:
         """The config again; refuses unknown names, wrong types and impossible values."""
         require(isinstance(content, dict), f"A config is a table of options, got {content!r:.80}.")
         content = {name: value for name, value in content.items() if name != "sha256"}
-        version = content.pop("format_version", FORMAT_VERSION)
-        require(
-            isinstance(version, int) and version <= FORMAT_VERSION,
-            f"The config has format version {version}; this release of dime reads up to "
-            f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
-        )
+        require_version(content.pop("format_version", FORMAT_VERSION), "The config")
         algorithm = content.get("algorithm", "dime")
         require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
         chosen = find_algorithm(algorithm)

@@ -216,11 +216,9 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
         changed = _changed(config, changes, checkpoint, directory)
         environments = stack.enter_context(_environments(changed, env))
         seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
-        if checkpoint is not None:
-            _refuse_if_other(checkpoint, config, environments[0])
         agent = _agent(changed, environments[0], len(seeds))
         if checkpoint is not None:
-            _refuse_other_arrays(checkpoint, changed, environments[0], agent)
+            _refuse_if_other(checkpoint, changed, environments[0], agent)
         # From here on nothing refuses, and the run may be changed.
         if changed != config:
             directory.write_config(changed.to_json())
@@ -280,37 +278,32 @@ def _changed(
     return replace_nested(config, {"training": asked})
 
 
-def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Environment) -> None:
-    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
-    seeds, training = checkpoint.run.seeds, config.training
-    capacity = training.replay_capacity
-    require(
-        seeds == [seed for seed in training.seeds if seed in seeds],
-        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
-        f"that order: {list(training.seeds)}.",
-    )
-    environment.spaces.refuse_if_other(checkpoint.run.spaces, str(checkpoint.path))
-    first = min((start for _, start in checkpoint.replay_files), default=0)
-    needed = max(0, checkpoint.env_step - capacity)
-    require(
-        first <= needed,
-        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
-        f"{capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
-    )
-    was, now = checkpoint.run.on_device, isinstance(environment.env, JaxEnv)
-    places = {True: "in one program with the learner", False: "outside of the learner's program"}
-    require(
-        was == now,
-        f"{checkpoint.path} is of a run whose environments were stepped {places[was]}; now they "
-        f"would be {places[now]}. Resume it with the environment and the env_process that it had.",
-    )
-
-
-def _refuse_other_arrays(
+def _refuse_if_other(
     checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
 ) -> None:
-    """Raises `DimeError` if a checkpoint's arrays are not those of this agent or environment."""
-    keys, num_envs = seed_keys(tuple(checkpoint.run.seeds)), config.training.envs_per_seed
+    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
+    path, run, training = checkpoint.path, checkpoint.run, config.training
+    require(
+        run.seeds == [seed for seed in training.seeds if seed in run.seeds],
+        f"{path} has the seeds {run.seeds}, which are not among those of config.json in that "
+        f"order: {list(training.seeds)}.",
+    )
+    environment.spaces.refuse_if_other(run.spaces, str(path))
+    first = checkpoint.segments[0].start if checkpoint.segments else 0
+    needed = max(0, run.env_step - training.replay_capacity)
+    require(
+        first <= needed,
+        f"{path} holds transitions from number {first} on, but a replay_capacity of "
+        f"{training.replay_capacity} needs them from {needed} on. Set replay_capacity back in "
+        "config.json.",
+    )
+    on_device = isinstance(environment.env, JaxEnv)
+    require(
+        run.on_device == on_device,
+        f"{path} is of a run whose environments were {'not ' * on_device}stepped in one program "
+        "with the learner. Resume it with the environment and the env_process that it had.",
+    )
+    keys, num_envs = seed_keys(tuple(run.seeds)), training.envs_per_seed
     from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
     if isinstance(environment.env, JaxEnv):
         begin = partial(first_episodes, environment.env.task, num_envs)
@@ -324,13 +317,12 @@ def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
     require(
         not (training.overlap and on_device),
         f"--overlap does not go with {config.env}: it is stepped in one program with the learner, "
-        "so that nothing waits for it. Leave the option out.",
+        "so nothing waits for it. Leave the option out.",
     )
     require(
         training.envs_per_seed == 1 or on_device,
         f"envs_per_seed is {training.envs_per_seed}, but {config.env} is not stepped in one "
-        "program with the learner: of such an environment each seed has one "
-        "(docs/environments.md).",
+        "program with the learner: each seed has one such environment (docs/environments.md).",
     )
     spec = EnvSpec(env.obs_dim, env.action_dim, training.replay_capacity)
     algorithm = find_algorithm(config.algorithm)
@@ -378,9 +370,8 @@ def _learners(
     if isinstance(environments[0].env, JaxEnv):
         return DeviceLearners(training, agent, environments[0], checkpoint)
     by_seed = dict(zip(training.seeds, environments, strict=True))
-    make_environment = environment_maker(config, env)
     chosen = OverlapLearners if training.overlap else HostLearners
-    return chosen(training, agent, by_seed, make_environment, checkpoint)
+    return chosen(training, agent, by_seed, environment_maker(config, env), checkpoint)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import jax
 import dime
 from dime.errors import DimeError, require
 from dime.training.checkpoint.writer import CheckpointFolder
-from dime.training.config import FORMAT_VERSION
+from dime.training.config import require_version
 from dime.training.process import is_gone
 from dime.training.records import read_json, signed, write_json
 
@@ -140,11 +140,7 @@ class RunDirectory:
             version = config["format_version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DimeError(f"{self.config_file} is damaged or not a run's config.") from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DimeError(
-                f"{self.path} has format version {version}; this release of dime reads up to "
-                f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-            )
+        require_version(version, self.path)
         found = config.pop("sha256", None)
         require(
             found in (None, signed(config)["sha256"]),

@@ -27,7 +27,7 @@ from dime.training.checkpoint import (
     Segment,
     require_layout,
 )
-from dime.training.config import FORMAT_VERSION, from_table
+from dime.training.config import from_table, require_version
 from dime.training.records import parse_json, read_small
 from dime.training.replay import Replay, Storage, empty_replay, within_range
 from dime.types import EnvSpec
@@ -93,12 +93,10 @@ def read_manifest(path: Path) -> Manifest:
         body = parse_json(content)["content"]
         require(content == sealed(body), "its content does not match its SHA-256.")
         version = body["format_version"]
-        if type(version) is not int or version <= FORMAT_VERSION:
-            return from_table(Manifest, body)
-    raise DimeError(
-        f"{path} has format version {version}; this release of dime reads up "
-        f"to {FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-    )
+    if isinstance(version, int):
+        require_version(version, path)
+    with _explained(file):
+        return from_table(Manifest, body)
 
 
 @contextmanager
