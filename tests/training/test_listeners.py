@@ -229,7 +229,7 @@ def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
             progress.record({"seed": 0, "episode_return": 12.5})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6  # a minute
-    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  2:47 left"
+    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  0:02:47 left"
     progress.record(EVALUATION)
     assert "env step     500 seed 7: return 2.5 (deterministic" in capsys.readouterr().out
     progress.record(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})

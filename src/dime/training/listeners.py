@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -147,17 +148,6 @@ class WeightsAndBiases(Listener):
         self._run.finish()
 
 
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> duration(75), duration(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
 def return_text(value: float) -> str:
     """A return with the digits that matter.
 
@@ -205,7 +195,9 @@ class Progress(Listener):
 
     def _refresh(self, env_step: int) -> None:
         mean = return_text(fmean(self._returns.values())) if self._returns else "-"
-        left = duration((self._num_env_steps - env_step) / self._rate) if self._rate > 0.0 else "-"
+        left = "-"
+        if self._rate > 0.0:
+            left = timedelta(seconds=int((self._num_env_steps - env_step) / self._rate))
         shown = f"return {mean}  {self._rate:.1f} env steps/s  {left} left"
         if self._bar is None:
             self.message(f"env step {env_step:>7,} of {self._num_env_steps:,}  {shown}")

@@ -16,6 +16,9 @@ from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
+# What a checkpoint keeps, besides the records' sizes and the time.
+_KEPT = ("last_evaluation", "failed_seeds", "env_restarts", "unrepeatable")
+
 
 class Recorder:
     """Writes metrics.jsonl, evaluations.jsonl and status.json, and notifies the listeners.
@@ -35,8 +38,8 @@ class Recorder:
         self._listeners = listeners
         self._callback = callback
         self._process = this_process()
-        self._metrics = RecordFile(directory.metrics_file)
-        self._evaluations = RecordFile(directory.evaluations_file)
+        files = (directory.metrics_file, directory.evaluations_file)
+        self._files = {file.name: RecordFile(file) for file in files}
         self._wall_time_before = 0.0
         self._began = self._window_began = time.monotonic()
         self._window_start = (0, 0)
@@ -53,28 +56,20 @@ class Recorder:
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint keeps of the records; they are on the disk when this returns."""
-        return {
-            "record_bytes": {
-                "metrics.jsonl": self._metrics.sync(),
-                "evaluations.jsonl": self._evaluations.sync(),
-            },
-            "wall_time_s": self.wall_time_s,
-            "last_evaluation": self.last_evaluation,
-            "failed_seeds": self.failed_seeds,
-            "env_restarts": self.env_restarts,
-            "unrepeatable": self.unrepeatable,
-        }
+        sizes = {name: file.sync() for name, file in self._files.items()}
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {"record_bytes": sizes, "wall_time_s": self.wall_time_s, **kept}
 
     def restore(self, run: RunState) -> list[str]:
         """Cuts the records at a checkpoint's position; returns messages for the user."""
         self._wall_time_before = run.wall_time_s
-        self.last_evaluation, self.failed_seeds = run.last_evaluation, run.failed_seeds
-        self.env_restarts, self.unrepeatable = run.env_restarts, run.unrepeatable
+        for name in _KEPT:
+            setattr(self, name, getattr(run, name))
         self._window_start = (run.env_step, run.updates)
         notes = [
             f"warning: {path} is damaged: records of before env step {run.env_step} are missing."
             for name, size in run.record_bytes.items()
-            if (path := self._directory.metrics_file.with_name(name)).stat().st_size < size
+            if (path := self._files[name].path).stat().st_size < size
         ]
         if num_cut := self._cut(run.record_bytes):
             notes.append(
@@ -84,11 +79,11 @@ class Recorder:
 
     def restart(self) -> None:
         """Sets aside the records of a process that never came to a checkpoint."""
-        self._cut({"metrics.jsonl": 0, "evaluations.jsonl": 0})
+        self._cut(dict.fromkeys(self._files, 0))
 
     def _cut(self, sizes: dict[str, int]) -> int:
-        folder, discarded = self._directory.metrics_file.parent, self._directory.discarded_file
-        return sum(cut_records(folder / name, size, discarded) for name, size in sizes.items())
+        discarded = self._directory.discarded_file
+        return sum(cut_records(self._files[name].path, n, discarded) for name, n in sizes.items())
 
     def start(self) -> None:
         """Rates are counted from here on (compilation is behind)."""
@@ -113,14 +108,14 @@ class Recorder:
                 "env_steps_per_s": steps / seconds,
                 "updates_per_s": updated / seconds,
             }
-            self._publish(self._metrics, line)
+            self._publish("metrics.jsonl", line)
 
     def evaluation(self, record: Record) -> None:
         """Adds a line to evaluations.jsonl."""
         by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
         by_mode[record["mode"]] = float(np.mean(record["returns"]))
         line = {**record, "wall_time_s": self.wall_time_s}
-        self._publish(self._evaluations, line)
+        self._publish("evaluations.jsonl", line)
 
     def _attempt(self, write: Callable[[], None]) -> None:
         """Writes to the run's folder; a full disk is reported and stops nothing."""
@@ -129,8 +124,8 @@ class Recorder:
         except OSError as error:
             self.message(f"warning: {error}. Training continues; the next record tries again.")
 
-    def _publish(self, file: RecordFile, record: Record) -> None:
-        self._attempt(partial(file.append, record))
+    def _publish(self, name: str, record: Record) -> None:
+        self._attempt(partial(self._files[name].append, record))
         self._notify(lambda listener: listener.record(record))
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
@@ -199,6 +194,6 @@ class Recorder:
 
     def close(self) -> None:
         """Closes files and listeners."""
-        self._metrics.close()
-        self._evaluations.close()
+        for file in self._files.values():
+            file.close()
         self._notify(lambda listener: listener.close())

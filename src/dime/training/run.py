@@ -192,8 +192,8 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
                 learners = _learners(config, env, environments, agent, None)
-                parts = (config, directory, environments[0], learners, hooks)
-                loop = stack.enter_context(_loop(*parts))
+                prepared = _loop(config, directory, environments[0], learners, hooks)
+                loop = stack.enter_context(prepared)
             return loop.run(None)
 
 
@@ -224,9 +224,8 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             directory.write_config(changed.to_json())
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
-            warnings.append(
-                f"Continuing from the checkpoint at env step {checkpoint.env_step} instead."
-            )
+            at = checkpoint.env_step
+            warnings.append(f"Continuing from the checkpoint at env step {at} instead.")
         if used := without_removed_options(content)[1]:
             warnings.append(
                 f"This run used {' and '.join(used)}, which this release no longer has. It "

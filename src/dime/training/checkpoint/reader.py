@@ -227,6 +227,6 @@ def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:
     capacity, count = ring.shape[1], rows.shape[1]
     for begin in range(-first, count, capacity):
         part = rows[:, max(begin, 0) : begin + capacity]
-        place = first if begin < 0 else 0
+        place = max(-begin, 0)
         # The run that wrote them may have kept a larger range.
         ring[:, place : place + part.shape[1]] = within_range(ring.dtype, part)

@@ -48,8 +48,7 @@ def explain_full_disk(error: OSError, folder: Path, needed: int) -> str:
 
 
 def _megabytes(count: int) -> str:
-    """Rounded up to the next hundredth."""
-    return f"{-(-count // 10_000) / 100:.2f} MB"
+    return f"{-(-count // 10_000) / 100:.2f} MB"  # rounded up: with as many more it fits
 
 
 class CheckpointFolder:
