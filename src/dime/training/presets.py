@@ -47,13 +47,11 @@ def make_config(
 ) -> RunConfig:
     """The config of a run: a preset with `options` (as for `train`) in it."""
     choose("preset", preset, PRESETS)
-    by_name = isinstance(env, str)
-    env_id = env if by_name else ""  # a factory's name may be that of another environment
+    env_id = env if isinstance(env, str) else ""  # a factory's may be that of another environment
     settings = preset_settings(preset, algorithm, env_id)
     of_loop = {field.name for field in fields(TrainingConfig)}
     of_algorithm = {field.name for field in fields(settings)}
-    taken = of_algorithm & (of_loop | _OF_EVERY_RUN)
-    if taken:
+    if taken := of_algorithm & (of_loop | _OF_EVERY_RUN):
         raise DimeError(
             f"The config of the algorithm '{algorithm}' has a field {min(taken)!r}, which is an "
             "option of every run. Give it another name."
@@ -63,9 +61,9 @@ def make_config(
     for_loop = {name: value for name, value in options.items() if name in of_loop}
     for_algorithm = {name: value for name, value in options.items() if name in of_algorithm}
     return RunConfig(
-        env=env if by_name else getattr(env, "__name__", type(env).__name__),
+        env=env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
         env_kwargs=env_kwargs or {},
-        env_is_object=not by_name,
+        env_is_object=not isinstance(env, str),
         algorithm=algorithm,
         preset=preset,
         training=replace_nested(preset_training(preset, algorithm, env_id), for_loop),

@@ -198,12 +198,12 @@ def _with_present_names(arrays: Arrays, names: Iterable[str]) -> Arrays:
 
 def require_layout(found: Mapping[str, Any], expected: Mapping[str, Any], of: str) -> None:
     """Raises `DimeError` unless the arrays have the expected names, shapes and dtypes."""
-    if odd := sorted(set(found) ^ set(expected))[:3]:
-        raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
+    odd = sorted(set(found) ^ set(expected))[:3]
+    require(not odd, f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
     for name, wanted in expected.items():
         array = found[name]
-        if tuple(array.shape) != tuple(wanted.shape) or array.dtype != wanted.dtype:
-            raise DimeError(
-                f"The checkpoint's {name} is {array.dtype}{list(array.shape)}, "
-                f"this {of}'s is {wanted.dtype}{list(wanted.shape)}."
-            )
+        require(
+            (tuple(array.shape), array.dtype) == (tuple(wanted.shape), wanted.dtype),
+            f"The checkpoint's {name} is {array.dtype}{list(array.shape)}, "
+            f"this {of}'s is {wanted.dtype}{list(wanted.shape)}.",
+        )
