@@ -21,8 +21,8 @@ import numpy as np
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import make
 from dime.training.checkpoint import EpisodePosition, RunState, to_arrays
-from dime.training.checkpoint.replay import ReplaySaver, load_replay
-from dime.training.checkpoint.writer import CheckpointFolder
+from dime.training.checkpoint.reader import load_replay
+from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
 from dime.training.host.programs import initialise, seed_keys
 from dime.training.presets import preset_settings
 from dime.training.records import write_json
@@ -70,7 +70,7 @@ def measure(folder: Path, capacity: int) -> dict:
         env_step=0,
         updates=0,
         seeds=[0],
-        spaces=make(ENV).spaces.to_json(),
+        spaces=make(ENV).spaces,
         episodes=[EpisodePosition(1, 0.0, None, None)],
         last_evaluation_step=0,
         record_bytes={"metrics.jsonl": 0, "evaluations.jsonl": 0},

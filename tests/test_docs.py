@@ -25,9 +25,9 @@ SHELLS = {"", "bash", "sh", "console", "text"}
 # Runs scripts in which long trainings are cut short: the code is to run, not the agents to learn.
 RUNNER = """
 import contextlib, runpy, sys, tempfile
-import dime.api
+import dime.training.run
 
-train = dime.api.train
+train = dime.training.run.train
 
 def shortened(*args, **options):
     if options.get("num_env_steps", 1_000_000) > 200:
@@ -35,7 +35,7 @@ def shortened(*args, **options):
         options |= dict(num_evaluation_episodes=1)
     return train(*args, **options)
 
-dime.api.train = shortened
+dime.training.run.train = shortened
 for script in sys.argv[1:]:
     sys.argv = [script]
     folder = tempfile.mkdtemp(dir=".")

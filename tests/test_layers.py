@@ -19,7 +19,7 @@ LAYERS = [
     {"algorithms"},
     {"envs", "statistics"},
     {"training"},
-    {"deploy", "api", "benchmark"},
+    {"deploy", "benchmark"},
     {"figures"},
     {"sweeps"},
     {"report"},

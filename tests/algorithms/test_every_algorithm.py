@@ -10,8 +10,7 @@ import pytest
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.training.config import replace_nested
-from dime.training.make_config import PRESETS
-from dime.training.presets import preset_settings
+from dime.training.presets import PRESETS, preset_settings
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small
 

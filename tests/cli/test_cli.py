@@ -21,7 +21,7 @@ from dime.benchmark.hours import read_costs
 from dime.cli.commands import read_env_kwargs
 from dime.cli.main import COMMANDS, main, parse
 from dime.cli.train import muted_if_nobody_reads
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from dime.training.run_directory import RunDirectory
 from tests.training.runs import (
     DIME,

@@ -133,7 +133,7 @@ def test_a_named_checkpoint_that_is_not_there(run):
 
 
 def test_a_newer_checkpoint_is_refused(run, monkeypatch):
-    monkeypatch.setattr("dime.training.checkpoint.reader.FORMAT_VERSION", 0)
+    monkeypatch.setattr("dime.training.config.FORMAT_VERSION", 0)
     for use in (lambda: resume(run), lambda: dime.load_policy(run)):
         with pytest.raises(DimeError, match=r"format version 1; .* up to 0.*pip install"):
             use()

@@ -3,7 +3,7 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from dime.training.run import Changes, Hooks, resume_run, start_run
 from tests.algorithms.small import small_options
 from tests.training.runs import SCHEDULE, assert_same_run, read_lines, shared_programs, status_of

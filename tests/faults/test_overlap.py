@@ -9,7 +9,7 @@ import dime.training.host.overlap
 from dime.envs.environment import Environment
 from dime.training.host.learners import HostLearners
 from dime.training.host.overlap import OverlapLearners
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from tests.training.runs import (
     OPTIONS,
     agent_of,

@@ -410,6 +410,6 @@ def test_what_is_no_file_is_refused_before_anything_changes(name, kind, tmp_path
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir() if kind == "folder" else os.mkfifo(run / name)
     config = (run / "config.json").read_bytes()
-    with pytest.raises(DimeError, match=f"{name} is no file"):
+    with pytest.raises(DimeError, match=f"{name} is not a file"):
         resume(run, num_env_steps=60)
     assert (run / "config.json").read_bytes() == config

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.api import make_config
 from dime.critics.critics import CriticState
 from dime.deploy.policy import Restored, restore_agents
 from dime.errors import DimeError
@@ -30,6 +29,7 @@ from dime.figures.policy_drawing import (
     inspect_policy,
     shown_steps,
 )
+from dime.training.presets import make_config
 from tests.figures.layout import assert_free, caption
 from tests.joint_critics import combined_value
 from tests.training.runs import DIME, checkpoints, read_lines, start

@@ -91,7 +91,6 @@ class Targets:
             loaded = self.folder.load(self.newest)
         except DimeError:
             return
-        Spaces.from_json(loaded.run.spaces)
         for file, _ in loaded.replay_files:
             read_rows(file, loaded.run.seeds)
         for seed in loaded.run.seeds:

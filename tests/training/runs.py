@@ -20,7 +20,7 @@ import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS, find_algorithm
 from dime.training.device.programs import DevicePrograms
 from dime.training.host.programs import Programs
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from dime.training.run import Changes, Hooks, resume_run, start_run
 from dime.types import EnvSpec
 from tests.training.toy import NAME

@@ -132,8 +132,8 @@ def test_no_checkpoint_is_none(tmp_path):
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(folder, monkeypatch):
-    for module in ("reader", "writer"):
-        monkeypatch.setattr(f"dime.training.checkpoint.{module}.FORMAT_VERSION", 2)
+    monkeypatch.setattr("dime.training.checkpoint.writer.FORMAT_VERSION", 2)
+    monkeypatch.setattr("dime.training.config.FORMAT_VERSION", 2)
     save(folder, 15)
     monkeypatch.undo()
     with pytest.raises(DimeError) as caught:

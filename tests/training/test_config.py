@@ -13,7 +13,7 @@ import pytest
 import dime
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig, choose, replace_nested
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 
 pytestmark = pytest.mark.promise("R8")
 

@@ -24,7 +24,7 @@ from dime.training.faults import state_of
 from dime.training.host.episodes import TRAINING, episode_seed
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
 from dime.training.host.learners import HostLearners
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (

@@ -11,7 +11,7 @@ from dime.envs.environment import Environment
 from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.faults import state_of
 from dime.training.host.learners import HostLearners
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from tests.training.runs import OPTIONS, agent_of, shared_programs, start
 from tests.training.walk import Walk, at, walks
 

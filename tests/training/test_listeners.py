@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
-from dime.training.listeners import PlainProgress, TensorBoard, WeightsAndBiases, make_progress
+from dime.training.listeners import Progress, TensorBoard, WeightsAndBiases
 from dime.training.run import Hooks
 from tests.training.runs import read_lines, resume, start
 from tests.training.toy import NAME
@@ -44,9 +44,9 @@ def events(folder):
 
 def test_tensorboard_holds_the_numbers_by_seed(tmp_path):
     board = TensorBoard(tmp_path, (3, 7), None)
-    board.metrics(METRICS)
-    board.evaluation(EVALUATION)
-    board.metrics(METRICS | {"seed": 3, "critic_loss": 9.0})
+    board.record(METRICS)
+    board.record(EVALUATION)
+    board.record(METRICS | {"seed": 3, "critic_loss": 9.0})
     board.close()
     scalars = events(tmp_path / "seed-7")
     assert scalars["train/critic_loss"] == {500: 2.5}
@@ -212,7 +212,7 @@ def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):
 
 def test_wandbs_names_tell_the_seed(tmp_path, wandb):
     listener = WeightsAndBiases("walks", tmp_path, {})
-    listener.metrics(METRICS)
+    listener.record(METRICS)
     assert wandb.runs[0].logged[0]["seed-7/train/critic_loss"] == 2.5
     assert wandb.runs[0].logged[0]["env_step"] == 500
     listener.close()
@@ -221,23 +221,23 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("dime.training.listeners.time.monotonic", lambda: clock[0])
-    progress = PlainProgress(500, 2000, num_seeds=2)
+    progress = Progress(500, 2000, num_seeds=2)
     for env_step in range(501, 1001):
         clock[0] += 0.125
         progress.step(env_step)
         if env_step == 550:
-            progress.metrics({"seed": 0, "episode_return": 12.5})
+            progress.record({"seed": 0, "episode_return": 12.5})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6  # a minute
-    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  2:47 left"
-    progress.evaluation(EVALUATION)
+    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  0:02:47 left"
+    progress.record(EVALUATION)
     assert "env step     500 seed 7: return 2.5 (deterministic" in capsys.readouterr().out
-    progress.evaluation(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})
+    progress.record(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})
     assert "return -2e-06 (deterministic" in capsys.readouterr().out
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys):
-    progress = make_progress(0, 10, num_seeds=1)
+    progress = Progress(0, 10, num_seeds=1)
     progress.message("warning: so it is")
     progress.step(1)
     progress.close()

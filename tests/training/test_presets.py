@@ -3,8 +3,7 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.training.make_config import PRESETS
-from dime.training.presets import preset_settings, preset_training
+from dime.training.presets import PRESETS, preset_settings, preset_training
 
 
 def settings(algorithm, env="dm_control/dog-run", preset="paper"):

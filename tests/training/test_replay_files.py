@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.checkpoint.replay import ReplaySaver, load_replay
-from dime.training.checkpoint.writer import CheckpointFolder
+from dime.training.checkpoint.reader import load_replay
+from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
 from dime.training.host.programs import initialise_replay, store_all
 from dime.training.replay import Storage, transitions
 from dime.types import Counters, EnvSpec, Transition

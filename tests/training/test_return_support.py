@@ -8,8 +8,7 @@ from dime.algorithms.registry import find_algorithm
 from dime.envs.environment import Environment
 from dime.envs.registry import make
 from dime.errors import DimeError
-from dime.training.make_config import make_config
-from dime.training.presets import preset_settings
+from dime.training.presets import make_config, preset_settings
 from dime.training.return_support import (
     discounted_returns,
     entropy_share,

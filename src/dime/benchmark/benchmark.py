@@ -26,7 +26,6 @@ import rich.table
 
 from dime.algorithms.dime import dime
 from dime.algorithms.registry import ALGORITHMS
-from dime.api import train
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
 from dime.envs.registry import make
 from dime.errors import choose
@@ -37,9 +36,9 @@ from dime.training.machine import (
     freed_memory_kept,
     keep_compiled_programs,
 )
-from dime.training.make_config import PRESETS
-from dime.training.presets import preset_settings, preset_training
+from dime.training.presets import PRESETS, preset_settings, preset_training
 from dime.training.records import read_records, require_writable, write_json
+from dime.training.run import train
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)

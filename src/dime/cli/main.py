@@ -114,8 +114,7 @@ def _value_of(option: str, words: list[str]) -> str | None:
 def _starting_config(env: str, algorithm: str | None, preset: str | None, file: Path | None) -> Any:
     """What the options of `dime train` change."""
     from dime.training.config import RunConfig
-    from dime.training.make_config import make_config
-    from dime.training.presets import with_known_support
+    from dime.training.presets import make_config, with_known_support
     from dime.training.records import read_json
 
     if file is None:

@@ -16,7 +16,7 @@ from dime.envs.registry import make
 from dime.errors import DimeError, choose, require, require_at_least
 from dime.figures.runs import LONGEST_NAME, OPERATIONAL, flatten
 from dime.training.config import RunConfig, replace_nested
-from dime.training.make_config import make_config
+from dime.training.presets import make_config
 from dime.training.return_support import require_support
 
 SHIPPED_STUDIES = resources.files("dime").joinpath("sweeps", "studies")

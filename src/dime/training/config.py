@@ -17,7 +17,14 @@ FORMAT_VERSION = 1
 EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
-_DAY_S = 86_400
+
+def require_version(version: Any, where: object) -> None:
+    """Raises `DimeError` unless this release reads this format version."""
+    require(
+        isinstance(version, int) and version <= FORMAT_VERSION,
+        f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
+        "Upgrade: pip install --upgrade dime-rl",
+    )
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class TrainingConfig:
         )
         require_at_least(self, 0, "num_random_steps", "max_env_restarts")
         require(
-            0.0 < self.env_timeout_s <= _DAY_S,
-            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most {_DAY_S}.",
+            0.0 < self.env_timeout_s <= 86_400,  # a day
+            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most 86400.",
         )
         longest = max(500, self.envs_per_seed)
         require(
@@ -95,16 +102,12 @@ class TrainingConfig:
         )
         self._require_whole_rounds()
         require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
-        require(
-            len(set(self.seeds)) == len(self.seeds), f"A seed appears twice in seeds {self.seeds}."
-        )
+        for name, kind in (("seeds", "seed"), ("evaluation_modes", "mode")):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"A {kind} appears twice in {name} {values}.")
         require(
             all(0 <= seed < 2**31 for seed in self.seeds),
             f"seeds are {self.seeds}; each must be 0 to 2147483647.",
-        )
-        require(
-            len(set(self.evaluation_modes)) == len(self.evaluation_modes),
-            f"A mode appears twice in evaluation_modes {self.evaluation_modes}.",
         )
         require(
             self.num_env_steps * self.updates_per_env_step < 2**31,
@@ -135,11 +138,10 @@ class TrainingConfig:
         """Everything is due after whole rounds of steps of a seed's environments."""
         together, per_update = self.envs_per_seed, self.env_steps_per_update
         names = ("num_env_steps", "num_random_steps", "evaluate_every", "log_every")
-        values = {name: getattr(self, name) for name in (*names, "checkpoint_every")}
         misfits = [
             f"{name} is {value} (next: {-(-value // together) * together})"
-            for name, value in values.items()
-            if value % together
+            for name in (*names, "checkpoint_every")
+            if (value := getattr(self, name)) % together
         ]
         require(
             not misfits,
@@ -198,14 +200,8 @@ class RunConfig:
     def from_json(cls, content: Any) -> "RunConfig":
         """The config again; refuses unknown names, wrong types and impossible values."""
         require(isinstance(content, dict), f"A config is a table of options, got {content!r:.80}.")
-        version = content.get("format_version", FORMAT_VERSION)
-        require(
-            isinstance(version, int) and version <= FORMAT_VERSION,
-            f"The config has format version {version}; this release of dime reads up to "
-            f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
-        )
-        about_the_file = ("format_version", "sha256")
-        content = {name: value for name, value in content.items() if name not in about_the_file}
+        content = {name: value for name, value in content.items() if name != "sha256"}
+        require_version(content.pop("format_version", FORMAT_VERSION), "The config")
         algorithm = content.get("algorithm", "dime")
         require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
         chosen = find_algorithm(algorithm)
@@ -280,14 +276,14 @@ def from_table(kind: type[Config], content: Any, path: str = "") -> Config:
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """The value if it is of the hinted type (JSON lists become tuples, ints become floats)."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hasattr(hint, "from_json"):
+        return hint.from_json(value)
     if dataclasses.is_dataclass(hint):
         return from_table(hint, value, f"{path}.")  # pyright: ignore[reportArgumentType]
-    if origin is list:
-        require(isinstance(value, list), f"{path} is {value!r:.80}; it must be a list.")
-        return [_convert(item, arguments[0], path) for item in value]
-    if origin is tuple:
-        require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
-        return tuple(_convert(item, arguments[0], path) for item in value)
+    if origin in (list, tuple):
+        kinds = list if origin is list else list | tuple
+        require(isinstance(value, kinds), f"{path} is {value!r:.80}; it must be a list.")
+        return origin(_convert(item, arguments[0], path) for item in value)
     if origin is Literal:
         choices = ", ".join(map(str, arguments))
         require(value in arguments, f"{path} is {value!r}; it must be one of: {choices}.")
@@ -296,13 +292,11 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return None if value is None else _convert(value, arguments[0], path)
     if origin is dict:
         require(isinstance(value, dict), f"{path} is {value!r:.80}; it must be a table.")
-        if arguments[1] is Any:
-            return value
         return {name: _convert(item, arguments[1], path) for name, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
         require(abs(value) < 2**63, f"{path} is a number of {len(str(value))} digits; too large.")
         return float(value)
     is_bool_for_number = isinstance(value, bool) and hint is not bool
-    if not isinstance(value, hint) or is_bool_for_number:
+    if hint is not Any and (not isinstance(value, hint) or is_bool_for_number):
         raise DimeError(f"{path} is {value!r}; it must be of type {hint.__name__}.")
     return value

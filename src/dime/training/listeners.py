@@ -1,10 +1,11 @@
-"""Who receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
+"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
 
 import importlib.util
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,16 +23,13 @@ Record = dict[str, Any]
 
 
 class Listener:
-    """Does nothing; a listener overrides what it wants to know."""
+    """Does nothing; a listener overrides what it uses."""
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
 
-    def metrics(self, record: Record) -> None:
-        """A line was added to metrics.jsonl."""
-
-    def evaluation(self, record: Record) -> None:
-        """A line was added to evaluations.jsonl."""
+    def record(self, record: Record) -> None:
+        """A line was added to metrics.jsonl, or (if it has a `mode`) to evaluations.jsonl."""
 
     def message(self, text: str) -> None:
         """Something the user should read."""
@@ -44,25 +42,18 @@ class Listener:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    """A record's numbers by name; vectors by name and index."""
+    """A record's numbers by name, those of vectors by index; of an evaluation the means."""
+    if "mode" in record:
+        names = ("returns", "lengths", "success_any", "success_last")
+        means = {name: fmean(record[name]) for name in names if record[name] is not None}
+        return {f"evaluation/{record['mode']}/{name}": mean for name, mean in means.items()}
     scalars: dict[str, float] = {}
-    for name, value in record.items():
-        if name in ("env_step", "seed", "mode", "episode_seeds"):
-            continue
-        values = value if isinstance(value, list) else [value]
-        for index, item in enumerate(values):
+    for name in record.keys() - {"env_step", "seed"}:
+        is_vector = isinstance(record[name], list)
+        for index, item in enumerate(record[name] if is_vector else [record[name]]):
             if isinstance(item, int | float):
-                scalars[f"{name}/{index}" if isinstance(value, list) else name] = item
+                scalars[f"train/{name}/{index}" if is_vector else f"train/{name}"] = item
     return scalars
-
-
-def _evaluation_scalars(record: Record) -> dict[str, float]:
-    """An evaluation's means under the name of its mode."""
-    means = {}
-    for name in ("returns", "lengths", "success_any", "success_last"):
-        if record[name] is not None:
-            means[f"evaluation/{record['mode']}/{name}"] = sum(record[name]) / len(record[name])
-    return means
 
 
 class TensorBoard(Listener):
@@ -84,18 +75,11 @@ class TensorBoard(Listener):
         self._writers[seed].write_event(event)
         self._writers[seed].flush()
 
-    def _add(self, record: Record, scalars: dict[str, float]) -> None:
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items()]
+    def record(self, record: Record) -> None:
+        """Adds the record's numbers."""
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in _scalars(record).items()]
         event = Event(step=record["env_step"], summary=Summary(value=values))
         self._write(record["seed"], event)
-
-    def metrics(self, record: Record) -> None:
-        """Adds the record's numbers."""
-        self._add(record, {f"train/{name}": v for name, v in _scalars(record).items()})
-
-    def evaluation(self, record: Record) -> None:
-        """Adds the evaluation's means."""
-        self._add(record, _evaluation_scalars(record))
 
     def close(self) -> None:
         """Closes the files."""
@@ -111,7 +95,7 @@ def _new_events_file(folder: Path) -> EventsWriter:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Inside, an error of Weights & Biases, of whatever kind, becomes a `DimeError`."""
+    """Inside, any error of Weights & Biases becomes a `DimeError`."""
     try:
         yield
     except Exception as error:
@@ -153,36 +137,15 @@ class WeightsAndBiases(Listener):
                 dir=str(run_dir),
             )
 
-    def metrics(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         """Logs the record's numbers."""
-        self._log(record, {f"train/{name}": v for name, v in _scalars(record).items()})
-
-    def evaluation(self, record: Record) -> None:
-        """Logs the evaluation's means."""
-        self._log(record, _evaluation_scalars(record))
-
-    def _log(self, record: Record, scalars: dict[str, float]) -> None:
-        named = {f"seed-{record['seed']}/{name}": value for name, value in scalars.items()}
+        prefix = f"seed-{record['seed']}/"
+        named = {prefix + name: value for name, value in _scalars(record).items()}
         self._run.log({"env_step": record["env_step"], **named})
 
     def close(self) -> None:
         """Finishes the upload."""
         self._run.finish()
-
-
-_LINE_EVERY_S = 10.0
-_REFRESH_EVERY_S = 0.25
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> duration(75), duration(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def return_text(value: float) -> str:
@@ -194,124 +157,77 @@ def return_text(value: float) -> str:
     return f"{value:.1f}" if value == 0.0 or 10.0 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-class _Watch(Listener):
-    """What both displays need: position, newest return, rate."""
-
-    interval = _REFRESH_EVERY_S
+class Progress(Listener):
+    """How far the run is: a bar at the bottom of a terminal, otherwise a line every ten seconds."""
 
     def __init__(self, env_step: int, num_env_steps: int, num_seeds: int):
-        self._num_seeds = num_seeds
-        self.env_step = self._first_step = env_step
-        self.num_env_steps = num_env_steps
-        self.rate = 0.0  # env steps per second since the last refresh, smoothed
-        self._returns: dict[int, float] = {}
-        self._evaluated: dict[tuple[int, str], list[float]] = {}
-        self._refreshed_at: float | None = None
-        self._refreshed_step = env_step
+        self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
+        self._rate = 0.0  # env steps per second since the last refresh, smoothed
+        self._returns: dict[int, float] = {}  # of each seed's newest training episode
+        self._refreshed: tuple[float, int] | None = None  # when, and the env step
+        console = rich.console.Console()
+        self._bar: rich.progress.Progress | None = None
+        if console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[shown]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting", total=num_env_steps, shown="")
+            self._bar.update(self._task, completed=env_step)
+            self._bar.start()
+        self._interval_s = 0.25 if self._bar else 10.0
 
     def step(self, env_step: int) -> None:
         """Refreshes the display when it is time."""
-        self.env_step = env_step
         now = time.monotonic()
-        if self._refreshed_at is None:
-            self._refreshed_at, self._refreshed_step = now, env_step
-        elapsed = now - self._refreshed_at
-        if elapsed >= self.interval:
-            newest = (env_step - self._refreshed_step) / elapsed
-            self.rate = newest if self.rate == 0.0 else 0.5 * self.rate + 0.5 * newest
-            self._refreshed_at, self._refreshed_step = now, env_step
-            self.refresh()
+        if self._refreshed is None:
+            self._refreshed = now, env_step
+        elapsed = now - self._refreshed[0]
+        if elapsed >= self._interval_s:
+            newest = (env_step - self._refreshed[1]) / elapsed
+            self._rate = 0.5 * (self._rate or newest) + 0.5 * newest
+            self._refreshed = now, env_step
+            self._refresh(env_step)
 
-    def refresh(self) -> None:
-        """Shows the present position."""
+    def _refresh(self, env_step: int) -> None:
+        mean = return_text(fmean(self._returns.values())) if self._returns else "-"
+        left = "-"
+        if self._rate > 0.0:
+            left = timedelta(seconds=int((self._num_env_steps - env_step) / self._rate))
+        shown = f"return {mean}  {self._rate:.1f} env steps/s  {left} left"
+        if self._bar is None:
+            self.message(f"env step {env_step:>7,} of {self._num_env_steps:,}  {shown}")
+        else:
+            self._bar.update(self._task, completed=env_step, shown=shown, description="training")
 
-    def metrics(self, record: Record) -> None:
-        """Remembers the newest episode's return."""
-        if record["episode_return"] is not None:
-            self._returns[record["seed"]] = record["episode_return"]
-
-    def evaluation(self, record: Record) -> None:
-        """Shows an evaluation."""
+    def record(self, record: Record) -> None:
+        """Shows an evaluation; remembers the newest episode's return."""
+        if "mode" not in record:
+            if record["episode_return"] is not None:
+                self._returns[record["seed"]] = record["episode_return"]
+            return
         seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
         mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
             f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
             f"{count} episodes)"
         )
-        self._refreshed_at = None  # the pause is not part of the rate
-
-    @property
-    def newest_return(self) -> str:
-        """Mean over the seeds of the newest training episode's return."""
-        return return_text(fmean(self._returns.values())) if self._returns else "-"
-
-    @property
-    def time_left(self) -> str:
-        """At the present rate, evaluations not counted."""
-        if self.rate <= 0.0:
-            return "-"
-        return duration((self.num_env_steps - self.env_step) / self.rate)
-
-
-class PlainProgress(_Watch):
-    """A line every ten seconds."""
-
-    interval = _LINE_EVERY_S
-
-    def refresh(self) -> None:
-        """Prints the line."""
-        print(
-            f"env step {self.env_step:>7,} of {self.num_env_steps:,}  return {self.newest_return}  "
-            f"{self.rate:.1f} env steps/s  {self.time_left} left",
-            flush=True,
-        )
+        self._refreshed = None  # the pause is not part of the rate
 
     def message(self, text: str) -> None:
-        """Prints it."""
-        print(text, flush=True)
-
-
-class TerminalProgress(_Watch):
-    """A bar at the bottom of the terminal."""
-
-    def __init__(
-        self, env_step: int, num_env_steps: int, num_seeds: int, console: rich.console.Console
-    ):
-        super().__init__(env_step, num_env_steps, num_seeds)
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[shown]}"),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "starting", total=num_env_steps, completed=env_step, shown=""
-        )
-        self._bar.start()
-
-    def refresh(self) -> None:
-        """Moves the bar."""
-        shown = f"return {self.newest_return}  {self.rate:.1f} env steps/s  {self.time_left} left"
-        self._bar.update(self._task, completed=self.env_step, shown=shown, description="training")
-
-    def message(self, text: str) -> None:
-        """Prints it above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        """Prints it, above the bar if there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
+        """Removes the bar, and gives the terminal its cursor back."""
+        if self._bar is not None:
+            self._bar.stop()
 
-    def leave(self) -> None:
-        """Gives the terminal its cursor back."""
-        self._bar.stop()
-
-
-def make_progress(env_step: int, num_env_steps: int, num_seeds: int) -> Listener:
-    """A bar for a terminal, lines for other outputs."""
-    console = rich.console.Console()
-    if console.is_terminal:
-        return TerminalProgress(env_step, num_env_steps, num_seeds, console)
-    return PlainProgress(env_step, num_env_steps, num_seeds)
+    leave = close

@@ -17,8 +17,7 @@ from dime.training.checkpoint import (
     RunState,
     to_arrays,
 )
-from dime.training.checkpoint.replay import ReplaySaver
-from dime.training.checkpoint.writer import bytes_on_disk, explain_full_disk
+from dime.training.checkpoint.writer import ReplaySaver, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
 from dime.training.faults import Event, Restart, SeedFailure, SupportWatch, save_failure
 from dime.training.host.episodes import repeat_warning
@@ -365,7 +364,7 @@ class Loop:
             env_step=learners.env_step,
             updates=learners.update,
             seeds=learners.seeds,
-            spaces=learners.spaces.to_json(),
+            spaces=learners.spaces,
             episodes=learners.episodes(),
             last_evaluation_step=self._last_evaluation_step,
             metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},

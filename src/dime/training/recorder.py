@@ -16,6 +16,9 @@ from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
+# What a checkpoint keeps, besides the records' sizes and the time.
+_KEPT = ("last_evaluation", "failed_seeds", "env_restarts", "unrepeatable")
+
 
 class Recorder:
     """Writes metrics.jsonl, evaluations.jsonl and status.json, and notifies the listeners.
@@ -35,8 +38,8 @@ class Recorder:
         self._listeners = listeners
         self._callback = callback
         self._process = this_process()
-        self._metrics = RecordFile(directory.metrics_file)
-        self._evaluations = RecordFile(directory.evaluations_file)
+        files = (directory.metrics_file, directory.evaluations_file)
+        self._files = {file.name: RecordFile(file) for file in files}
         self._wall_time_before = 0.0
         self._began = self._window_began = time.monotonic()
         self._window_start = (0, 0)
@@ -53,48 +56,34 @@ class Recorder:
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint keeps of the records; they are on the disk when this returns."""
-        return {
-            "record_bytes": {
-                "metrics.jsonl": self._metrics.sync(),
-                "evaluations.jsonl": self._evaluations.sync(),
-            },
-            "wall_time_s": self.wall_time_s,
-            "last_evaluation": self.last_evaluation,
-            "failed_seeds": self.failed_seeds,
-            "env_restarts": self.env_restarts,
-            "unrepeatable": self.unrepeatable,
-        }
+        sizes = {name: file.sync() for name, file in self._files.items()}
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {"record_bytes": sizes, "wall_time_s": self.wall_time_s, **kept}
 
     def restore(self, run: RunState) -> list[str]:
-        """Cuts the records at a checkpoint's position; returns what there is to say of it."""
-        env_step, sizes = run.env_step, run.record_bytes
+        """Cuts the records at a checkpoint's position; returns messages for the user."""
         self._wall_time_before = run.wall_time_s
-        self.last_evaluation, self.failed_seeds = run.last_evaluation, run.failed_seeds
-        self.env_restarts, self.unrepeatable = run.env_restarts, run.unrepeatable
-        self._window_start = (env_step, run.updates)
+        for name in _KEPT:
+            setattr(self, name, getattr(run, name))
+        self._window_start = (run.env_step, run.updates)
         notes = [
-            f"warning: {path} is damaged: records of before env step {env_step} are missing."
-            for name, size in sizes.items()
-            if (path := self._directory.metrics_file.with_name(name)).stat().st_size < size
+            f"warning: {path} is damaged: records of before env step {run.env_step} are missing."
+            for name, size in run.record_bytes.items()
+            if (path := self._files[name].path).stat().st_size < size
         ]
-        num_cut = self._cut(sizes)
-        if num_cut:
+        if num_cut := self._cut(run.record_bytes):
             notes.append(
-                f"{num_cut} records newer than env step {env_step} went to discarded.jsonl."
+                f"{num_cut} records newer than env step {run.env_step} went to discarded.jsonl."
             )
         return notes
 
     def restart(self) -> None:
-        """Sets aside the records of a start that never came to a checkpoint."""
-        self._cut({"metrics.jsonl": 0, "evaluations.jsonl": 0})
+        """Sets aside the records of a process that never came to a checkpoint."""
+        self._cut(dict.fromkeys(self._files, 0))
 
     def _cut(self, sizes: dict[str, int]) -> int:
-        return sum(
-            cut_records(
-                self._directory.metrics_file.with_name(name), size, self._directory.discarded_file
-            )
-            for name, size in sizes.items()
-        )
+        discarded = self._directory.discarded_file
+        return sum(cut_records(self._files[name].path, n, discarded) for name, n in sizes.items())
 
     def start(self) -> None:
         """Rates are counted from here on (compilation is behind)."""
@@ -119,16 +108,14 @@ class Recorder:
                 "env_steps_per_s": steps / seconds,
                 "updates_per_s": updated / seconds,
             }
-            self._attempt(partial(self._metrics.append, line))
-            self._publish("metrics", line)
+            self._publish("metrics.jsonl", line)
 
     def evaluation(self, record: Record) -> None:
         """Adds a line to evaluations.jsonl."""
-        line = {**record, "wall_time_s": self.wall_time_s}
-        self._attempt(partial(self._evaluations.append, line))
         by_mode = self.last_evaluation.setdefault(str(record["seed"]), {})
         by_mode[record["mode"]] = float(np.mean(record["returns"]))
-        self._publish("evaluation", line)
+        line = {**record, "wall_time_s": self.wall_time_s}
+        self._publish("evaluations.jsonl", line)
 
     def _attempt(self, write: Callable[[], None]) -> None:
         """Writes to the run's folder; a full disk is reported and stops nothing."""
@@ -137,13 +124,14 @@ class Recorder:
         except OSError as error:
             self.message(f"warning: {error}. Training continues; the next record tries again.")
 
-    def _publish(self, kind: str, record: Record) -> None:
-        self._notify(lambda listener: getattr(listener, kind)(record))
+    def _publish(self, name: str, record: Record) -> None:
+        self._attempt(partial(self._files[name].append, record))
+        self._notify(lambda listener: listener.record(record))
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
     def message(self, text: str) -> None:
-        """Something that the user should read."""
+        """Shows something that the user should read."""
         self._notify(lambda listener: listener.message(text))
 
     def restart_of_environment(self, restart: Restart) -> None:
@@ -178,6 +166,10 @@ class Recorder:
         reason: str | None = None,
     ) -> None:
         """Replaces status.json; `checkpoint` is the env step of the newest one."""
+        # Whether episodes repeat is tried when a run first evaluates.
+        resume = "exact" if self.last_evaluation else "not tried"
+        if self.unrepeatable is not None:
+            resume = f"approximate: {self.unrepeatable}"
         content = {
             "state": state,
             "reason": reason,
@@ -189,25 +181,19 @@ class Recorder:
             "last_evaluation": self.last_evaluation,
             "failed_seeds": {seed: asdict(failed) for seed, failed in self.failed_seeds.items()},
             "env_restarts": self.env_restarts,
-            "resume": self._kind_of_resume(),
+            "resume": resume,
             "process": self._process,
         }
         self._attempt(partial(write_json, self._directory.status_file, content))
 
-    def _kind_of_resume(self) -> str:
-        """Episodes are repeated as a trial when a run first evaluates, and not before."""
-        if self.unrepeatable is not None:
-            return f"approximate: {self.unrepeatable}"
-        return "exact" if self.last_evaluation else "not tried"
-
     def leave(self, text: str) -> None:
-        """Says a last thing before the process ends at once."""
+        """Prints a last message before the process ends at once."""
         self._notify(lambda listener: listener.leave())
         with suppress(OSError, ValueError):
             print(text, flush=True)
 
     def close(self) -> None:
         """Closes files and listeners."""
-        self._metrics.close()
-        self._evaluations.close()
+        for file in self._files.values():
+            file.close()
         self._notify(lambda listener: listener.close())

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dime.errors import DimeError
 
@@ -27,11 +27,11 @@ def parse_json(content: bytes) -> Any:
         value = json.loads(
             content.decode("utf-8-sig"), object_pairs_hook=_table, parse_constant=_refuse_constant
         )
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not _is_shallow(value, _DEEPEST):
-        raise ValueError("nested too deeply")
-    return value
+        if _is_shallow(value, _DEEPEST):
+            return value
+    except RecursionError:
+        pass
+    raise ValueError("nested too deeply")
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _is_shallow(value: Any, levels: int) -> bool:
@@ -87,7 +87,7 @@ def require_writable(file: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file beside `path` and renames it: a reader meets the old or the new one.
+    """Replaces a JSON file at once: a reader meets the old or the new one.
 
     A number that JSON does not have (NaN, infinity) becomes null.
     """
@@ -146,8 +146,7 @@ class RecordFile:
 
         Raises `OSError` if the disk does not take it.
         """
-        line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        self._unwritten += line.encode()
+        self._unwritten += (json.dumps(_finite(record)) + "\n").encode()
         self._write()
 
     def _write(self) -> None:
@@ -197,8 +196,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = parse_json(line)
-            except ValueError as error:
-                raise DimeError(f"{path} is damaged: line {number} is no record.") from error
+            except ValueError:
+                record = None
             if not isinstance(record, dict):
                 raise DimeError(f"{path} is damaged: line {number} is no record.")
             yield record
@@ -214,32 +213,14 @@ def cut_records(path: Path, size: int, discarded: Path) -> int:
         return 0
     with path.open("rb") as file:
         if path.stat().st_size < size:
-            size = _end_of_lines(file)
-        if path.stat().st_size == size:
-            return 0
+            size = file.read().rfind(b"\n") + 1
         file.seek(size)
-        moved = _move(file, discarded)
-    os.truncate(path, size)
-    return moved
-
-
-def _end_of_lines(file: BinaryIO) -> int:
-    """Where the last whole line of a file ends."""
-    end = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, end - LARGEST_JSON))
-    newline = file.read().rfind(b"\n")
-    return start + newline + 1 if newline >= 0 else 0
-
-
-def _move(file: BinaryIO, discarded: Path) -> int:
-    """Appends what follows in a file to another, line by line; returns how many lines."""
-    moved, line = 0, b""
+        tail = file.read()
+    if not tail:
+        return 0
     with discarded.open("ab") as other:
-        for line in iter(lambda: file.readline(LARGEST_JSON), b""):
-            other.write(line)
-            moved += 1
-        if not line.endswith(b"\n"):
-            other.write(b"\n")
+        other.write(tail if tail.endswith(b"\n") else tail + b"\n")
         other.flush()
         os.fsync(other.fileno())
-    return moved
+    os.truncate(path, size)
+    return len(tail.removesuffix(b"\n").split(b"\n"))

@@ -1,9 +1,10 @@
-"""Starting a run from a config, and resuming one from its run directory."""
+"""Training runs as functions: starting one from a config, resuming one from its run directory."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv
 from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
-from dime.envs.spaces import Spaces
-from dime.errors import DimeError, require
+from dime.errors import DimeError, choose, require
 from dime.training.checkpoint import Checkpoint, from_arrays
 from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
 from dime.training.device.learners import DeviceLearners
@@ -26,24 +26,128 @@ from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners
 from dime.training.host.overlap import OverlapLearners
 from dime.training.host.programs import initialise, seed_keys
-from dime.training.listeners import Listener, Record, TensorBoard, WeightsAndBiases, make_progress
+from dime.training.listeners import Listener, Progress, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.machine import (
     dispatch_from_this_thread,
     keep_compiled_programs,
     refuse_if_too_large,
 )
+from dime.training.presets import make_config
+from dime.training.process import EXIT_SAVED
 from dime.training.recorder import Recorder
 from dime.training.return_support import require_support
 from dime.training.run_directory import RunDirectory
 from dime.types import Agent, EnvSpec
+
+Callback = Callable[[Record], Any]
+
+
+class RunFailedError(DimeError):
+    """At least one seed failed; `result` says how the run ended."""
+
+    def __init__(self, result: RunResult):
+        super().__init__(f"The run in {result.run_dir} failed: {result.reason}")
+        self.result = result
+
+
+def train(  # noqa: PLR0913  the public entry; everything past the third is keyword-only
+    env: EnvLike,
+    algorithm: str = "dime",
+    preset: str = "paper",
+    *,
+    run_dir: str | Path | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> RunResult:
+    """Trains agents and leaves a run directory.
+
+    Args:
+        env: id of an environment (`dime.make_env`), or a function that returns a new
+            `gymnasium.Env` at each call.
+        algorithm: name of the algorithm (`dime list algorithms`), or `module:NAME` for a
+            `dime.Algorithm` of your own.
+        preset: what the settings start from: `paper`, `released` or `laptop`.
+        run_dir: where the run goes, a folder that does not exist or is empty; by default
+            `runs/ENV/ALGORITHM/<date-time>`.
+        env_kwargs: passed to the environment.
+        callback: receives every record, a line of metrics.jsonl or evaluations.jsonl; the run is
+            saved and stopped when it returns something true.
+        progress: whether to show how far the run is.
+        **options: settings of the loop by name (`num_env_steps=2000`, `seeds=(0, 1)`), of the
+            algorithm as in its config, nested ones as dicts (`critic={"hidden_dim": 256}`).
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        DimeError: the request cannot be fulfilled; no folder was made.
+        RunFailedError: a seed failed.
+        KeyboardInterrupt, SystemExit: a signal stopped the run, after it was saved.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> result = train("dime/TwoModeBandit-v0", preset="laptop", num_env_steps=60,
+    ...     num_random_steps=50, run_dir=f"{folder}/run", progress=False)
+    >>> result.state, result.env_step
+    ('finished', 60)
+    """
+    config = make_config(env, algorithm, preset, env_kwargs, **options)
+    place = Path(run_dir) if run_dir else None
+    return _checked(start_run(config, env, place, Hooks(callback, progress)))
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    env: EnvLike | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    **changes: Any,
+) -> RunResult:
+    """Continues a run from its newest intact checkpoint, bit for bit as if it had never stopped.
+
+    Args:
+        run_dir: the run's folder.
+        env: the run's environment again, if it was passed as an object.
+        callback: as for `train`.
+        progress: as for `train`.
+        **changes: what changes from here on: a larger `num_env_steps` extends the run; a
+            larger `max_env_restarts` gives its environments further tries; `env_process` and
+            `env_timeout_s` as for `train`.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        DimeError: the folder is not a run, no checkpoint is intact, or the run is complete.
+        RunFailedError, KeyboardInterrupt, SystemExit: as for `train`.
+    """
+    known = [field.name for field in fields(Changes)]
+    for name in changes:
+        choose("option of a resumed run", name, known)
+    hooks = Hooks(callback, progress)
+    return _checked(resume_run(Path(run_dir), env, Changes(**changes), hooks))
+
+
+def _checked(result: RunResult) -> RunResult:
+    """The result of a run that finished; raises if a signal stopped it or it failed."""
+    if result.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if result.signal is not None:
+        raise SystemExit(EXIT_SAVED)
+    if result.state == "failed":
+        raise RunFailedError(result)
+    return result
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What a run calls and shows besides writing its files."""
 
-    callback: Callable[[Record], Any] | None = None
+    callback: Callback | None = None
     """Receives every record; a true result stops the run."""
     progress: bool = True
     """Whether to show how far the run is."""
@@ -72,13 +176,11 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
 
     Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
     """
-    _prepare_device(config.training.overlap)
+    if run_dir:
+        RunDirectory(run_dir).refuse_if_taken()
+    _prepare(config)
     with _environments(config, env) as environments:
         require_support(config, environments[0])
-        if run_dir:
-            RunDirectory(run_dir).refuse_if_taken()
-        _require_loggers(config)
-        _refuse_what_does_not_go_together(config, environments[0])
         agent = _agent(config, environments[0], len(config.training.seeds))
         if hooks.before_start is not None:
             hooks.before_start(config)
@@ -90,8 +192,8 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
         with directory.locked(), ExitStack() as stack:
             with directory.removed_on_failure(keep_empty=existed):
                 learners = _learners(config, env, environments, agent, None)
-                parts = (config, directory, environments[0], learners, hooks)
-                loop = stack.enter_context(_loop(*parts))
+                prepared = _loop(config, directory, environments[0], learners, hooks)
+                loop = stack.enter_context(prepared)
             return loop.run(None)
 
 
@@ -107,29 +209,23 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             "file cannot hold. Resume it from Python with the same one: "
             f'dime.resume("{run_dir}", env={config.env})'
         )
-    env = env if env is not None else config.env
-    changed = _changed(config, changes)
-    _prepare_device(config.training.overlap)
-    _require_loggers(config)
-    with _environments(changed, env) as environments, directory.locked():
+    env = config.env if env is None else env
+    _prepare(config)
+    with directory.locked(), ExitStack() as stack:
         checkpoint, warnings = directory.checkpoints.load_newest()
-        env_step = checkpoint.env_step if checkpoint else 0
-        extended = _extended(changed, changes.num_env_steps, env_step, directory)
+        changed = _changed(config, changes, checkpoint, directory)
+        environments = stack.enter_context(_environments(changed, env))
         seeds = checkpoint.run.seeds if checkpoint else config.training.seeds
-        if checkpoint is None:
-            _refuse_if_checkpoints_are_gone(directory)
-        else:
-            _refuse_if_other(checkpoint, config, environments[0])
-        _refuse_what_does_not_go_together(extended, environments[0])
-        agent = _agent(extended, environments[0], len(seeds))
+        agent = _agent(changed, environments[0], len(seeds))
         if checkpoint is not None:
-            _refuse_other_arrays(checkpoint, extended, environments[0], agent)
+            _refuse_if_other(checkpoint, changed, environments[0], agent)
         # From here on nothing refuses, and the run may be changed.
-        if extended != config:
-            directory.write_config(extended.to_json())
+        if changed != config:
+            directory.write_config(changed.to_json())
         if warnings and checkpoint:
             directory.checkpoints.set_aside(checkpoint.path)
-            warnings.append(f"Continuing from the checkpoint at env step {env_step} instead.")
+            at = checkpoint.env_step
+            warnings.append(f"Continuing from the checkpoint at env step {at} instead.")
         if used := without_removed_options(content)[1]:
             warnings.append(
                 f"This run used {' and '.join(used)}, which this release no longer has. It "
@@ -137,13 +233,14 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
-        learners = _learners(extended, env, environments, agent, checkpoint)
-        with _loop(extended, directory, environments[0], learners, hooks) as loop:
-            return loop.run(checkpoint)
+        learners = _learners(changed, env, environments, agent, checkpoint)
+        loop = stack.enter_context(_loop(changed, directory, environments[0], learners, hooks))
+        return loop.run(checkpoint)
 
 
-def _prepare_device(overlap: bool) -> None:
-    if not overlap:
+def _prepare(config: RunConfig) -> None:
+    """Refuses a device or a logger that cannot be used."""
+    if not config.training.overlap:
         dispatch_from_this_thread()
     try:
         jax.devices()
@@ -153,48 +250,59 @@ def _prepare_device(overlap: bool) -> None:
             f"is {os.environ.get('JAX_PLATFORMS', '')!r}; `dime doctor` shows what there is."
         ) from error
     keep_compiled_programs()
+    if config.training.wandb_project is not None:
+        WeightsAndBiases.require_ready()
 
 
-def _refuse_if_checkpoints_are_gone(directory: RunDirectory) -> None:
-    saved = directory.status().get("checkpoint_env_step")
-    if saved is not None:
-        raise DimeError(
-            f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
-            f"them back, or train again: dime train --config {directory.path / 'config.json'}"
-        )
-
-
-def _refuse_if_other(checkpoint: Checkpoint, config: RunConfig, environment: Environment) -> None:
-    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
-    spaces, seeds, training = environment.spaces, checkpoint.run.seeds, config.training
-    capacity = training.replay_capacity
+def _changed(
+    config: RunConfig, changes: Changes, checkpoint: Checkpoint | None, directory: RunDirectory
+) -> RunConfig:
+    """The config with the changes; refuses a run that is complete, or has lost its checkpoints."""
+    status = directory.status()
+    env_step, saved = checkpoint.env_step if checkpoint else 0, status.get("checkpoint_env_step")
     require(
-        seeds == [seed for seed in training.seeds if seed in seeds],
-        f"{checkpoint.path} has the seeds {seeds}, which are not among those of config.json in "
-        f"that order: {list(training.seeds)}.",
+        checkpoint is not None or saved is None,
+        f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
+        f"them back, or train again: dime train --config {directory.path / 'config.json'}",
     )
-    spaces.refuse_if_other(Spaces.from_json(checkpoint.run.spaces), str(checkpoint.path))
-    first = min((start for _, start in checkpoint.replay_files), default=0)
-    needed = max(0, checkpoint.env_step - capacity)
+    asked = {name: value for name, value in asdict(changes).items() if value is not None}
+    planned = config.training.num_env_steps
+    wanted = asked.get("num_env_steps", planned)
+    complete = wanted == env_step and status.get("state") == "finished"
     require(
-        first <= needed,
-        f"{checkpoint.path} holds transitions from number {first} on, but a replay_capacity of "
-        f"{capacity} needs them from {needed} on. Set replay_capacity back in config.json.",
+        wanted >= planned and not complete,
+        f"{directory.path} is at env step {env_step} of {planned}; to extend it, give a larger "
+        f"number than {planned}: --num-env-steps N",
     )
-    was, now = checkpoint.run.on_device, on_device(environment)
-    places = {True: "in one program with the learner", False: "outside of the learner's program"}
-    require(
-        was == now,
-        f"{checkpoint.path} is of a run whose environments were stepped {places[was]}; now they "
-        f"would be {places[now]}. Resume it with the environment and the env_process that it had.",
-    )
+    return replace_nested(config, {"training": asked})
 
 
-def _refuse_other_arrays(
+def _refuse_if_other(
     checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
 ) -> None:
-    """Raises `DimeError` if a checkpoint's arrays are not those of this agent or environment."""
-    keys, num_envs = seed_keys(tuple(checkpoint.run.seeds)), config.training.envs_per_seed
+    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
+    path, run, training = checkpoint.path, checkpoint.run, config.training
+    require(
+        run.seeds == [seed for seed in training.seeds if seed in run.seeds],
+        f"{path} has the seeds {run.seeds}, which are not among those of config.json in that "
+        f"order: {list(training.seeds)}.",
+    )
+    environment.spaces.refuse_if_other(run.spaces, str(path))
+    first = checkpoint.segments[0].start if checkpoint.segments else 0
+    needed = max(0, run.env_step - training.replay_capacity)
+    require(
+        first <= needed,
+        f"{path} holds transitions from number {first} on, but a replay_capacity of "
+        f"{training.replay_capacity} needs them from {needed} on. Set replay_capacity back in "
+        "config.json.",
+    )
+    on_device = isinstance(environment.env, JaxEnv)
+    require(
+        run.on_device == on_device,
+        f"{path} is of a run whose environments were {'not ' * on_device}stepped in one program "
+        "with the learner. Resume it with the environment and the env_process that it had.",
+    )
+    keys, num_envs = seed_keys(tuple(run.seeds)), training.envs_per_seed
     from_arrays(checkpoint.state, jax.eval_shape(partial(initialise, agent), keys))
     if isinstance(environment.env, JaxEnv):
         begin = partial(first_episodes, environment.env.task, num_envs)
@@ -203,38 +311,30 @@ def _refuse_other_arrays(
 
 
 def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
-    """The agent; refuses a wrong one, or one that is too large for so many seeds."""
-    spec = EnvSpec(env.obs_dim, env.action_dim, config.training.replay_capacity)
-    agent = find_algorithm(config.algorithm).make(config.settings, spec)
-    modes = {"explore", *find_algorithm(config.algorithm).modes}
+    """The agent; refuses options that the environment does not have, or too many seeds for it."""
+    training, on_device = config.training, isinstance(env.env, JaxEnv)
+    require(
+        not (training.overlap and on_device),
+        f"--overlap does not go with {config.env}: it is stepped in one program with the learner, "
+        "so nothing waits for it. Leave the option out.",
+    )
+    require(
+        training.envs_per_seed == 1 or on_device,
+        f"envs_per_seed is {training.envs_per_seed}, but {config.env} is not stepped in one "
+        "program with the learner: each seed has one such environment (docs/environments.md).",
+    )
+    spec = EnvSpec(env.obs_dim, env.action_dim, training.replay_capacity)
+    algorithm = find_algorithm(config.algorithm)
+    agent = algorithm.make(config.settings, spec)
+    modes = {"explore", *algorithm.modes}
     if not isinstance(agent, Agent) or set(agent.act) != modes:
         found = sorted(agent.act) if isinstance(agent, Agent) else type(agent).__name__
         raise DimeError(
             f"The algorithm '{config.algorithm}' must make an Agent whose `act` has "
             f"{sorted(modes)} (explore, and the modes that it lists); it made {found}."
         )
-    refuse_if_too_large(agent, config.training, spec, num_seeds)
+    refuse_if_too_large(agent, training, spec, num_seeds)
     return agent
-
-
-def on_device(environment: Environment) -> bool:
-    """Whether a run steps this environment in one program with the learner."""
-    return isinstance(environment.env, JaxEnv)
-
-
-def _refuse_what_does_not_go_together(config: RunConfig, environment: Environment) -> None:
-    """Options that only environments in the learner's program have, or only others."""
-    overlap, together = config.training.overlap, config.training.envs_per_seed
-    require(
-        not (overlap and on_device(environment)),
-        f"--overlap does not go with {config.env}: it is stepped in one program with the learner, "
-        "so that nothing waits for it. Leave the option out.",
-    )
-    require(
-        together == 1 or on_device(environment),
-        f"envs_per_seed is {together}, but {config.env} is not stepped in one program with the "
-        "learner: of such an environment each seed has one (docs/environments.md).",
-    )
 
 
 @contextmanager
@@ -258,33 +358,6 @@ def environment_maker(config: RunConfig, env: EnvLike) -> Callable[[], Environme
     return partial(make, env, config.env_kwargs, process_timeout_s=timeout_s)
 
 
-def _require_loggers(config: RunConfig) -> None:
-    if config.training.wandb_project is not None:
-        WeightsAndBiases.require_ready()
-
-
-def _changed(config: RunConfig, changes: Changes) -> RunConfig:
-    """The config with every change except its length."""
-    asked = {name: value for name, value in asdict(changes).items() if value is not None}
-    asked.pop("num_env_steps", None)
-    return replace_nested(config, {"training": asked})
-
-
-def _extended(
-    config: RunConfig, num_env_steps: int | None, env_step: int, directory: RunDirectory
-) -> RunConfig:
-    """The config with a larger number of env steps."""
-    planned = config.training.num_env_steps
-    wanted = planned if num_env_steps is None else num_env_steps
-    complete = wanted == env_step and directory.status().get("state") == "finished"
-    if wanted < planned or complete:
-        raise DimeError(
-            f"{directory.path} is at env step {env_step} of {planned}; to extend it, give a larger "
-            f"number than {planned}: --num-env-steps N"
-        )
-    return replace_nested(config, {"training": {"num_env_steps": wanted}})
-
-
 def _learners(
     config: RunConfig,
     env: EnvLike,
@@ -293,12 +366,11 @@ def _learners(
     checkpoint: Checkpoint | None,
 ) -> HostLearners | DeviceLearners:
     training = config.training
-    if on_device(environments[0]):
+    if isinstance(environments[0].env, JaxEnv):
         return DeviceLearners(training, agent, environments[0], checkpoint)
     by_seed = dict(zip(training.seeds, environments, strict=True))
-    make_environment = environment_maker(config, env)
     chosen = OverlapLearners if training.overlap else HostLearners
-    return chosen(training, agent, by_seed, make_environment, checkpoint)
+    return chosen(training, agent, by_seed, environment_maker(config, env), checkpoint)
 
 
 @contextmanager
@@ -333,6 +405,5 @@ def _listeners(
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
     if hooks.progress:  # last: it takes the terminal
-        num_seeds = len(training.seeds)
-        listeners.append(make_progress(env_step, training.num_env_steps, num_seeds))
+        listeners.append(Progress(env_step, training.num_env_steps, len(training.seeds)))
     return listeners

@@ -10,14 +10,14 @@
         000000000-000000500.safetensors     transitions [0, 500) of every seed
 
 Arrays are safetensors, everything else JSON; nothing is ever unpickled. The sums find damage. A
-file that was forged, with a right sum, is refused or read, but it runs no code.
+forged file with a right sum is refused or read, but runs no code.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,19 +42,16 @@ class Digest:
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Digest):
     """A file of the replay: transitions [start, stop)."""
 
     start: int
     stop: int
-    sha256: str
-    bytes: int
     file: str
 
     def __post_init__(self):
-        # A file of another name could be anywhere.
         expected = segment_name(self.start, self.stop)
-        require(
+        require(  # a file of another name could be anywhere
             0 <= self.start < self.stop and self.file == expected,
             f"the replay's segment {self.file!r:.80} is not {expected}.",
         )
@@ -77,7 +74,7 @@ class Manifest:
         names = {"state.safetensors", "episodes.safetensors", "run.json"}
         require(set(self.files) == names, f"files are {sorted(self.files)!r:.200}.")
         joined = all(one.stop == other.start for one, other in pairwise(self.replay))
-        require(joined, "the replay's segments do not follow each other.")
+        require(joined, "there are gaps between the replay's segments.")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class RunState:
     env_step: int
     updates: int
     seeds: list[int]
-    spaces: dict
+    spaces: Spaces
     episodes: list[EpisodePosition]
     last_evaluation_step: int | None
     record_bytes: dict[str, int]
@@ -115,7 +112,7 @@ class RunState:
     env_restarts: dict[str, int] = field(default_factory=dict)
     unrepeatable: str | None = None
     learnt_env_step: int | None = None
-    """With `--overlap`: whose updates were made last."""
+    """With `--overlap`: the env step whose updates were made last."""
     on_device: bool = False
     """Whether the episodes' arrays are the states of environments that JAX computes."""
     metrics: dict[str, list] | None = None
@@ -133,13 +130,6 @@ class RunState:
             len(self.seeds) > 0 and len({len(part) for part in of_seeds}) == 1,
             f"seeds are {self.seeds!r:.80}, with a number of episodes or metrics that differs.",
         )
-        Spaces.from_json(self.spaces)
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
-        content = asdict(self)
-        optional = {"learnt_env_step": None, "on_device": False}
-        return {k: v for k, v in content.items() if k not in optional or v != optional[k]}
 
 
 @dataclass(frozen=True)
@@ -179,7 +169,7 @@ def to_arrays(tree: Any) -> Arrays:
 
 
 def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
-    """The pytree of `template`'s structure, which is that `of` something, from its leaves by path.
+    """The pytree of `template`'s structure from its leaves by path; `of` is a word for errors.
 
     Raises `DimeError` if a leaf is missing, left over, or of another shape or type.
     """
@@ -191,10 +181,9 @@ def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
 
 
 def _with_present_names(arrays: Arrays, names: Iterable[str]) -> Arrays:
-    """The arrays under `names`, if a checkpoint has them under the names of earlier releases.
+    """The arrays under `names`, also if a checkpoint has them under those of earlier releases.
 
-    There the policy and its optimiser stood side by side in the state, and SAC's policy was the
-    perceptron itself.
+    There the policy and its optimiser were separate in the state, and SAC's policy was its network.
     """
     present = dict(arrays)
     for name in set(names) - set(arrays):
@@ -207,21 +196,14 @@ def _with_present_names(arrays: Arrays, names: Iterable[str]) -> Arrays:
     return present
 
 
-class Layout(NamedTuple):
-    """An array's."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-
 def require_layout(found: Mapping[str, Any], expected: Mapping[str, Any], of: str) -> None:
-    """Raises `DimeError` if the arrays are not just those expected, by name, shape and dtype."""
-    if odd := sorted(set(found) ^ set(expected))[:3]:
-        raise DimeError(f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
+    """Raises `DimeError` unless the arrays have the expected names, shapes and dtypes."""
+    odd = sorted(set(found) ^ set(expected))[:3]
+    require(not odd, f"The checkpoint's arrays do not fit this {of}; first: {odd}.")
     for name, wanted in expected.items():
         array = found[name]
-        if tuple(array.shape) != tuple(wanted.shape) or array.dtype != wanted.dtype:
-            raise DimeError(
-                f"The checkpoint's {name} is {array.dtype}{list(array.shape)}, "
-                f"this {of}'s is {wanted.dtype}{list(wanted.shape)}."
-            )
+        require(
+            (tuple(array.shape), array.dtype) == (tuple(wanted.shape), wanted.dtype),
+            f"The checkpoint's {name} is {array.dtype}{list(array.shape)}, "
+            f"this {of}'s is {wanted.dtype}{list(wanted.shape)}.",
+        )

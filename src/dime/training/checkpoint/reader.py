@@ -6,34 +6,39 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, TypeVar
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dime.envs.spaces import Spaces
-from dime.errors import DimeError
+from dime.errors import DimeError, describe, require
 from dime.training.checkpoint import (
     Arrays,
     Checkpoint,
     DamagedError,
     Digest,
-    Layout,
     Manifest,
     RunState,
     Segment,
     require_layout,
 )
-from dime.training.config import FORMAT_VERSION, from_table
+from dime.training.config import from_table, require_version
 from dime.training.records import parse_json, read_small
+from dime.training.replay import Replay, Storage, empty_replay, within_range
+from dime.types import EnvSpec
 
-_NOT_ARRAYS = (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError)
+_WRONG_CONTENT = (
+    DimeError,
+    safetensors.SafetensorError,
+    *(ValueError, KeyError, TypeError, OverflowError),
+)
 _MISSING_OR_BROKEN = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
-Content = TypeVar("Content")
+_DTYPES = {"F32": np.dtype("float32"), "BOOL": np.dtype(bool)}
 
 
 def digest(content: bytes) -> Digest:
@@ -60,18 +65,21 @@ def read_checkpoint(path: Path, replay_folder: Path | None) -> Checkpoint:
     """
     manifest = read_manifest(path)
     contents = {name: _verified(path / name, known) for name, known in manifest.files.items()}
-    run = _read_run(path / "run.json", contents["run.json"])
-    state = _arrays(path / "state.safetensors", contents["state.safetensors"])
-    episodes = _arrays(path / "episodes.safetensors", contents["episodes.safetensors"])
-    if not run.on_device:  # else the task itself says what it needs, when the run goes on
-        expected = _layout_of_episodes(run, episodes)
-        _require(path / "episodes.safetensors", episodes, expected)
-    if (manifest.replay[-1].stop if manifest.replay else 0) != run.env_step:
-        raise DamagedError(f"{path} is damaged: its replay does not end at its env step.")
-    segments = manifest.replay if replay_folder else []
-    files = [((replay_folder or path) / segment.file, segment.start) for segment in segments]
-    for (file, _), segment in zip(files, segments, strict=True):
+    with _explained(path / "run.json"):
+        run = from_table(RunState, parse_json(contents["run.json"]))
+        stop = manifest.replay[-1].stop if manifest.replay else 0
+        require(stop == run.env_step, "its env step is not where the replay ends.")
+    with _explained(path / "state.safetensors"):
+        state = safetensors.numpy.load(contents["state.safetensors"])
+    with _explained(path / "episodes.safetensors"):
+        episodes = safetensors.numpy.load(contents["episodes.safetensors"])
+        if not run.on_device:  # otherwise the environment knows the layout when the run continues
+            require_layout(episodes, _layout_of_episodes(run, episodes), "run")
+    files = []
+    for segment in manifest.replay if replay_folder else []:
+        file = (replay_folder or path) / segment.file
         _verify_segment(file, segment, run)
+        files.append((file, segment.start))
     sha256 = manifest.files["state.safetensors"].sha256
     return Checkpoint(path, state, episodes, run, manifest.replay, files, sha256)
 
@@ -79,148 +87,106 @@ def read_checkpoint(path: Path, replay_folder: Path | None) -> Checkpoint:
 def read_manifest(path: Path) -> Manifest:
     """The verified content of a checkpoint's manifest.json. Raises as `read_checkpoint`."""
     file = path / "manifest.json"
-    try:
-        _ordinary_size(file)
+    with _explained(file):
+        _require_ordinary(file)
         content = read_small(file)
         body = parse_json(content)["content"]
-        intact = content == sealed(body)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{file} is damaged ({type(error).__name__}).") from error
-    if not intact:
-        raise DamagedError(f"{file} is damaged: its content does not match its SHA-256.")
-    version = body.get("format_version") if isinstance(body, dict) else None
-    if type(version) is int and version > FORMAT_VERSION:
-        raise DimeError(
-            f"{path} has format version {version}; this release of dime reads up "
-            f"to {FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-        )
-    return _typed(file, body, Manifest)
+        require(content == sealed(body), "its content does not match its SHA-256.")
+        version = body["format_version"]
+    if isinstance(version, int):
+        require_version(version, path)
+    with _explained(file):
+        return from_table(Manifest, body)
 
 
-def _read_run(file: Path, content: bytes) -> RunState:
-    try:
-        return _typed(file, parse_json(content), RunState)
-    except ValueError as error:
-        raise DamagedError(f"{file} is damaged: {error}.") from error
-
-
-def _typed(file: Path, content: Any, kind: type[Content]) -> Content:
-    try:
-        return from_table(kind, content)
-    except DimeError as error:
-        raise DamagedError(f"{file} is damaged: {error}") from error
-
-
-def _unreadable(file: Path, error: OSError) -> DimeError:
-    """Damage if a file is gone or its disk is broken; else a plain refusal.
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Inside, any error about a file becomes a `DimeError` that names it, if possible as damage.
 
     What cannot be read now (too many open files, no permission, a share that is away) may be
     whole, and must not be set aside.
     """
-    if error.errno in _MISSING_OR_BROKEN:
-        return DamagedError(f"{file} is damaged: {error.strerror}.")
-    return DimeError(f"{file} cannot be read now: {error.strerror}. It may be whole; try again.")
-
-
-def _ordinary_size(file: Path) -> int:
-    """The size of a file; refuses links, which could lead anywhere, pipes, folders and devices."""
-    found = file.lstat()
-    if not S_ISREG(found.st_mode):
-        raise DamagedError(f"{file} is damaged: not an ordinary file.")
-    return found.st_size
-
-
-@contextmanager
-def _opened(file: Path, size: int) -> Iterator[BufferedReader]:
-    """The file, which has this size; errors of the disk are explained."""
     try:
-        found = _ordinary_size(file)
-        if found != size:
-            raise DamagedError(f"{file} is damaged: {found} bytes instead of {size}.")
-        with file.open("rb") as opened:
-            yield opened
-    except OSError as error:
-        raise _unreadable(file, error) from error
+        yield
+    except _WRONG_CONTENT as error:
+        reason = str(error) if isinstance(error, DimeError) else f"{describe(error):.200}."
+        raise DamagedError(f"{file} is damaged: {reason}") from error
     except MemoryError as error:
+        size = file.stat().st_size
         raise DimeError(f"{file} has {size} bytes, too many for the memory.") from error
+    except OSError as error:
+        if error.errno in _MISSING_OR_BROKEN:
+            raise DamagedError(f"{file} is damaged: {error.strerror}.") from error
+        raise DimeError(
+            f"{file} cannot be read now: {error.strerror}. It may be whole; try again."
+        ) from error
 
 
-def _require_sum(file: Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise DamagedError(f"{file} is damaged: its SHA-256 is not the recorded one.")
+def _require_ordinary(file: Path, size: int | None = None) -> None:
+    """Refuses another size, and links, which could lead anywhere, pipes, folders and devices."""
+    found = file.lstat()
+    require(S_ISREG(found.st_mode), "not an ordinary file.")
+    require(size in (None, found.st_size), f"{found.st_size} bytes instead of {size}.")
+
+
+def _require_sum(found: str, expected: str) -> None:
+    require(found == expected, "its SHA-256 is not the recorded one.")
 
 
 def _verified(file: Path, expected: Digest) -> bytes:
     """The content of a file of this size and SHA-256."""
-    with _opened(file, expected.bytes) as opened:
-        content = opened.read()
-    _require_sum(file, digest(content).sha256, expected.sha256)
-    return content
+    with _explained(file):
+        _require_ordinary(file, expected.bytes)
+        content = file.read_bytes()
+        _require_sum(digest(content).sha256, expected.sha256)
+        return content
 
 
-def _arrays(file: Path, content: bytes) -> Arrays:
-    try:
-        return safetensors.numpy.load(content)
-    except _NOT_ARRAYS as error:
-        raise DamagedError(f"{file} is damaged: no arrays ({error!r:.200}).") from error
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
 
 
-def _require(file: Path, found: dict[str, Any], expected: dict[str, Layout]) -> None:
-    try:
-        require_layout(found, expected, "run")
-    except DimeError as error:
-        raise DamagedError(f"{file} is damaged: {error}") from error
-
-
-def _layout_of_episodes(run: RunState, found: Arrays) -> dict[str, Layout]:
+def _layout_of_episodes(run: RunState, found: Arrays) -> dict[str, Any]:
     """Of the episodes in progress, which may be of any length."""
-    spaces = Spaces.from_json(run.spaces)
     layout = {}
     for seed in run.seeds:
         length = len(np.atleast_1d(found.get(f"{seed}/actions", ())))
-        layout[f"{seed}/actions"] = Layout((length, spaces.action_dim), np.dtype("float32"))
-        layout[f"{seed}/obs"] = Layout((spaces.obs_dim,), np.dtype("float32"))
-        layout[f"{seed}/next_action"] = Layout((spaces.action_dim,), np.dtype("float32"))
+        layout[f"{seed}/actions"] = _floats(length, run.spaces.action_dim)
+        layout[f"{seed}/obs"] = _floats(run.spaces.obs_dim)
+        layout[f"{seed}/next_action"] = _floats(run.spaces.action_dim)
     return layout
 
 
 def _verify_segment(file: Path, segment: Segment, run: RunState) -> None:
-    """The whole file's sum; of its content only the header is kept."""
-    with _opened(file, segment.bytes) as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    _require_sum(file, found, segment.sha256)
-    spaces = Spaces.from_json(run.spaces)
-    try:
+    """Reads the whole file for its sum; of its content only the header is kept."""
+    with _explained(file):
+        _require_ordinary(file, segment.bytes)
+        with file.open("rb") as opened:
+            _require_sum(hashlib.file_digest(opened, "sha256").hexdigest(), segment.sha256)
         with safetensors.safe_open(file, framework="numpy") as content:
             seeds = _saved_seeds(content)
             slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
             found = {
-                name: Layout(tuple(part.get_shape()), part.get_dtype())
+                name: jax.ShapeDtypeStruct(part.get_shape(), _DTYPES[part.get_dtype()])
                 for name, part in slices.items()
             }
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except _NOT_ARRAYS as error:
-        raise DamagedError(f"{file} is damaged: no transitions ({error!r:.200}).") from error
-    if missing := set(run.seeds) - set(seeds):
-        raise DamagedError(f"{file} is damaged: it lacks the seeds {sorted(missing)}.")
-    rows = (len(seeds), segment.stop - segment.start)
-    expected = {
-        "obs": Layout((*rows, spaces.obs_dim), "F32"),
-        "action": Layout((*rows, spaces.action_dim), "F32"),
-        "reward": Layout(rows, "F32"),
-        "next_obs": Layout((*rows, spaces.obs_dim), "F32"),
-        "terminated": Layout(rows, "BOOL"),
-    }
-    _require(file, found, expected)
+        missing = set(run.seeds) - set(seeds)
+        require(not missing, f"it lacks the seeds {sorted(missing)}.")
+        rows = (len(seeds), segment.stop - segment.start)
+        expected = {
+            "obs": _floats(*rows, run.spaces.obs_dim),
+            "action": _floats(*rows, run.spaces.action_dim),
+            "reward": _floats(*rows),
+            "next_obs": _floats(*rows, run.spaces.obs_dim),
+            "terminated": jax.ShapeDtypeStruct(rows, bool),
+        }
+        require_layout(found, expected, "run")
 
 
 def _saved_seeds(content: Any) -> list[int]:
     seeds = parse_json(content.metadata()["seeds"].encode())
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise ValueError("its seeds are none")
+    if not all(type(seed) is int for seed in seeds):
+        raise ValueError("its seeds are not numbers")
     return seeds
 
 
@@ -229,7 +195,38 @@ def read_rows(file: Path, seeds: list[int]) -> Arrays:
     with safetensors.safe_open(file, framework="numpy") as content:
         saved = _saved_seeds(content)
         arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    if saved == seeds:  # the rule, and a copy less
+    if saved == seeds:  # the usual case; saves a copy
         return arrays
     order = [saved.index(seed) for seed in seeds]
     return {name: array[order] for name, array in arrays.items()}
+
+
+def load_replay(
+    files: list[tuple[Path, int]], seeds: list[int], storage: Storage, spec: EnvSpec
+) -> Replay:
+    """The rings of these seeds from `files` with the number of each one's first transition."""
+    empty = jax.eval_shape(lambda: empty_replay(storage, spec))
+    rings = {
+        name: np.zeros((len(seeds), *ring.shape), ring.dtype)
+        for name, ring in empty._asdict().items()
+    }
+    for file, start in files:
+        arrays = read_rows(file, seeds)
+        for name, ring in rings.items():
+            _put(ring, arrays[name], start % storage.capacity)
+    # Copied: the rings are donated to compiled programs, which must own them. One by one, so that
+    # there is never a second replay.
+    return Replay(**{name: jnp.array(rings.pop(name), copy=True) for name in list(rings)})
+
+
+def _put(ring: np.ndarray, rows: np.ndarray, first: int) -> None:
+    """Writes rows into a ring from a place on, round its end; the last ones remain if it is full.
+
+    By slices: an index array would need more memory, and a replay has gigabytes.
+    """
+    capacity, count = ring.shape[1], rows.shape[1]
+    for begin in range(-first, count, capacity):
+        part = rows[:, max(begin, 0) : begin + capacity]
+        place = max(-begin, 0)
+        # The run that wrote them may have kept a larger range.
+        ring[:, place : place + part.shape[1]] = within_range(ring.dtype, part)

@@ -7,7 +7,10 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import safetensors.numpy
 
 from dime.errors import DimeError
@@ -22,9 +25,11 @@ from dime.training.checkpoint import (
 from dime.training.checkpoint.reader import digest, encode, read_checkpoint, read_manifest, sealed
 from dime.training.config import FORMAT_VERSION
 from dime.training.records import sync_folder, write_bytes
+from dime.training.replay import Replay, transitions
+from dime.types import Transition
 
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
-KEPT = 2  # newest checkpoints; the older one is for the day the newer one is damaged
+KEPT = 2  # newest checkpoints; the older one is used if the newer one is damaged
 
 
 def bytes_on_disk(arrays: Arrays) -> int:
@@ -33,27 +38,17 @@ def bytes_on_disk(arrays: Arrays) -> int:
 
 
 def explain_full_disk(error: OSError, folder: Path, needed: int) -> str:
-    """The error's message; on a full disk, also how many bytes are missing for `needed`.
-
-    >>> explain_full_disk(OSError(5, "Input/output error"), Path("."), 10)
-    '[Errno 5] Input/output error'
-    """
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return str(error)
-    with suppress(OSError):
-        free = shutil.disk_usage(folder).free
-        missing = f": {_megabytes(needed - free)} are missing" if needed > free else ""
-        return f"{error}; it needs {_megabytes(needed)}, {_megabytes(free)} are free{missing}"
+    """The error's message; on a full disk, also how many bytes are missing for `needed`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            free = shutil.disk_usage(folder).free
+            missing = f": {_megabytes(needed - free)} are missing" if needed > free else ""
+            return f"{error}; it needs {_megabytes(needed)}, {_megabytes(free)} are free{missing}"
     return str(error)
 
 
 def _megabytes(count: int) -> str:
-    """Rounded to the next hundredth.
-
-    >>> _megabytes(85_991_234)
-    '86.00 MB'
-    """
-    return f"{-(-count // 10_000) / 100:.2f} MB"
+    return f"{-(-count // 10_000) / 100:.2f} MB"  # rounded up: with as many more it fits
 
 
 class CheckpointFolder:
@@ -81,7 +76,7 @@ class CheckpointFolder:
         contents = {
             "state.safetensors": safetensors.numpy.save(state),
             "episodes.safetensors": safetensors.numpy.save(episodes),
-            "run.json": encode(run.to_json()),
+            "run.json": encode(asdict(run)),
         }
         body = {
             "format_version": FORMAT_VERSION,
@@ -112,17 +107,20 @@ class CheckpointFolder:
         """Writes transitions [start, stop) of these seeds; returns the segment's description."""
         self.replay_folder.mkdir(exist_ok=True)
         content = safetensors.numpy.save(rows, {"seeds": json.dumps(seeds)})
-        segment = Segment(start, stop, **asdict(digest(content)), file=segment_name(start, stop))
-        write_bytes(self.replay_folder / segment.file, content)
+        name = segment_name(start, stop)
+        write_bytes(self.replay_folder / name, content)
         sync_folder(self.replay_folder)
-        return segment
+        return Segment(**asdict(digest(content)), start=start, stop=stop, file=name)
 
     def _remove_old(self) -> None:
         """Removes what no kept checkpoint needs, also what killed saves left."""
         kept = self.steps()[:KEPT]
         for path in (*self.steps()[KEPT:], *self.folder.glob(".step-*.tmp")):
             shutil.rmtree(path)
-        needed = {segment.file for path in kept for segment in _peek_segments(path)}
+        needed = set()
+        for path in kept:
+            with suppress(DamagedError):
+                needed |= {segment.file for segment in read_manifest(path).replay}
         for path in self.replay_folder.glob("*.safetensors*"):
             if path.name not in needed:
                 path.unlink()
@@ -169,8 +167,37 @@ def _order(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def _peek_segments(path: Path) -> list[Segment]:
-    try:
-        return read_manifest(path).replay
-    except DamagedError:
-        return []
+class ReplaySaver:
+    """Writes only what is new in the replay; remembers which transitions are in which files."""
+
+    def __init__(self, checkpoints: CheckpointFolder, segments: list[Segment] | None = None):
+        self._checkpoints = checkpoints
+        self._segments = segments or []
+
+    def save(self, replay: Replay, num_stored: int, seeds: list[int]) -> list[Segment]:
+        """Writes the transitions since the last call; returns the segments that make the ring."""
+        start = self._first_unsaved(replay, num_stored)
+        if start < num_stored:
+            numbers = np.arange(start, num_stored, dtype=np.int32)
+            rows = jax.device_get(jax.jit(_transitions)(replay, numbers))
+            arrays = {name: np.asarray(getattr(rows, name)) for name in Replay._fields}
+            saved = self._checkpoints.save_segment(arrays, start, num_stored, seeds)
+            self._segments.append(saved)
+        oldest = num_stored - replay.capacity
+        self._segments = [segment for segment in self._segments if segment.stop > oldest]
+        return list(self._segments)
+
+    def unsaved_bytes(self, replay: Replay, num_stored: int) -> int:
+        """How many bytes of transitions the next `save` writes."""
+        rows = num_stored - self._first_unsaved(replay, num_stored)
+        one = jax.eval_shape(_transitions, replay, np.zeros(1, np.int32))
+        return rows * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+
+    def _first_unsaved(self, replay: Replay, num_stored: int) -> int:
+        saved = self._segments[-1].stop if self._segments else 0
+        return max(saved, num_stored - replay.capacity)
+
+
+def _transitions(replay: Replay, numbers: Any) -> Transition:
+    """Every seed's transitions of these numbers."""
+    return jax.vmap(transitions, in_axes=(0, None))(replay, numbers)

@@ -19,7 +19,7 @@ from dime.training.checkpoint import (
     position_of,
     to_arrays,
 )
-from dime.training.checkpoint.replay import load_replay
+from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
 from dime.training.device.programs import (
     FINITE_TOO,

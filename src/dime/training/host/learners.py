@@ -17,7 +17,7 @@ from dime.training.checkpoint import (
     position_of,
     to_arrays,
 )
-from dime.training.checkpoint.replay import load_replay
+from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
 from dime.training.faults import Event, Restarts, failure_of, poisoned, state_of, survivors
 from dime.training.host.episodes import EpisodeStream, Observed
