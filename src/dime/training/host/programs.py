@@ -266,14 +266,11 @@ class Programs:
     """The above, compiled for a number of seeds before the loop begins."""
 
     def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
-        self.agent, self.config, self.spec = agent, config, spec
-        keys = jax.eval_shape(lambda: seed_keys(tuple(range(num_seeds))))
+        example = partial(_example_inputs, spec, num_seeds, config.num_evaluation_episodes)
+        inputs, evaluation = jax.eval_shape(example)
+        keys = inputs.keys
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
         replay = jax.eval_shape(lambda: initialise_replay(config.storage, spec, num_seeds))
-        inputs = jax.eval_shape(partial(_example_inputs, spec, num_seeds))
-        evaluation = jax.eval_shape(
-            partial(_example_evaluation_inputs, spec, num_seeds, config.num_evaluation_episodes)
-        )
 
         compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, inputs.next_obs, inputs.at
@@ -294,22 +291,14 @@ class Programs:
             )
 
 
-def _example_inputs(spec: EnvSpec, num_seeds: int) -> StepInputs:
+def _example_inputs(
+    spec: EnvSpec, num_seeds: int, num_episodes: int
+) -> tuple[StepInputs, EvaluationInputs]:
+    """Of an env step and of a step of an evaluation; only their shapes count."""
+    keys, at = seed_keys(tuple(range(num_seeds))), counters(0, 0)
     obs, scalar = jnp.zeros((num_seeds, spec.obs_dim)), jnp.zeros(num_seeds)
     action = jnp.zeros((num_seeds, spec.action_dim))
     transition = Transition(obs, action, scalar, obs, scalar > 0.0)
-    keys, counter = seed_keys(tuple(range(num_seeds))), jnp.zeros((), jnp.int32)
-    return StepInputs(transition, obs, keys, Counters(counter, counter))
-
-
-def _example_evaluation_inputs(
-    spec: EnvSpec, num_seeds: int, num_episodes: int
-) -> EvaluationInputs:
-    counter = jnp.zeros((), jnp.int32)
-    return EvaluationInputs(
-        obs=jnp.zeros((num_seeds, num_episodes, spec.obs_dim)),
-        episodes=jnp.arange(num_episodes, dtype=jnp.int32),
-        step=counter,
-        keys=seed_keys(tuple(range(num_seeds))),
-        at=Counters(counter, counter),
-    )
+    episodes_obs = jnp.zeros((num_seeds, num_episodes, spec.obs_dim))
+    evaluation = evaluation_inputs(episodes_obs, 0, 0, keys, at)
+    return StepInputs(transition, obs, keys, at), evaluation
