@@ -152,7 +152,7 @@ def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after
     note(OverlapLearners, "_store_and_act")
     after(FIRST + 1, overlap=True)
     last = order[order.index("_keep") :]
-    assert last == ["_keep", "_step_environments", "poisoned", "_store_and_act"]
+    assert last == ["_keep", "_step_environments", "poisoned", "_store_and_act", "poisoned"]
 
 
 def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):

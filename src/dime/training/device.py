@@ -44,12 +44,11 @@ from dime.training.host.programs import (
     evaluation_actions,
     explore,
     initialise,
-    initialise_replay,
     learn,
     random_actions,
     seed_keys,
 )
-from dime.training.replay import Replay, store
+from dime.training.replay import Replay, empty_replay, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Transition
 
 _CALL_S = 0.25  # about how long one call of a program may take: signals are noticed between calls
@@ -125,7 +124,7 @@ def start(context: Context, keys: Key[Array, " seeds"]) -> DeviceState:
     agent, config = context.agent, context.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = initialise_replay(config.storage, context.spec, num_seeds)
+    replay = empty_replay(config.storage, context.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
     episodes = first_episodes(context.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)
@@ -321,7 +320,7 @@ class DeviceLearners:
     However the env steps are divided among calls, they are the same.
     """
 
-    unrepeatable = None  # pure functions of their seeds
+    unrepeatable: str | None = None  # pure functions of their seeds
 
     def __init__(
         self,

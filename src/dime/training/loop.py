@@ -50,11 +50,8 @@ class Learners(Protocol):
     metrics: Any
     """Of the newest updates, each leading with the axis of seeds; None before the first."""
     replay: Replay
-
-    @property
-    def unrepeatable(self) -> str | None:
-        """Why episodes do not follow from their seeds; None if nothing is known against it."""
-        ...
+    unrepeatable: str | None
+    """Why episodes do not follow from their seeds; None if nothing is known against it."""
 
     def compile(self) -> None:
         """Compiles the programs, which may be slow."""
@@ -161,6 +158,8 @@ class Loop:
             self._status("running")
             self.recorder.restart()
         else:
+            self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
+            self._last_evaluation_step = checkpoint.run.last_evaluation_step
             for note in self.recorder.restore(checkpoint.run):
                 self.recorder.message(note)
         self.recorder.message("compiling")
@@ -170,13 +169,10 @@ class Loop:
         events = self.learners.begin()
         self._note_restarts(events)
         if checkpoint is not None:
-            self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
-            self._last_evaluation_step = checkpoint.run.last_evaluation_step
             # Not saved again if all seeds fail at once: the checkpoint has them as they were.
             self._last_saved = self._position()
         self._note_failures(events)
-        if checkpoint is not None:
-            self._status("running")
+        self._status("running")
 
     def _repeat(self) -> None:
         while True:

@@ -1,11 +1,10 @@
 """The machine a run uses: its memory, how glibc hands it out, and programs kept between runs.
 
-XLA allocates a program's working memory on a CPU at each call (173 MB at the paper's sizes for
-dog-run). By default glibc maps it again each time and the kernel clears it page by page: 42 000
-page faults and 0.1 s of system time per env step, on two cores a tenth of the whole. Only the heap
-of the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads
-would do too, but costs small networks 40 %.) Without glibc, or if the environment says how to
-allocate (`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
+XLA allocates a program's working memory on a CPU at each call. By default glibc maps it again each
+time and the kernel clears it page by page, at dog-run's sizes a tenth of the time. Only the heap of
+the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads would
+do too, but costs small networks 40 %.) Without glibc, or if the environment says how to allocate
+(`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
 """
 
 import ctypes
@@ -22,8 +21,8 @@ import jax
 
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.host.programs import initialise, initialise_replay, seed_keys
-from dime.training.replay import Storage
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.replay import Storage, empty_replay
 from dime.types import Agent, EnvSpec
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt's options (malloc.h)
@@ -65,8 +64,7 @@ def keep_compiled_programs() -> None:
     """Keeps programs that take 50 ms or more to compile in the user's cache folder, at most 2 GB.
 
     JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR=FOLDER` keeps them elsewhere, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` nowhere. The key of a program holds the versions, the
-    options and the device, so a kept one is the one that would be compiled.
+    `JAX_ENABLE_COMPILATION_CACHE=false` nowhere.
     """
     config: Any = jax.config  # whose options type checkers do not know
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
@@ -96,11 +94,11 @@ def refuse_if_too_large(
     an update has gradients and new parameters beside them.
     """
     capacity, storage = config.effective_capacity, config.storage
-    replay = _bytes_of(partial(initialise_replay, storage, spec, 1))
+    replay = _bytes_of(partial(empty_replay, storage, spec))
     row = -(-replay // capacity)
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
     drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
-    state += drawn * _bytes_of(partial(initialise_replay, Storage(1), spec, 1))
+    state += drawn * _bytes_of(partial(empty_replay, Storage(1), spec))
     seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:
         return

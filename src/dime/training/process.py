@@ -92,11 +92,7 @@ class Interruption:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Inside, Python looks for no cyclic garbage.
-
-    Importing JAX and tracing programs make millions of objects that stay; looking through them
-    again and again takes a sixth of the time.
-    """
+    """Inside, Python looks for no cyclic garbage, a sixth of the time of imports and tracing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -107,10 +103,7 @@ def collector_paused() -> Iterator[None]:
 
 
 SILENT_S = 3600.0
-"""A run of another host counts as dead once its status.json is older, in seconds.
-
-It is replaced every `log_every` env steps and after every evaluation.
-"""
+"""A run of another host counts as dead once its status.json is older, in seconds."""
 
 
 def this_process() -> dict[str, Any]:

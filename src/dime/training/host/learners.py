@@ -43,10 +43,9 @@ from dime.training.host.programs import (
     counters,
     evaluation_inputs,
     initialise,
-    initialise_replay,
     seed_keys,
 )
-from dime.training.replay import Replay
+from dime.training.replay import Replay, empty_replay
 from dime.types import Agent, Counters, EnvSpec, Transition
 
 
@@ -58,6 +57,7 @@ class HostLearners:
 
     state: Any
     replay: Replay
+    unrepeatable: str | None = None
 
     def __init__(
         self,
@@ -80,11 +80,6 @@ class HostLearners:
         ]
         self._pool = EnvironmentPool(make_environment, list(environments.values()))
 
-    @property
-    def unrepeatable(self) -> str | None:
-        """Why episodes do not follow from their seeds; None if nothing is known against it."""
-        return self._pool.unrepeatable
-
     def compile(self) -> None:
         """Compiles the programs, for as many seeds as there are now."""
         self._keys = seed_keys(tuple(self.seeds))
@@ -95,7 +90,7 @@ class HostLearners:
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             return self._restore(checkpoint)
-        self.replay = initialise_replay(self.config.storage, self.spec, len(self.seeds))
+        self.replay = empty_replay(self.config.storage, self.spec, len(self.seeds))
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         _, events = self._attempt(lambda stream: stream.begin())
         self._choose_actions()
@@ -221,6 +216,7 @@ class HostLearners:
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
         """Plays whole episodes, one step between two values."""
         environments = self._pool.take(len(seeds), len(seeds[0]))
+        self.unrepeatable = self._pool.unrepeatable
         return play_episodes(environments, seeds, self.evaluation_actions(mode))
 
     def evaluation_actions(self, mode: str) -> Actions:

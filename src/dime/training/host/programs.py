@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dime.training.config import TrainingConfig
-from dime.training.replay import Replay, Storage, empty_replay, sample_batch, store
+from dime.training.replay import Replay, empty_replay, sample_batch, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
 
 
@@ -118,9 +118,7 @@ def compile_program(
 def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function` for every seed; all arguments lead with the axis of seeds.
 
-    One seed alone goes without that axis: products over an axis of length one cost a CPU twice the
-    time (the update at dog-run's sizes: 0.3 to 0.4 of the machine's matrix-product rate, 0.7
-    without it).
+    One seed alone goes without it: products over an axis of length one cost a CPU twice the time.
     """
     if jax.tree.leaves(arguments)[0].shape[0] == 1:
         one = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
@@ -131,12 +129,6 @@ def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
 def initialise(agent: Agent, keys: Key[Array, " seeds"]) -> AlgorithmState:
     """The algorithm's state of every seed before training."""
     return over_seeds(lambda key: agent.init(derive(key, Stream.INIT)), keys)
-
-
-def initialise_replay(storage: Storage, spec: EnvSpec, num_seeds: int) -> Replay:
-    """An empty ring for every seed."""
-    one = jax.eval_shape(lambda: empty_replay(storage, spec))
-    return jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
 
 
 def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
@@ -270,7 +262,7 @@ class Programs:
         inputs, evaluation = jax.eval_shape(example)
         keys = inputs.keys
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        replay = jax.eval_shape(lambda: initialise_replay(config.storage, spec, num_seeds))
+        replay = jax.eval_shape(lambda: empty_replay(config.storage, spec, num_seeds))
 
         compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, inputs.next_obs, inputs.at
