@@ -396,11 +396,11 @@ class DeviceLearners:
         if self.update:
             self.metrics = now.learned.metrics
 
-    def _check(self, quantities: list[str], finite: np.ndarray, env_steps: Any) -> list[Event]:
+    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
         return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
 
     def _without_failed(self, events: list[Event]) -> list[Event]:
-        """The other seeds go on in programs compiled for them; if all failed, nothing changes."""
+        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
         kept = survivors(self.seeds, events)
         if kept is not None:
             at = self._now.at

@@ -41,8 +41,8 @@ def dispatch_from_this_thread() -> None:
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Inside, freed memory stays with the process; see `dispatch_from_this_thread`."""
-    said = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if jax.default_backend() != "cpu" or platform.libc_ver()[0] != "glibc" or said:
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if jax.default_backend() != "cpu" or platform.libc_ver()[0] != "glibc" or chosen:
         yield
         return
     libc = ctypes.CDLL(None)

@@ -29,7 +29,7 @@ def require_support(config: RunConfig, env: Environment) -> None:
         raise
     except Exception as error:  # whatever a user's environment raises
         raise DimeError(
-            f"{env.name} raised {describe(error)} in the random steps that were to suggest a "
+            f"{env.name} raised {describe(error)} in the random steps that should suggest a "
             "support of the critic's returns. Fix the environment, or give --critic.v-min and "
             "--critic.v-max."
         ) from error

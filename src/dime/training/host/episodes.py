@@ -131,7 +131,7 @@ KEEPS_STATE = (
     "the same seed and actions did not give the same episode again: it keeps state between episodes"
 )
 SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
-NOT_TRIED = "it failed when its episodes were to be repeated as a trial"
+NOT_TRIED = "it failed while its episodes were repeated as a trial"
 
 _NUM_STEPS = 5
 _SEED, _ANOTHER_SEED = 20_011, 20_021

@@ -201,7 +201,7 @@ class HostLearners:
         return self._without_failed(events)
 
     def _without_failed(self, events: list[Event]) -> list[Event]:
-        """The other seeds go on in programs compiled for them; if all failed, nothing changes."""
+        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
         kept = survivors(self.seeds, events)
         if kept is not None:
             self.state, self.replay, self.metrics = jax.tree.map(
