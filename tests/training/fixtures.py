@@ -3,8 +3,7 @@
 import equinox as eqx
 import pytest
 
-from dime.training.host.learners import HostLearners
-from dime.training.host.overlap import OverlapLearners
+from dime.training.host.learners import HostLearners, OverlapLearners
 from tests.training.runs import DIME, Brake, start
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import dime.training.device.learners
+import dime.training.device
 import dime.training.host.learners
 import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS, find_algorithm
-from dime.training.device.programs import DevicePrograms
+from dime.training.device import DevicePrograms
 from dime.training.host.programs import Programs
 from dime.training.presets import make_config
 from dime.training.run import Changes, Hooks, resume_run, start_run
@@ -131,7 +131,7 @@ def shared_programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dime.training.host.learners, "Programs", _shared)
         patch.setattr(dime.training.host.learners, "partial", _shared_partial)
-        patch.setattr(dime.training.device.learners, "DevicePrograms", _shared_on_device)
+        patch.setattr(dime.training.device, "DevicePrograms", _shared_on_device)
         for name, algorithm in ALGORITHMS.items():
             algorithm = dataclasses.replace(algorithm, make=_cached(algorithm.make))
             patch.setitem(ALGORITHMS, name, algorithm)

@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.device.learners
-import dime.training.device.programs
+import dime.training.device
 import dime.training.host.episodes
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv, step_task
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.device.learners import DeviceLearners, Pace
-from dime.training.device.programs import episode_key
+from dime.training.device import DeviceLearners, Pace, episode_key
 from dime.training.faults import state_of
 from dime.training.host.episodes import TRAINING, episode_seed
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
@@ -80,10 +78,8 @@ def steps(learners, count, at_a_time=1000):
 
 def played(learners, mode, seeds):
     """The results of an evaluation."""
-    evaluation = learners.evaluation(mode, seeds)
-    while evaluation.running:
-        evaluation.advance()
-    return evaluation.results()
+    *_, results = learners.evaluation(mode, seeds)
+    return results
 
 
 def stored(learners, index=0):
@@ -323,7 +319,7 @@ def test_products_of_the_task_are_float32_whatever_the_learners_are():
 
 def test_a_call_lasts_about_a_quarter_of_a_second(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(dime.training.device.learners.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(dime.training.device.time, "perf_counter", lambda: now)
     pace, made = Pace(), []
 
     def steps_of(seconds):
@@ -361,7 +357,7 @@ def test_quick_random_steps_do_not_make_the_first_call_that_learns_long(monkeypa
 
 
 def test_training_episodes_are_as_long_as_their_environment_says(monkeypatch):
-    monkeypatch.setattr(dime.training.device.programs, "MAX_EPISODE_STEPS", 3)
+    monkeypatch.setattr(dime.training.device, "MAX_EPISODE_STEPS", 3)
     far = JaxWalk()
     far.step = lambda state, action: TASK.step(state, 0.0 * action)._replace(done=jnp.zeros(()))
     learners = on_device(config_of(), JaxEnv(far, 5))

@@ -63,13 +63,12 @@ def test_the_true_successor_is_stored_where_an_episode_ends(end):
     first = stream.step(np.zeros(1, np.float32))
     np.testing.assert_array_equal(first.obs, [0, 0])
     np.testing.assert_array_equal(first.next_obs, [1, 1])
-    np.testing.assert_array_equal(first.acting_obs, [1, 1])
+    np.testing.assert_array_equal(stream.obs, [1, 1])
     assert not first.terminated
     ended = stream.step(np.full(1, 0.5, np.float32))
     np.testing.assert_array_equal(ended.obs, [1, 1])
     np.testing.assert_array_equal(ended.next_obs, last)
-    np.testing.assert_array_equal(ended.acting_obs, [0, 0])  # of the reset
-    np.testing.assert_array_equal(stream.obs, [0, 0])
+    np.testing.assert_array_equal(stream.obs, [0, 0])  # of the reset
     np.testing.assert_array_equal(ended.action, [0.5])
     assert ended.terminated == (end == "terminated")  # a time limit is not a termination
     assert (stream.number, stream.last_return, stream.last_length) == (1, 2.0, 2)
@@ -87,14 +86,16 @@ def test_a_time_limit_can_count_as_the_end():
 def test_what_is_observed_is_what_the_environment_answered():
     walk = Walk()
     stream = stream_of(walk)
-    observed = [stream.step(action) for action in actions(40)]
+    observed, acting_obs = [], []
+    for action in actions(40):
+        observed.append(stream.step(action))
+        acting_obs.append(stream.obs)
     for one, (obs, action, reward, next_obs, terminated, _) in zip(observed, walk.log, strict=True):
         np.testing.assert_array_equal(one.obs, obs)
         np.testing.assert_array_equal(one.action, action)
         np.testing.assert_array_equal(one.next_obs, next_obs)
         assert (one.reward, one.terminated) == (np.float32(reward), terminated)
-    for one, following in itertools.pairwise(observed):
-        np.testing.assert_array_equal(one.acting_obs, following.obs)
+    np.testing.assert_array_equal(acting_obs[:-1], [one.obs for one in observed[1:]])
     ends = [truncated or terminated for *_, terminated, truncated in walk.log]
     assert stream.number == sum(ends)
     assert {end for *_, terminated, truncated in walk.log for end in (terminated, truncated)} == {

@@ -7,7 +7,7 @@ from gymnasium.wrappers import TimeLimit
 from dime.envs.environment import Environment
 from dime.training.host.evaluation import (
     EpisodeError,
-    Episodes,
+    play_episodes,
     run_episodes,
     summary,
     time_limit_warning,
@@ -63,10 +63,9 @@ def test_an_episode_that_has_ended_is_stepped_no_more():
 
 def test_episodes_advance_a_step_at_a_time():
     made = environments(9)
-    episodes = Episodes(made, [[0]], nothing)
-    episodes.advance()
-    episodes.advance()
-    assert episodes.running and len(made[0].env.unwrapped.actions) == 2
+    episodes = play_episodes(made, [[0]], nothing)
+    assert [next(episodes) for _ in range(3)] == [None] * 3
+    assert len(made[0].env.unwrapped.actions) == 2
 
 
 def test_an_environment_that_fails_is_told_with_its_agent():

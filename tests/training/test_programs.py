@@ -20,12 +20,12 @@ from dime.training.host.programs import (
     evaluation_actions,
     evaluation_inputs,
     initialise,
-    initialise_replay,
     matmul_precision,
     over_seeds,
     random_actions,
     seed_keys,
 )
+from dime.training.replay import empty_replay
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.toy import ToyConfig, toy
 
@@ -43,7 +43,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = initialise_replay(CONFIG.storage, SPEC, len(seeds))
+        self.replay = empty_replay(CONFIG.storage, SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):

@@ -7,8 +7,8 @@ import pytest
 
 from dime.training.checkpoint.reader import load_replay
 from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
-from dime.training.host.programs import initialise_replay, store_all
-from dime.training.replay import Storage, transitions
+from dime.training.host.programs import store_all
+from dime.training.replay import Storage, empty_replay, transitions
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 
@@ -23,7 +23,7 @@ class Ring:
     def __init__(self, folder, capacity=CAPACITY):
         folder.mkdir(exist_ok=True)
         self.checkpoints = CheckpointFolder(folder)
-        self.replay = initialise_replay(Storage(capacity), SPEC, len(SEEDS))
+        self.replay = empty_replay(Storage(capacity), SPEC, len(SEEDS))
         self.saver = ReplaySaver(self.checkpoints)
         self.num_stored = 0
 

@@ -12,7 +12,6 @@ from dime.training.presets import make_config, preset_settings
 from dime.training.return_support import (
     discounted_returns,
     entropy_share,
-    refuse_unknown_support,
     require_support,
     round_up,
 )
@@ -34,9 +33,9 @@ class Rewards(Stub):
 
 
 def suggested(env, algorithm="dime", bootstrap=True):
-    settings = preset_settings("laptop", algorithm, "Pendulum-v1")
+    config = make_config("walk", algorithm, "laptop", bootstrap_at_time_limits=bootstrap)
     with pytest.raises(DimeError) as refusal:
-        refuse_unknown_support(Environment(TimeLimit(env, 50), "Here-v0"), settings, bootstrap)
+        require_support(config, Environment(TimeLimit(env, 50), "Here-v0"))
     return str(refusal.value)
 
 

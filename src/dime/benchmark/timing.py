@@ -15,9 +15,9 @@ from dime.training.host.programs import (
     StepInputs,
     counters,
     initialise,
-    initialise_replay,
     seed_keys,
 )
+from dime.training.replay import empty_replay
 from dime.types import Agent, EnvSpec, Transition
 
 MATMUL_SIZE = 2048
@@ -53,7 +53,7 @@ class UpdateTimer:
                 if leaf.dtype == jnp.float32
                 else leaf
             ),
-            initialise_replay(self.config.storage, spec, num_seeds),
+            empty_replay(self.config.storage, spec, num_seeds),
         )
         newest = Transition(*(ring[:, 0] for ring in self.replay))
         self.transition = jax.tree.map(np.asarray, newest)

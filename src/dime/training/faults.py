@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from dime.errors import DimeError, describe
+from dime.training.checkpoint import to_arrays
 from dime.training.records import write_bytes, write_json
 
 
@@ -27,8 +28,8 @@ class Restart:
 class SeedFailure:
     """Why a seed stopped, and its state then.
 
-    `poisoned` if the state is no longer that of before the failure; `details` is the environment's
-    traceback.
+    `details` is the environment's traceback; `poisoned` if the state is not that of before the
+    failure.
     """
 
     seed: int
@@ -50,9 +51,7 @@ class Restarts:
     """
 
     def __init__(self, seed: int, limit: int = 0):
-        self.seed = seed
-        self.limit = limit
-        self.count = 0
+        self.seed, self.limit, self.count = seed, limit, 0
         self.events: list[Event] = []
 
     def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> bool:
@@ -87,11 +86,11 @@ def failure_of(
     seed: int, error: Exception, env_name: str, env_step: int, state: Any
 ) -> SeedFailure:
     """The failure that an environment's exception makes."""
-    when = f"(after env step {env_step})"
-    if isinstance(error, DimeError):
-        return SeedFailure(seed, env_step, f"{error} {when}", "", False, state)
-    reason = f"{env_name} raised {describe(error)} {when}"
-    details = "".join(traceback.format_exception(error))
+    reason, details = str(error), ""
+    if not isinstance(error, DimeError):
+        reason = f"{env_name} raised {describe(error)}"
+        details = "".join(traceback.format_exception(error))
+    reason = f"{reason} (after env step {env_step})"
     return SeedFailure(seed, env_step, reason, details, False, state)
 
 
@@ -102,12 +101,9 @@ def poisoned(
 
     `env_steps` says when: one for all seeds, or one for each.
     """
-    if finite.all():
-        return []
-    env_steps = np.broadcast_to(env_steps, len(seeds))
     failures: list[Event] = []
     for index in np.flatnonzero(~finite.all(axis=1)).tolist():
-        env_step = int(env_steps[index])
+        env_step = int(np.broadcast_to(env_steps, len(seeds))[index])
         names = ", ".join(quantities[i] for i in np.flatnonzero(~finite[index]))
         reason = f"{names} became NaN or infinite at env step {env_step}"
         its_state = state_of(state, index)
@@ -122,11 +118,11 @@ def survivors(seeds: list[int], events: Sequence[Event]) -> np.ndarray | None:
     return kept if 0 < len(kept) < len(seeds) else None
 
 
-def save_failure(folder: Path, failure: SeedFailure, state: Mapping[str, np.ndarray]) -> Path:
+def save_failure(folder: Path, failure: SeedFailure) -> Path:
     """Writes `failures/seed-K/` with the seed's state and the reason; returns the folder."""
     place = folder / f"seed-{failure.seed}"
     place.mkdir(parents=True, exist_ok=True)
-    write_bytes(place / "state.safetensors", safetensors.numpy.save(dict(state)))
+    write_bytes(place / "state.safetensors", safetensors.numpy.save(to_arrays(failure.state)))
     content = {"seed": failure.seed, "env_step": failure.env_step, "reason": failure.reason}
     write_json(place / "failure.json", content)
     if failure.details:
@@ -136,14 +132,6 @@ def save_failure(folder: Path, failure: SeedFailure, state: Mapping[str, np.ndar
 
 _LARGEST_SHARE = 0.01
 _RECORDS_IN_A_ROW = 2  # an untrained critic spreads its mass over the whole support
-_RETURNS_CLIP = (
-    "The returns do not fit: train with a wider support, --critic.v-min, --critic.v-max."
-)
-_ENTROPY_CLIPS = (
-    "The entropy's term does not fit, rather than the returns: train with a smaller "
-    "--temperature.initial, or with rewards that are larger beside it. A support wide enough for "
-    "the entropy would resolve few returns."
-)
 
 
 class SupportWatch:
@@ -154,18 +142,25 @@ class SupportWatch:
 
     def warning(self, seed: int, metrics: Mapping[str, Any]) -> str | None:
         """The warning after these metrics of a seed; None if nothing is wrong, or it was given."""
-        share = metrics.get("target_clipped_mass")
-        count = self._in_a_row.get(seed, 0)
+        share, count = metrics.get("target_clipped_mass"), self._in_a_row.get(seed, 0)
         if share is None or count >= _RECORDS_IN_A_ROW:
             return None
         self._in_a_row[seed] = count + 1 if share > _LARGEST_SHARE else 0
         if self._in_a_row[seed] < _RECORDS_IN_A_ROW:
             return None
-        low, high = metrics["target_low"], metrics["target_high"]
         of_returns = metrics.get("target_clipped_mass_of_returns", share)  # not in old checkpoints
+        remedy = (
+            "The returns do not fit: train with a wider support, --critic.v-min, --critic.v-max."
+        )
+        if of_returns <= _LARGEST_SHARE:
+            remedy = (
+                "The entropy term does not fit, but the returns do: train with a smaller "
+                "--temperature.initial, or scale the rewards up. A support wide enough for the "
+                "entropy would resolve few returns."
+            )
         return (
             f"warning: seed {seed}: {share:.1%} of the critic's target mass lies outside of its "
             f"support and is cut off ({of_returns:.1%} without the entropy's term). Mean targets "
-            f"of the newest minibatch lie in [{low:.4g}, {high:.4g}]. "
-            + (_RETURNS_CLIP if of_returns > _LARGEST_SHARE else _ENTROPY_CLIPS)
+            f"of the newest minibatch lie in [{metrics['target_low']:.4g}, "
+            f"{metrics['target_high']:.4g}]. {remedy}"
         )

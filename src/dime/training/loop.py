@@ -15,7 +15,6 @@ from dime.training.checkpoint import (
     EpisodePosition,
     FailedSeed,
     RunState,
-    to_arrays,
 )
 from dime.training.checkpoint.writer import ReplaySaver, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
@@ -23,7 +22,6 @@ from dime.training.faults import Event, Restart, SeedFailure, SupportWatch, save
 from dime.training.host.episodes import repeat_warning
 from dime.training.host.evaluation import (
     EpisodeError,
-    EpisodeResult,
     Evaluation,
     evaluation_seeds,
     summary,
@@ -51,11 +49,8 @@ class Learners(Protocol):
     metrics: Any
     """Of the newest updates, each leading with the axis of seeds; None before the first."""
     replay: Replay
-
-    @property
-    def unrepeatable(self) -> str | None:
-        """Why episodes do not follow from their seeds; None if nothing is known against it."""
-        ...
+    unrepeatable: str | None
+    """Why episodes do not follow from their seeds; None if nothing is known against it."""
 
     def compile(self) -> None:
         """Compiles the programs, which may be slow."""
@@ -69,7 +64,7 @@ class Learners(Protocol):
         ...
 
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
-        """Whole episodes by agent, reset with these seeds. Raises `EpisodeError`."""
+        """Plays whole episodes by agent, reset with these seeds. Raises `EpisodeError`."""
         ...
 
     def recover(self, error: EpisodeError) -> list[Event]:
@@ -87,15 +82,16 @@ class Learners(Protocol):
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run, or this process's part of it, ended."""
+    """How a run, or this process's part of it, ended.
+
+    `state` is `finished`, `interrupted` or `failed`; `signal` is the one that interrupted it.
+    """
 
     run_dir: Path
     state: str
-    """`finished`, `interrupted` or `failed`."""
     reason: str | None
     env_step: int
     signal: int | None = None
-    """The signal that interrupted it."""
 
 
 class _Stop(Exception):
@@ -141,7 +137,10 @@ class Loop:
             self.recorder.start()
             with freed_memory_kept():
                 self._repeat()
-            return self._finished()
+            if not self._save():
+                return self._result("failed", _NOT_SAVED)
+            failures = self._failures()
+            return self._result("failed" if failures else "finished", failures)
         except _AllFailed:
             return self._result("failed", self._failures())
         except _Stop as stop:
@@ -158,6 +157,8 @@ class Loop:
             self._status("running")
             self.recorder.restart()
         else:
+            self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
+            self._last_evaluation_step = checkpoint.run.last_evaluation_step
             for note in self.recorder.restore(checkpoint.run):
                 self.recorder.message(note)
         self.recorder.message("compiling")
@@ -167,18 +168,17 @@ class Loop:
         events = self.learners.begin()
         self._note_restarts(events)
         if checkpoint is not None:
-            self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
-            self._last_evaluation_step = checkpoint.run.last_evaluation_step
             # Not saved again if all seeds fail at once: the checkpoint has them as they were.
             self._last_saved = self._position()
         self._note_failures(events)
-        if checkpoint is not None:
-            self._status("running")
+        self._status("running")
 
     def _repeat(self) -> None:
         while True:
             self._evaluate_if_due()
-            self._stop_if_asked()
+            self._stop_if_signalled()
+            if self.recorder.stop_requested:
+                raise _Stop("stopped by the callback")
             if self._due(self.config.checkpoint_every):
                 self._save()
             if self.learners.env_step >= self.config.num_env_steps:
@@ -187,16 +187,9 @@ class Loop:
             self.recorder.step(self.learners.env_step)
             self._record_if_due()
 
-    def _finished(self) -> RunResult:
-        if not self._save():
-            return self._result("failed", _NOT_SAVED)
-        if self.recorder.failed_seeds:
-            return self._result("failed", self._failures())
-        return self._result("finished")
-
-    def _failures(self) -> str:
+    def _failures(self) -> str | None:
         failed = self.recorder.failed_seeds.items()
-        return "; ".join(f"seed {seed}: {failure.reason}" for seed, failure in failed)
+        return "; ".join(f"seed {seed}: {failure.reason}" for seed, failure in failed) or None
 
     def _result(
         self, state: str, reason: str | None = None, number: int | None = None
@@ -216,11 +209,6 @@ class Loop:
         else:
             text = f"Left at the second signal ({name}), perhaps before all was saved."
         self.recorder.leave(f"{text} Continue with: dime resume {self.directory.path}")
-
-    def _stop_if_asked(self) -> None:
-        self._stop_if_signalled()
-        if self.recorder.stop_requested:
-            raise _Stop("stopped by the callback")
 
     def _stop_if_signalled(self) -> None:
         number = self.interruption.requested
@@ -245,22 +233,23 @@ class Loop:
         # Recorded together: an evaluation cut short is repeated, and leaves no record.
         for record in [r for mode in self.config.evaluation_modes for r in self._evaluate(mode)]:
             self.recorder.evaluation(record)
-        self._note_unrepeatable()
-        self._last_evaluation_step = env_step
-        self._status("running")
-
-    def _note_unrepeatable(self) -> None:
         reason = self.learners.unrepeatable
         if reason is not None and self.recorder.unrepeatable is None:
             self.recorder.message(repeat_warning(self.learners.env_name, reason))
             self.recorder.unrepeatable = reason
+        self._last_evaluation_step = env_step
+        self._status("running")
 
     def _evaluate(self, mode: str) -> list[Record]:
         """The record of every seed; a seed whose environment fails is removed."""
-        env_step, results = self.learners.env_step, None
+        env_step, count = self.learners.env_step, self.config.num_evaluation_episodes
+        results = None
         while results is None:
+            seeds = [evaluation_seeds(seed, env_step, count) for seed in self.learners.seeds]
             try:
-                results = self._play(mode)
+                for results in self.learners.evaluation(mode, seeds):
+                    if results is None:
+                        self._stop_if_signalled()
             except EpisodeError as error:
                 self._report(self.learners.recover(error))
         position = {"env_step": env_step, "updates": self.learners.update}
@@ -268,15 +257,6 @@ class Loop:
             {**position, "seed": seed, "mode": mode, **summary(episodes)}
             for seed, episodes in zip(self.learners.seeds, results, strict=True)
         ]
-
-    def _play(self, mode: str) -> list[list[EpisodeResult]]:
-        env_step, count = self.learners.env_step, self.config.num_evaluation_episodes
-        seeds = [evaluation_seeds(seed, env_step, count) for seed in self.learners.seeds]
-        evaluation = self.learners.evaluation(mode, seeds)
-        while evaluation.running:
-            self._stop_if_signalled()
-            evaluation.advance()
-        return evaluation.results()
 
     def _record_if_due(self) -> None:
         if not self._due(self.config.log_every):
@@ -286,12 +266,13 @@ class Loop:
         episodes = zip(self.learners.seeds, self.learners.episodes(), strict=True)
         for index, (seed, episode) in enumerate(episodes):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
-            of_episodes = {
+            line = {
+                "seed": seed,
                 "episodes": episode.number,
                 "episode_return": episode.last_return,
                 "episode_length": episode.last_length,
             }
-            lines.append({"seed": seed, **of_episodes, **measured})
+            lines.append(line | measured)
             if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
         self.recorder.metrics(self.learners.env_step, self.learners.update, lines)
@@ -316,19 +297,16 @@ class Loop:
         if all_failed and self.learners.env_step > 0 and not poisoned:
             self._save()  # before they are noted: a resume with a fixed environment has them all
         for failure in failures:
-            self._note_failure(failure)
+            seed = failure.seed
+            self.recorder.failed_seeds[str(seed)] = FailedSeed(failure.env_step, failure.reason)
+            self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
+            try:
+                place = save_failure(self.directory.failures_folder, failure)
+                self.recorder.message(f"Its state is kept in {place}.")
+            except OSError as error:
+                self.recorder.message(f"warning: its state could not be kept: {error}")
         if all_failed:
             raise _AllFailed
-
-    def _note_failure(self, failure: SeedFailure) -> None:
-        seed = failure.seed
-        self.recorder.failed_seeds[str(seed)] = FailedSeed(failure.env_step, failure.reason)
-        self.recorder.message(f"seed {seed} failed: {failure.reason}\n{failure.details}")
-        try:
-            place = save_failure(self.directory.failures_folder, failure, to_arrays(failure.state))
-            self.recorder.message(f"Its state is kept in {place}.")
-        except OSError as error:
-            self.recorder.message(f"warning: its state could not be kept: {error}")
 
     def _position(self) -> tuple[int, int | None, dict[str, int]]:
         """Checkpoints that differ in none of this are the same."""

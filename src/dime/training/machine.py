@@ -1,11 +1,10 @@
 """The machine a run uses: its memory, how glibc hands it out, and programs kept between runs.
 
-XLA allocates a program's working memory on a CPU at each call (173 MB at the paper's sizes for
-dog-run). By default glibc maps it again each time and the kernel clears it page by page: 42 000
-page faults and 0.1 s of system time per env step, on two cores a tenth of the whole. Only the heap
-of the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads
-would do too, but costs small networks 40 %.) Without glibc, or if the environment says how to
-allocate (`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
+XLA allocates a program's working memory on a CPU at each call. By default glibc maps it again each
+time and the kernel clears it page by page, at dog-run's sizes a tenth of the time. Only the heap of
+the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads would
+do too, but costs small networks 40 %.) Without glibc, or if the environment says how to allocate
+(`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
 """
 
 import ctypes
@@ -22,12 +21,12 @@ import jax
 
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.host.programs import initialise, initialise_replay, seed_keys
-from dime.training.replay import Storage
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.replay import Storage, empty_replay
 from dime.types import Agent, EnvSpec
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt's options (malloc.h)
-_NEVER = -1
+_KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}  # never trimmed, never mapped
 _DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65_536}
 
 
@@ -42,23 +41,19 @@ def dispatch_from_this_thread() -> None:
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Inside, freed memory stays with the process; see `dispatch_from_this_thread`."""
-    if jax.default_backend() != "cpu" or not _may_be_changed():
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if jax.default_backend() != "cpu" or platform.libc_ver()[0] != "glibc" or chosen:
         yield
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    for option, value in _KEEPING.items():
+        libc.mallopt(option, value)
     try:
         yield
     finally:
         for option, value in _DEFAULTS.items():
             libc.mallopt(option, value)
         libc.malloc_trim(0)
-
-
-def _may_be_changed() -> bool:
-    is_said = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    return platform.libc_ver()[0] == "glibc" and not is_said
 
 
 _LARGEST_CACHE = 2 * 2**30  # bytes; beyond that the least recently used goes
@@ -69,8 +64,7 @@ def keep_compiled_programs() -> None:
     """Keeps programs that take 50 ms or more to compile in the user's cache folder, at most 2 GB.
 
     JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR=FOLDER` keeps them elsewhere, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` nowhere. The key of a program holds the versions, the
-    options and the device, so a kept one is the one that would be compiled.
+    `JAX_ENABLE_COMPILATION_CACHE=false` nowhere.
     """
     config: Any = jax.config  # whose options type checkers do not know
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
@@ -94,38 +88,34 @@ _USE_FILE = Path("/sys/fs/cgroup/memory.stat")
 def refuse_if_too_large(
     agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int
 ) -> None:
-    """Raises `DimeError` if the seeds' replays and states do not fit into the device's memory.
+    """Raises `DimeError`, with what would fit, if the seeds do not fit into the device's memory.
 
     Counted are the replays, the minibatches that are drawn together, and the training states twice:
-    an update has gradients and new parameters beside them. Names how many seeds, or else how many
-    transitions, would fit.
+    an update has gradients and new parameters beside them.
     """
     capacity, storage = config.effective_capacity, config.storage
-    replay = _bytes_of(partial(initialise_replay, storage, spec, 1))
+    replay = _bytes_of(partial(empty_replay, storage, spec))
     row = -(-replay // capacity)
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
     drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
-    state += drawn * _bytes_of(partial(initialise_replay, Storage(1), spec, 1))
+    state += drawn * _bytes_of(partial(empty_replay, Storage(1), spec))
     seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:
         return
-    raise DimeError(
-        f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
-        f"{row} bytes and {_gb(state)} for training each); {_gb(available)} are available on "
-        f"{jax.devices()[0]}. {_advice(available, seed, state, row)}"
-    )
-
-
-def _advice(available: float, seed: int, state: int, row: int) -> str:
+    advice = "Not even one seed fits without its replay: smaller networks, or a larger machine."
     if available >= seed:
-        return (
+        advice = (
             f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, or "
             "--replay-dtype float16."
         )
-    if available >= state + row:
+    elif available >= state + row:
         fitting = (available - state) // row
-        return f"One seed fits with a replay_capacity of at most {fitting:.0f}."
-    return "Not even one seed fits without its replay: smaller networks, or a larger machine."
+        advice = f"One seed fits with a replay_capacity of at most {fitting:.0f}."
+    raise DimeError(
+        f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
+        f"{row} bytes and {_gb(state)} for training each); {_gb(available)} are available on "
+        f"{jax.devices()[0]}. {advice}"
+    )
 
 
 def available_bytes() -> float:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 EXIT_SAVED = 75  # of all but Ctrl-C: saved, run me again (EX_TEMPFAIL)
@@ -26,11 +25,10 @@ class Interruption:
 
     `requested` is the first signal's number, which the loop checks between its steps. A second
     signal ends the process at once, except SIGHUP: a closed terminal sends several, and service
-    managers send one after SIGTERM. During compilation, which can hold the interpreter for minutes
-    and has nothing new to save, the first signal ends the process at once. `leave` is called with
-    the signal's number before that. A thread does all this, woken by the C-level handler, because
-    Python's own handlers wait for the main thread; raising from a handler in the middle of a
-    compilation causes a segmentation fault.
+    managers send one after SIGTERM. `leaving_at_once`, during compilation, so does the first.
+    `leave` is called with the signal's number before that. A thread does all this, woken by the
+    C-level handler: Python's own handlers wait for the main thread, which compilation can hold for
+    minutes, and raising from one in the middle of it causes a segmentation fault.
     """
 
     def __init__(self, leave: Callable[[int], None]) -> None:
@@ -54,12 +52,7 @@ class Interruption:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pipe is None:
             return
         signal.set_wakeup_fd(self._old_wakeup)
@@ -99,11 +92,7 @@ class Interruption:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Inside, Python looks for no cyclic garbage.
-
-    Importing JAX and tracing programs make millions of objects that stay; looking through them
-    again and again takes a sixth of the time.
-    """
+    """Inside, Python looks for no cyclic garbage, a sixth of the time of imports and tracing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -114,10 +103,7 @@ def collector_paused() -> Iterator[None]:
 
 
 SILENT_S = 3600.0
-"""A run of another host counts as dead once its status.json is older, in seconds.
-
-It is replaced every `log_every` env steps and after every evaluation.
-"""
+"""A run of another host counts as dead once its status.json is older, in seconds."""
 
 
 def this_process() -> dict[str, Any]:
@@ -143,18 +129,14 @@ def is_gone(process: Any, silent_s: float) -> bool:
     """Whether a process, as `this_process` describes it, has ended.
 
     A process of another host or container, or of a release that did not note it, counts as ended
-    after enough seconds of silence.
+    after `SILENT_S` of silence.
     """
+    here = {"host": socket.gethostname(), "namespace": _namespace()}
     match process:
-        case {"host": host, "namespace": namespace, "pid": int(pid), "started": started} if (
-            host,
-            namespace,
-        ) == (socket.gethostname(), _namespace()) and 0 < pid < 2**31:
-            return _is_gone_here(pid, started)
-    return silent_s > SILENT_S
-
-
-def _is_gone_here(pid: int, started: int | None) -> bool:
+        case {"pid": int(pid), "started": started, **rest} if 0 < pid < 2**31 and rest == here:
+            pass
+        case _:
+            return silent_s > SILENT_S
     try:
         os.kill(pid, 0)  # no signal: asks whether there is such a process
     except ProcessLookupError:

@@ -40,15 +40,15 @@ class Replay(NamedTuple):
         return self.reward.shape[-1]
 
 
-def empty_replay(storage: Storage, spec: EnvSpec) -> Replay:
-    """A ring without transitions."""
-    capacity = storage.capacity
+def empty_replay(storage: Storage, spec: EnvSpec, *num_seeds: int) -> Replay:
+    """A ring without transitions; with a number of seeds, one for each."""
+    rows = (*num_seeds, storage.capacity)
     return Replay(
-        obs=jnp.zeros((capacity, spec.obs_dim), storage.dtype),
-        action=jnp.zeros((capacity, spec.action_dim)),
-        reward=jnp.zeros(capacity),
-        next_obs=jnp.zeros((capacity, spec.obs_dim), storage.dtype),
-        terminated=jnp.zeros(capacity, bool),
+        obs=jnp.zeros((*rows, spec.obs_dim), storage.dtype),
+        action=jnp.zeros((*rows, spec.action_dim)),
+        reward=jnp.zeros(rows),
+        next_obs=jnp.zeros((*rows, spec.obs_dim), storage.dtype),
+        terminated=jnp.zeros(rows, bool),
     )
 
 

@@ -1,6 +1,6 @@
 """A support for a categorical critic on an environment for which none is established."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -15,54 +15,56 @@ _ROUNDING = 1e-9
 
 
 def require_support(config: RunConfig, env: Environment) -> None:
-    """Raises `DimeError`, with a proposal, if the critic's support has yet to be given."""
-    if not lacks_support(config.settings):
+    """Raises `DimeError`, with a proposal, if the critic's support has yet to be given.
+
+    Random steps and the temperature suggest one.
+    """
+    settings = config.settings
+    if not lacks_support(settings):
         return
     try:
-        refuse_unknown_support(env, config.settings, config.training.bootstrap_at_time_limits)
+        bootstrap = config.training.bootstrap_at_time_limits
+        returns = _random_returns(env, settings.discount, bootstrap)
     except DimeError:
         raise
     except Exception as error:  # whatever a user's environment raises
         raise DimeError(
-            f"{env.name} raised {describe(error)} in the random steps that were to suggest a "
+            f"{env.name} raised {describe(error)} in the random steps that should suggest a "
             "support of the critic's returns. Fix the environment, or give --critic.v-min and "
             "--critic.v-max."
         ) from error
-
-
-def refuse_unknown_support(
-    env: Environment, settings: Any, bootstrap_at_time_limits: bool
-) -> NoReturn:
-    """Raises `DimeError` with the support that random steps and the temperature suggest."""
-    returns = _random_returns(env, settings.discount, bootstrap_at_time_limits)
     largest, entropy = float(np.abs(returns).max()), entropy_share(settings, env.action_dim)
-    bound = round_up(largest + entropy)
     raise DimeError(
         f"No support of the critic's returns is established for {env.name}. In {_NUM_STEPS} random "
         f"steps its discounted returns lay in [{returns.min():.4g}, {returns.max():.4g}], "
         "continued across time limits"
         + (f"; the entropy adds up to {entropy:.4g} at the first temperature." if entropy else ".")
-        + f" That suggests --critic.v-min {-bound:g} --critic.v-max {bound:g}."
+        + f" That suggests {_as_options(largest + entropy)}."
         + _less_entropy(settings, largest, entropy)
         + " Returns of a trained policy may be larger: watch target_clipped_mass in the records."
     )
+
+
+def _as_options(bound: float) -> str:
+    bound = round_up(bound)
+    return f"--critic.v-min {-bound:g} --critic.v-max {bound:g}"
 
 
 def _less_entropy(settings: Any, largest: float, entropy: float) -> str:
     """An alternative if most of the support would be the entropy's."""
     if not entropy > largest > 0.0:
         return ""
-    initial, bound = settings.temperature.initial * largest / entropy, round_up(2.0 * largest)
+    initial = settings.temperature.initial * largest / entropy
     return (
         f" Most of it is the entropy's. With --temperature.initial {initial:.1g}, or larger "
-        f"rewards, --critic.v-min {-bound:g} --critic.v-max {bound:g} would resolve returns better."
+        f"rewards, {_as_options(2.0 * largest)} would resolve returns better."
     )
 
 
 def entropy_share(settings: Any, action_dim: int) -> float:
-    """What the entropy terms add up to in a return while the temperature is as it starts.
+    """What the entropy terms add up to in an endless return, at the first temperature.
 
-    At the entropy that the temperature is to drive the policy to, in an episode without an end.
+    The policy is assumed to have the entropy that the temperature drives it to.
     """
     temperature = getattr(settings, "temperature", None)
     if temperature is None:

@@ -20,11 +20,9 @@ from dime.envs.registry import make
 from dime.errors import DimeError, choose, require
 from dime.training.checkpoint import Checkpoint, from_arrays
 from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
-from dime.training.device.learners import DeviceLearners
-from dime.training.device.programs import first_episodes
+from dime.training.device import DeviceLearners, first_episodes
 from dime.training.host.evaluation import time_limit_warning
-from dime.training.host.learners import HostLearners
-from dime.training.host.overlap import OverlapLearners
+from dime.training.host.learners import HostLearners, OverlapLearners
 from dime.training.host.programs import initialise, seed_keys
 from dime.training.listeners import Listener, Progress, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult

@@ -22,34 +22,29 @@ def episode_seed(seed: int, stream: int, *numbers: int) -> int:
 
 
 class Observed(NamedTuple):
-    """One step of the environment as the replay takes it, and the observation to act on next."""
+    """One step of the environment as the replay takes it: the fields of a `Transition`."""
 
     obs: np.ndarray
     action: np.ndarray
     reward: np.float32
     next_obs: np.ndarray
     terminated: bool
-    acting_obs: np.ndarray
 
 
 class EpisodeStream:
     """A seed's training environment, one episode after the other.
 
     If the environment raises, it is re-created and the episode is cut, as long as `restarts` has
-    some left; after that its error is raised, and the stream is as before.
+    some left; after that its error is raised, and the stream is as before. `obs` is the observation
+    to act on next.
     """
 
     def __init__(self, env: Environment, restarts: Restarts, bootstrap_at_time_limits: bool = True):
-        self.env = env
-        self.restarts = restarts
-        self.seed = restarts.seed
+        self.env, self.restarts, self.seed = env, restarts, restarts.seed
         self.bootstrap_at_time_limits = bootstrap_at_time_limits
-        self.number = 0
-        self.actions: list[np.ndarray] = []
-        self.episode_return = 0.0
         self.last_return: float | None = None
         self.last_length: int | None = None
-        self.obs = np.zeros(env.obs_dim, np.float32)
+        self._begin(0, np.zeros(env.obs_dim, np.float32))
 
     def begin(self) -> None:
         """Resets the environment for the episode `self.number`."""
@@ -57,7 +52,7 @@ class EpisodeStream:
 
     def _begin(self, number: int, obs: np.ndarray) -> None:
         self.number, self.obs = number, obs
-        self.actions = []
+        self.actions: list[np.ndarray] = []
         self.episode_return = 0.0
 
     def _reset(self, number: int, error: Exception | None = None) -> tuple[int, np.ndarray]:
@@ -74,10 +69,6 @@ class EpisodeStream:
                 return number, self.env.reset(episode_seed(self.seed, TRAINING, number))
             except Exception as another:  # whatever a user's environment raises
                 error, number = another, number + 1
-
-    def start_step(self, action: np.ndarray) -> None:
-        """Lets an environment in another process begin the step that `step` completes."""
-        self.env.start_step(action)
 
     def step(self, action: np.ndarray) -> Observed:
         """Takes a step; begins the next episode if this one ends.
@@ -102,7 +93,7 @@ class EpisodeStream:
             self._begin(*next_episode)
         reward = np.float32(result.reward)
         terminated = result.terminated or (ended and not self.bootstrap_at_time_limits)
-        return Observed(obs, action, reward, result.obs, terminated, self.obs)
+        return Observed(obs, action, reward, result.obs, terminated)
 
     def position(self) -> EpisodePosition:
         """Where the stream is, except for the actions of the episode in progress."""
@@ -120,7 +111,13 @@ class EpisodeStream:
         try:
             first = self.env.reset(episode_seed(self.seed, TRAINING, position.number))
             self._begin(position.number, first)
-            self._replay(actions)
+            ended = False
+            while not ended and len(self.actions) < len(actions):
+                action = actions[len(self.actions)]
+                result = self.env.step(action)
+                self.actions.append(action)
+                self.obs = result.obs
+                ended = result.terminated or result.truncated
         except Exception as raised:  # whatever a user's environment raises
             error = raised
         self.episode_return = position.episode_return
@@ -129,20 +126,12 @@ class EpisodeStream:
         self._begin(*self._reset(position.number + 1, error))
         return False
 
-    def _replay(self, actions: np.ndarray) -> None:
-        for action in actions:
-            result = self.env.step(action)
-            self.actions.append(action)
-            self.obs = result.obs
-            if result.terminated or result.truncated:
-                break
-
 
 KEEPS_STATE = (
     "the same seed and actions did not give the same episode again: it keeps state between episodes"
 )
 SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
-NOT_TRIED = "it failed when its episodes were to be repeated as a trial"
+NOT_TRIED = "it failed while its episodes were repeated as a trial"
 
 _NUM_STEPS = 5
 _SEED, _ANOTHER_SEED = 20_011, 20_021

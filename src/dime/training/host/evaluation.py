@@ -1,7 +1,8 @@
 """Evaluations: whole episodes in a named action mode, in separate environments."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,13 @@ class EpisodeResult(NamedTuple):
     success_last: bool | None
 
 
+Evaluation = Iterator[list[list[EpisodeResult]] | None]
+"""Plays episodes: None before each step, or each few steps, then the results by agent.
+
+Raises `EpisodeError`.
+"""
+
+
 def evaluation_seeds(seed: int, env_step: int, num_episodes: int) -> list[int]:
     """The episodes' seeds, the same for every mode."""
     return [episode_seed(seed, EVALUATION, env_step, i) for i in range(num_episodes)]
@@ -64,8 +72,7 @@ class EnvironmentPool:
     """
 
     def __init__(self, make: Callable[[], Environment], training: list[Environment]):
-        self._make = make
-        self._training = training
+        self._make, self._training = make, training
         self._made: list[Environment] = []
         self._tried = False
         self.unrepeatable: str | None = None
@@ -94,9 +101,8 @@ class EnvironmentPool:
         while len(self._made) < number:
             env = _guarded(len(self._made) // count, self._make)
             env.spaces.refuse_if_other(self._training[0].spaces, "the environment that trains")
-            if any(
-                env.env.unwrapped is other.env.unwrapped for other in self._training + self._made
-            ):
+            others = self._training + self._made
+            if any(env.env.unwrapped is other.env.unwrapped for other in others):
                 raise DimeError(
                     f"{env.name} was returned twice by what makes environments. A run needs "
                     "several, for training and for evaluation: return a new one at each call."
@@ -114,8 +120,7 @@ class _Episode:
     """An episode in progress."""
 
     def __init__(self, env: Environment, seed: int):
-        self.env = env
-        self.seed = seed
+        self.env, self.seed = env, seed
         self.obs = env.reset(seed)
         self.rewards: list[float] = []
         self.successes: list[bool | None] = []
@@ -140,71 +145,43 @@ class _Episode:
         )
 
 
-class Evaluation(Protocol):
-    """Whole episodes in progress, of every agent."""
+def play_episodes(
+    environments: list[Environment], seeds: list[list[int]], actions: Actions
+) -> Evaluation:
+    """Plays episodes side by side, with one call of `actions` per step for all of them.
 
-    @property
-    def running(self) -> bool:
-        """Whether an episode has not ended yet."""
-        ...
-
-    def advance(self) -> None:
-        """Takes some steps of the episodes that run. Raises `EpisodeError`."""
-
-    def results(self) -> list[list[EpisodeResult]]:
-        """Of all episodes, by agent. Raises `EpisodeError`."""
-        ...
-
-
-class Episodes:
-    """Episodes side by side, one call of `actions` per step for all of them.
-
-    `seeds` by agent, then by episode; one environment for each. Raises `EpisodeError`.
+    `seeds` by agent, then by episode; one environment for each.
     """
-
-    def __init__(self, environments: list[Environment], seeds: list[list[int]], actions: Actions):
-        spare = iter(environments)
-        self._actions = actions
-        self._step = 0
-        self._groups = [
-            [_guarded(agent, _Episode, next(spare), seed) for seed in group]
-            for agent, group in enumerate(seeds)
-        ]
-
-    @property
-    def running(self) -> bool:
-        """Whether an episode has not ended yet."""
-        return any(episode.running for group in self._groups for episode in group)
-
-    def advance(self) -> None:
-        """Takes one step of every episode that runs."""
-        obs = np.stack([[episode.obs for episode in group] for group in self._groups])
-        actions = self._actions(obs, self._step)
-        taken = [
-            (agent, episode, action)
-            for agent, (group, row) in enumerate(zip(self._groups, actions, strict=True))
-            for episode, action in zip(group, row, strict=True)
+    spare = iter(environments)
+    groups = [
+        [_guarded(agent, _Episode, next(spare), seed) for seed in group]
+        for agent, group in enumerate(seeds)
+    ]
+    for step in itertools.count():
+        running = [
+            (agent, place, episode)
+            for agent, group in enumerate(groups)
+            for place, episode in enumerate(group)
             if episode.running
         ]
-        for _, episode, action in taken:
-            episode.env.start_step(action)
-        for agent, episode, action in taken:
-            _guarded(agent, episode.step, action)
-        self._step += 1
-
-    def results(self) -> list[list[EpisodeResult]]:
-        """Of all episodes, by agent."""
-        return [[episode.result() for episode in group] for group in self._groups]
+        if not running:
+            break
+        yield None
+        chosen = actions(np.stack([[each.obs for each in group] for group in groups]), step)
+        for agent, place, episode in running:
+            episode.env.start_step(chosen[agent, place])
+        for agent, place, episode in running:
+            _guarded(agent, episode.step, chosen[agent, place])
+    yield [[episode.result() for episode in group] for group in groups]
 
 
 def run_episodes(
     environments: list[Environment], seeds: list[list[int]], actions: Actions
 ) -> list[list[EpisodeResult]]:
-    """Plays `Episodes` to their ends. Raises `EpisodeError`."""
-    episodes = Episodes(environments, seeds, actions)
-    while episodes.running:
-        episodes.advance()
-    return episodes.results()
+    """The results of `play_episodes`."""
+    *_, results = play_episodes(environments, seeds, actions)
+    assert results is not None
+    return results
 
 
 def _guarded(agent: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -216,14 +193,12 @@ def _guarded(agent: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def summary(results: list[EpisodeResult]) -> dict[str, Any]:
     """The part of an evaluation's record that the episodes make."""
+    seeds, returns, lengths, *successes = map(list, zip(*results, strict=True))
+    success_any, success_last = (None if set(each) == {None} else each for each in successes)
     return {
-        "returns": [result.episode_return for result in results],
-        "lengths": [result.length for result in results],
-        "success_any": _reported([result.success_any for result in results]),
-        "success_last": _reported([result.success_last for result in results]),
-        "episode_seeds": [result.seed for result in results],
+        "returns": returns,
+        "lengths": lengths,
+        "success_any": success_any,
+        "success_last": success_last,
+        "episode_seeds": seeds,
     }
-
-
-def _reported(successes: list[bool | None]) -> list[bool | None] | None:
-    return None if all(success is None for success in successes) else successes

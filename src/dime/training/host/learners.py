@@ -19,9 +19,23 @@ from dime.training.checkpoint import (
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import Event, Restarts, failure_of, poisoned, state_of, survivors
+from dime.training.faults import (
+    Event,
+    Restarts,
+    SeedFailure,
+    failure_of,
+    poisoned,
+    state_of,
+    survivors,
+)
 from dime.training.host.episodes import EpisodeStream, Observed
-from dime.training.host.evaluation import Actions, EnvironmentPool, EpisodeError, Episodes
+from dime.training.host.evaluation import (
+    Actions,
+    EnvironmentPool,
+    EpisodeError,
+    Evaluation,
+    play_episodes,
+)
 from dime.training.host.programs import (
     Learned,
     Programs,
@@ -29,22 +43,21 @@ from dime.training.host.programs import (
     counters,
     evaluation_inputs,
     initialise,
-    initialise_replay,
     seed_keys,
 )
-from dime.training.replay import Replay
-from dime.types import Agent, EnvSpec, Transition
+from dime.training.replay import Replay, empty_replay
+from dime.types import Agent, Counters, EnvSpec, Transition
 
 
 class HostLearners:
-    """One Gymnasium environment for each seed; one program is called per env step.
+    """One Gymnasium environment for each seed, one program call per env step; see `Learners`.
 
-    `environments` by seed; `make_environment` makes those of evaluations. After `compile` and
-    `begin` everything is as before the first step, or as it was at `checkpoint`.
+    `environments` by seed; `make_environment` makes those of evaluations.
     """
 
     state: Any
     replay: Replay
+    unrepeatable: str | None = None
 
     def __init__(
         self,
@@ -54,28 +67,18 @@ class HostLearners:
         make_environment: Callable[[], Environment],
         checkpoint: Checkpoint | None = None,
     ):
-        self.config = config
-        self._checkpoint = checkpoint
+        self.config, self._agent, self._checkpoint = config, agent, checkpoint
         position = position_of(checkpoint, config.seeds)
         self.seeds, self.env_step, self.update, self.metrics = position
         one = environments[self.seeds[0]]
         self.env_name, self.spaces = one.name, one.spaces
         self.spec = EnvSpec(one.obs_dim, one.action_dim, config.replay_capacity)
-        self._agent = agent
+        restarts = [Restarts(seed, config.max_env_restarts) for seed in self.seeds]
         self.streams = [
-            EpisodeStream(
-                environments[seed],
-                Restarts(seed, config.max_env_restarts),
-                config.bootstrap_at_time_limits,
-            )
-            for seed in self.seeds
+            EpisodeStream(environments[each.seed], each, config.bootstrap_at_time_limits)
+            for each in restarts
         ]
         self._pool = EnvironmentPool(make_environment, list(environments.values()))
-
-    @property
-    def unrepeatable(self) -> str | None:
-        """Why episodes do not follow from their seeds; None if nothing is known against it."""
-        return self._pool.unrepeatable
 
     def compile(self) -> None:
         """Compiles the programs, for as many seeds as there are now."""
@@ -83,16 +86,15 @@ class HostLearners:
         self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
 
     def begin(self) -> list[Event]:
-        """Begins, or continues from the checkpoint, which `refuse_if_other` has let pass."""
+        """Begins, or continues from the checkpoint."""
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             return self._restore(checkpoint)
-        self.replay = initialise_replay(self.config.storage, self.spec, len(self.seeds))
+        self.replay = empty_replay(self.config.storage, self.spec, len(self.seeds))
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         _, events = self._attempt(lambda stream: stream.begin())
         self._choose_actions()
-        self._remove_failed(events)
-        return events
+        return self._without_failed(events)
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         files, storage = checkpoint.replay_files, self.config.storage
@@ -112,8 +114,7 @@ class HostLearners:
         strays = [seed for seed, follows in followed.items() if not follows]
         if strays:
             self._choose_actions()
-        self._remove_failed(events)
-        return events + [
+        return self._without_failed(events) + [
             f"warning: The environment of seed {seed} did not follow when its episode in progress "
             "was replayed from its seed and actions; a new episode begins. From here on the run "
             "differs from an uninterrupted one."
@@ -143,49 +144,47 @@ class HostLearners:
         observed, events = self._step_environments()
         if not observed:
             return events
-        transition, acting_obs = self._complete(observed, events)
-        if not self.config.learns_after(self.env_step):
-            return events + self._store_and_act(transition)
-        return events + self._advance(transition, acting_obs)
+        transition = self._complete(observed, events)
+        if self.config.learns_after(self.env_step):
+            return events + self._advance(transition)
+        return events + self._store_and_act(transition)
 
     def _start_environments(self) -> None:
+        """Environments in other processes begin the step."""
         for stream, action in zip(self.streams, self._actions, strict=True):
-            stream.start_step(action)
+            stream.env.start_step(action)
 
     def _step_environments(self) -> tuple[dict[int, Observed], list[Event]]:
         actions = dict(zip(self.seeds, self._actions, strict=True))
         return self._attempt(lambda stream: stream.step(actions[stream.seed]))
 
-    def _complete(
-        self, observed: dict[int, Observed], events: list[Event]
-    ) -> tuple[Transition, np.ndarray]:
-        """The env step was taken by the seeds that go on: their transitions, what to act on."""
-        self._remove_failed(events)
+    def _complete(self, observed: dict[int, Observed], events: list[Event]) -> Transition:
+        """Counts the env step; returns the transitions of the seeds that go on."""
+        self._without_failed(events)
         self.env_step += 1
-        names = ("obs", "action", "reward", "next_obs", "terminated")
-        rows = (np.stack([getattr(observed[seed], name) for seed in self.seeds]) for name in names)
-        acting_obs = np.stack([observed[seed].acting_obs for seed in self.seeds])
-        return Transition(*map(jnp.asarray, rows)), acting_obs
+        rows = zip(*(observed[seed] for seed in self.seeds), strict=True)
+        return Transition(*(jnp.asarray(np.stack(row)) for row in rows))
 
     def _store_and_act(self, transition: Transition) -> list[Event]:
-        at = counters(self.env_step, self.update)
-        self.replay = self._programs.store(self.replay, transition, at)
+        self.replay = self._programs.store(self.replay, transition, self._counters())
         self._choose_actions()
         return self._check(["action"], _rows_finite(self._actions))
 
+    def _counters(self) -> Counters:
+        return counters(self.env_step, self.update)
+
+    def _obs(self) -> np.ndarray:
+        return np.stack([stream.obs for stream in self.streams])
+
     def _choose_actions(self) -> None:
-        at = counters(self.env_step, self.update)
         if self.env_step < self.config.num_random_steps:
-            actions = self._programs.random_actions(self._keys, at)
+            actions = self._programs.random_actions(self._keys, self._counters())
         else:
-            obs = np.stack([stream.obs for stream in self.streams])
-            actions = self._programs.explore(self.state, obs, self._keys, at)
+            actions = self._programs.explore(self.state, self._obs(), self._keys, self._counters())
         self._actions = np.asarray(actions)
 
-    def _advance(self, transition: Transition, acting_obs: Any) -> list[Event]:
-        inputs = StepInputs(
-            transition, acting_obs, self._keys, counters(self.env_step, self.update)
-        )
+    def _advance(self, transition: Transition) -> list[Event]:
+        inputs = StepInputs(transition, self._obs(), self._keys, self._counters())  # pyright: ignore[reportArgumentType]
         advanced = self._programs.advance(self.state, self.replay, inputs)
         self.replay = advanced.replay
         self._keep(advanced.learned)
@@ -199,33 +198,32 @@ class HostLearners:
 
     def _check(self, quantities: list[str], finite: np.ndarray) -> list[Event]:
         events = poisoned(self.seeds, self.state, quantities, finite, self.env_step)
-        self._remove_failed(events)
+        return self._without_failed(events)
+
+    def _without_failed(self, events: list[Event]) -> list[Event]:
+        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
+        kept = survivors(self.seeds, events)
+        if kept is not None:
+            self.state, self.replay, self.metrics = jax.tree.map(
+                lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
+            )
+            self._actions = self._actions[kept]
+            self.streams = [self.streams[place] for place in kept]
+            self.seeds = [self.seeds[place] for place in kept]
+            self.compile()
         return events
 
-    def _remove_failed(self, events: list[Event]) -> None:
-        """The others go on in programs that are compiled for them; if all failed, nothing does."""
-        kept = survivors(self.seeds, events)
-        if kept is None:
-            return
-        self.state, self.replay, self.metrics = jax.tree.map(
-            lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
-        )
-        self._actions = self._actions[kept]
-        self.streams = [self.streams[place] for place in kept]
-        self.seeds = [self.seeds[place] for place in kept]
-        self.compile()
-
-    def evaluation(self, mode: str, seeds: list[list[int]]) -> Episodes:
-        """Episodes by agent, which are reset with these seeds. Raises `EpisodeError`."""
+    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
+        """Plays whole episodes, one step between two values."""
         environments = self._pool.take(len(seeds), len(seeds[0]))
-        return Episodes(environments, seeds, self.evaluation_actions(mode))
+        self.unrepeatable = self._pool.unrepeatable
+        return play_episodes(environments, seeds, self.evaluation_actions(mode))
 
     def evaluation_actions(self, mode: str) -> Actions:
         """The agents' actions in an evaluation mode."""
-        program = self._programs.evaluate[mode]
+        program, at = self._programs.evaluate[mode], self._counters()
 
         def act(obs: np.ndarray, step: int) -> np.ndarray:
-            at = counters(self.env_step, self.update)
             return np.asarray(program(self.state, evaluation_inputs(obs, 0, step, self._keys, at)))
 
         return act
@@ -236,9 +234,7 @@ class HostLearners:
         stream = self.streams[error.agent]
         if stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated"):
             return stream.restarts.fetch()
-        events = [self._failure(error.agent, error.cause)]
-        self._remove_failed(events)
-        return events
+        return self._without_failed([self._failure(error.agent, error.cause)])
 
     def close(self) -> None:
         """Closes the evaluations' environments."""
@@ -257,6 +253,45 @@ class HostLearners:
             episodes[f"{stream.seed}/obs"] = stream.obs
             episodes[f"{stream.seed}/next_action"] = action
         return to_arrays(self.state), episodes, {}
+
+
+class OverlapLearners(HostLearners):
+    """Learning while the environments step (`--overlap`).
+
+    The updates of an env step are made while the environments take the next one.
+    """
+
+    # The newest env step whose updates were made. It is saved: an environment that fails may leave
+    # its learner ahead, and nothing must be learned twice.
+    _learned_step = 0
+
+    def _restore(self, checkpoint: Checkpoint) -> list[Event]:
+        learned = checkpoint.run.learnt_env_step
+        self._learned_step = self.env_step if learned is None else learned
+        return super()._restore(checkpoint)
+
+    def step(self, at_most: int = 1) -> list[Event]:
+        """One env step of every seed, the updates of the one before, the next actions."""
+        self._start_environments()
+        learned = None
+        if self.config.learns_after(self.env_step) and self._learned_step < self.env_step:
+            # Sent off; nothing here waits for it.
+            learned = self._programs.learn(self.state, self.replay, self._keys, self._counters())
+            self._keep(learned)
+            self._learned_step = self.env_step
+        observed, events = self._step_environments()
+        if learned is not None:
+            quantities, finite = sorted(learned.metrics), np.asarray(learned.finite)
+            events += poisoned(self.seeds, self.state, quantities, finite, self.env_step)
+        failed = {event.seed for event in events if isinstance(event, SeedFailure)}
+        if failed >= set(self.seeds):
+            return events
+        return events + self._store_and_act(self._complete(observed, events))
+
+    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
+        """As in `HostLearners`, and how far learning lags."""
+        state, episodes, run = super().snapshot()
+        return state, episodes, run | {"learnt_env_step": self._learned_step}
 
 
 def _rows_finite(actions: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dime.training.config import TrainingConfig
-from dime.training.replay import Replay, Storage, empty_replay, sample_batch, store
+from dime.training.replay import Replay, empty_replay, sample_batch, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
 
 
@@ -118,9 +118,7 @@ def compile_program(
 def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function` for every seed; all arguments lead with the axis of seeds.
 
-    One seed alone goes without that axis: products over an axis of length one cost a CPU twice the
-    time (the update at dog-run's sizes: 0.3 to 0.4 of the machine's matrix-product rate, 0.7
-    without it).
+    One seed alone goes without it: products over an axis of length one cost a CPU twice the time.
     """
     if jax.tree.leaves(arguments)[0].shape[0] == 1:
         one = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
@@ -131,12 +129,6 @@ def over_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
 def initialise(agent: Agent, keys: Key[Array, " seeds"]) -> AlgorithmState:
     """The algorithm's state of every seed before training."""
     return over_seeds(lambda key: agent.init(derive(key, Stream.INIT)), keys)
-
-
-def initialise_replay(storage: Storage, spec: EnvSpec, num_seeds: int) -> Replay:
-    """An empty ring for every seed."""
-    one = jax.eval_shape(lambda: empty_replay(storage, spec))
-    return jax.tree.map(lambda leaf: jnp.zeros((num_seeds, *leaf.shape), leaf.dtype), one)
 
 
 def store_all(replay: Replay, transition: Transition, at: Counters) -> Replay:
@@ -266,14 +258,11 @@ class Programs:
     """The above, compiled for a number of seeds before the loop begins."""
 
     def __init__(self, agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int):
-        self.agent, self.config, self.spec = agent, config, spec
-        keys = jax.eval_shape(lambda: seed_keys(tuple(range(num_seeds))))
+        example = partial(_example_inputs, spec, num_seeds, config.num_evaluation_episodes)
+        inputs, evaluation = jax.eval_shape(example)
+        keys = inputs.keys
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        replay = jax.eval_shape(lambda: initialise_replay(config.storage, spec, num_seeds))
-        inputs = jax.eval_shape(partial(_example_inputs, spec, num_seeds))
-        evaluation = jax.eval_shape(
-            partial(_example_evaluation_inputs, spec, num_seeds, config.num_evaluation_episodes)
-        )
+        replay = jax.eval_shape(lambda: empty_replay(config.storage, spec, num_seeds))
 
         compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, inputs.next_obs, inputs.at
@@ -294,22 +283,14 @@ class Programs:
             )
 
 
-def _example_inputs(spec: EnvSpec, num_seeds: int) -> StepInputs:
+def _example_inputs(
+    spec: EnvSpec, num_seeds: int, num_episodes: int
+) -> tuple[StepInputs, EvaluationInputs]:
+    """Of an env step and of a step of an evaluation; only their shapes count."""
+    keys, at = seed_keys(tuple(range(num_seeds))), counters(0, 0)
     obs, scalar = jnp.zeros((num_seeds, spec.obs_dim)), jnp.zeros(num_seeds)
     action = jnp.zeros((num_seeds, spec.action_dim))
     transition = Transition(obs, action, scalar, obs, scalar > 0.0)
-    keys, counter = seed_keys(tuple(range(num_seeds))), jnp.zeros((), jnp.int32)
-    return StepInputs(transition, obs, keys, Counters(counter, counter))
-
-
-def _example_evaluation_inputs(
-    spec: EnvSpec, num_seeds: int, num_episodes: int
-) -> EvaluationInputs:
-    counter = jnp.zeros((), jnp.int32)
-    return EvaluationInputs(
-        obs=jnp.zeros((num_seeds, num_episodes, spec.obs_dim)),
-        episodes=jnp.arange(num_episodes, dtype=jnp.int32),
-        step=counter,
-        keys=seed_keys(tuple(range(num_seeds))),
-        at=Counters(counter, counter),
-    )
+    episodes_obs = jnp.zeros((num_seeds, num_episodes, spec.obs_dim))
+    evaluation = evaluation_inputs(episodes_obs, 0, 0, keys, at)
+    return StepInputs(transition, obs, keys, at), evaluation

@@ -1,43 +1,65 @@
-"""The compiled programs of a run whose environments JAX computes: many env steps per dispatch.
+"""Seeds whose environments JAX computes: many env steps in one call of one program.
 
 A round is one step of all environments of all seeds: each seed's `envs_per_seed` of them step
 together, which makes as many env steps, and then come the updates that belong to these.
 """
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from dime.envs.jax_env import JaxTask, reset_task, step_task
+from dime.envs.environment import Environment, NonFiniteError
+from dime.envs.jax_env import JaxEnv, JaxTask, reset_task, step_task
+from dime.training.checkpoint import (
+    Arrays,
+    Checkpoint,
+    EpisodePosition,
+    from_arrays,
+    position_of,
+    to_arrays,
+)
+from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.host.evaluation import MAX_EPISODE_STEPS
+from dime.training.faults import Event, failure_of, poisoned, state_of, survivors
+from dime.training.host.evaluation import (
+    MAX_EPISODE_STEPS,
+    EpisodeError,
+    EpisodeResult,
+    Evaluation,
+)
 from dime.training.host.programs import (
     EvaluationInputs,
     Learned,
     Stream,
     compile_program,
+    counters,
     derive,
     evaluation_actions,
     explore,
     initialise,
-    initialise_replay,
     learn,
     random_actions,
+    seed_keys,
 )
-from dime.training.replay import Replay, store
+from dime.training.replay import Replay, empty_replay, store
 from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Transition
+
+_CALL_S = 0.25  # about how long one call of a program may take: signals are noticed between calls
+_CHECKED = ("action", "observation", "reward")  # to be finite, besides the metrics
 
 
 class Context(NamedTuple):
     """What the programs are made from."""
 
     task: JaxTask
-    time_limit: int
-    """Of an episode, in steps."""
+    time_limit: int  # of an episode, in steps
     agent: Agent
     config: TrainingConfig
     spec: EnvSpec
@@ -59,18 +81,14 @@ class DeviceState(NamedTuple):
     """All that a round changes."""
 
     learned: Learned
-    """`finite` is that of the newest updates."""
     replay: Replay
     episodes: Episodes
     action: Float[Array, "seeds envs act"]
     at: Counters
     finite: Bool[Array, "seeds quantities"]
-    """Of each metric (sorted by name) and of `FINITE_TOO`, as it was at `first_bad_step`."""
+    """Of each metric (sorted by name) and of `_CHECKED`, as it was at `first_bad_step`."""
     first_bad_step: Int[Array, " seeds"]
     """The env step at which a seed first met something that is not finite; 0 if none."""
-
-
-FINITE_TOO = ("action", "observation", "reward")
 
 
 def episode_key(
@@ -106,12 +124,12 @@ def start(context: Context, keys: Key[Array, " seeds"]) -> DeviceState:
     agent, config = context.agent, context.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = initialise_replay(config.storage, context.spec, num_seeds)
+    replay = empty_replay(config.storage, context.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
     episodes = first_episodes(context.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)
     metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), learned.metrics)
-    num_quantities = len(metrics) + len(FINITE_TOO)
+    num_quantities = len(metrics) + len(_CHECKED)
     return DeviceState(
         learned=Learned(state, metrics, jnp.ones((num_seeds, len(metrics)), bool)),
         replay=replay,
@@ -214,14 +232,6 @@ def over_environments(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.vmap(jax.vmap(function))(*arguments)
 
 
-class ActingAgents(NamedTuple):
-    """The agents of an evaluation."""
-
-    state: AlgorithmState
-    keys: Key[Array, " seeds"]
-    at: Counters
-
-
 class EvaluationState(NamedTuple):
     """An evaluation in progress. All leaves except `step` lead with (seeds, episodes)."""
 
@@ -249,7 +259,7 @@ def begin_evaluation(task: JaxTask, seeds: UInt32[Array, "seeds episodes"]) -> E
 def evaluate(
     context: Context,
     mode: str,
-    acting: ActingAgents,
+    acting: tuple[AlgorithmState, Key[Array, " seeds"], Counters],
     before: EvaluationState,
     num_steps: Int[Array, ""],
 ) -> EvaluationState:
@@ -290,15 +300,178 @@ class DevicePrograms:
             return jax.lax.fori_loop(0, num_rounds, lambda _, state: one_round(state), state)
 
         compiled = partial(compile_program, config)
-        self.shape: DeviceState = jax.eval_shape(begin, keys)
+        shape: DeviceState = jax.eval_shape(begin, keys)
         count = jax.ShapeDtypeStruct((), jnp.int32)
         seeds = jax.ShapeDtypeStruct((keys.shape[0], config.num_evaluation_episodes), jnp.uint32)
         episodes = jax.eval_shape(begin_episodes, seeds)
-        acting = ActingAgents(self.shape.learned.state, keys, self.shape.at)
+        acting = (shape.learned.state, keys, shape.at)
         self.start = compiled(begin, keys)
-        self.advance = compiled(advance, self.shape, keys, count, donated=0)
+        self.advance = compiled(advance, shape, keys, count, donated=0)
         self.begin_evaluation = compiled(begin_episodes, seeds)
         self.evaluate = {
             mode: compiled(partial(evaluate, context, mode), acting, episodes, count, donated=1)
             for mode in config.evaluation_modes
         }
+
+
+class DeviceLearners:
+    """Environments, replay and agents of every seed in one program; see `Learners`.
+
+    However the env steps are divided among calls, they are the same.
+    """
+
+    unrepeatable: str | None = None  # pure functions of their seeds
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        agent: Agent,
+        environment: Environment,
+        checkpoint: Checkpoint | None = None,
+    ):
+        assert isinstance(environment.env, JaxEnv)
+        self.config, self._agent, self._env = config, agent, environment.env
+        self._checkpoint = checkpoint
+        position = position_of(checkpoint, config.seeds)
+        self.seeds, self.env_step, self.update, self.metrics = position
+        self.env_name, self.spaces = environment.name, environment.spaces
+        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # of random steps, of modes, ...
+
+    def compile(self) -> None:
+        """Compiles the programs, for as many seeds as there are now."""
+        self._keys = seed_keys(tuple(self.seeds))
+        env = self._env
+        context = Context(env.task, env.max_episode_steps, self._agent, self.config, self.spec)
+        self._programs = DevicePrograms(context, self._keys)
+
+    def begin(self) -> list[Event]:
+        """Begins, or continues from the checkpoint."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+            return []
+        self._keep(self._programs.start(self._keys))
+        obs = np.asarray(self._now.episodes.state.obs).reshape(len(self.seeds), -1)
+        return self._check(["observation"], np.isfinite(obs).all(axis=1, keepdims=True), 0)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """The environments' states come from the checkpoint as they were."""
+        # Without its replay: two would not fit.
+        fresh: DeviceState = self._programs.start(self._keys)._replace(replay=None)
+        learned, metrics = fresh.learned, self.metrics or {}
+        if set(metrics) != set(learned.metrics):
+            metrics = learned.metrics
+        state = from_arrays(checkpoint.state, learned.state)
+        episodes, action = from_arrays(checkpoint.episodes, (fresh.episodes, fresh.action))
+        restored = fresh._replace(
+            learned=learned._replace(state=state, metrics=metrics),
+            episodes=episodes,
+            action=action,
+            at=counters(self.env_step, self.update),
+        )
+        # Copies that a program may take over, as the replay is already.
+        copied = jax.tree.map(
+            lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), restored, fresh
+        )
+        files, storage = checkpoint.replay_files, self.config.storage
+        replay = load_replay(files, self.seeds, storage, self.spec)
+        self._keep(copied._replace(replay=replay))
+
+    def step(self, at_most: int) -> list[Event]:
+        """As many env steps in one call as take about a quarter of a second."""
+        left = self.config.num_random_steps - self.env_step
+        if left > 0:  # these are quick: what comes after them is another call
+            at_most = min(at_most, left)
+        pace = self._paces["random" if left > 0 else "learning"]
+        rounds = partial(self._programs.advance, self._now, self._keys)
+        self._keep(pace.run(rounds, at_most // self.config.envs_per_seed))
+        first_bad, finite = jax.device_get((self._now.first_bad_step, self._now.finite))
+        return self._check([*sorted(self._now.learned.metrics), *_CHECKED], finite, first_bad)
+
+    def _keep(self, now: DeviceState) -> None:
+        self._now = now
+        self.state, self.replay = now.learned.state, now.replay
+        self.env_step, self.update = int(now.at.env_step), int(now.at.update)
+        if self.update:
+            self.metrics = now.learned.metrics
+
+    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
+        return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
+
+    def _without_failed(self, events: list[Event]) -> list[Event]:
+        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
+        kept = survivors(self.seeds, events)
+        if kept is not None:
+            at = self._now.at
+            without_counters = self._now._replace(at=None)  # pyright: ignore[reportArgumentType]
+            rest = jax.tree.map(lambda leaf: leaf[kept], without_counters)
+            self._keep(rest._replace(at=at))
+            self.seeds = [self.seeds[place] for place in kept]
+            self.compile()
+        return events
+
+    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
+        """Plays whole episodes, about a quarter of a second between two values."""
+        acting = (self.state, self._keys, counters(self.env_step, self.update))
+        program, pace = self._programs.evaluate[mode], self._paces[mode]
+        now: EvaluationState = self._programs.begin_evaluation(np.array(seeds, np.uint32))
+        while np.asarray(now.running).any():
+            yield None
+            now = pace.run(partial(program, acting, now), MAX_EPISODE_STEPS)
+        returns, lengths, finite = jax.device_get((now.episode_return, now.length, now.finite))
+        for agent, episode in np.argwhere(~finite).tolist():
+            step, when = int(lengths[agent, episode]), "in an evaluation"
+            error = NonFiniteError("observation or reward", self.env_name, step, when)
+            raise EpisodeError(agent, error)
+        yield [
+            [EpisodeResult(*episode, None, None) for episode in zip(*of_agent, strict=True)]
+            for of_agent in zip(seeds, returns.tolist(), lengths.tolist(), strict=True)
+        ]
+
+    def recover(self, error: EpisodeError) -> list[Event]:
+        """Removes the seed: such an environment would do the same again."""
+        seed, state = self.seeds[error.agent], state_of(self.state, error.agent)
+        failure = failure_of(seed, error.cause, self.env_name, self.env_step, state)
+        return self._without_failed([failure])
+
+    def episodes(self) -> list[EpisodePosition]:
+        """Of every seed; for several environments the sum of numbers, the means of the others."""
+        episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
+        return [_of_seed(episodes, index) for index in range(len(self.seeds))]
+
+    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
+        """The state's arrays, the environments' states, and a mark that these are on the device."""
+        episodes = to_arrays((self._now.episodes, self._now.action))
+        return to_arrays(self.state), episodes, {"on_device": True}
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+class Pace:
+    """How many steps a call makes so that it takes about `_CALL_S`."""
+
+    def __init__(self):
+        self._count = 1
+
+    def run(self, steps: Callable[[Any], Any], at_most: int) -> Any:
+        """The result of `steps`, which is called with their number."""
+        count = min(self._count, at_most)
+        began = time.perf_counter()
+        result = jax.block_until_ready(steps(np.int32(count)))
+        took_s = max(time.perf_counter() - began, 1e-6)
+        # At most doubled: the next ones may take longer.
+        self._count = max(1, min(2 * self._count, round(count * _CALL_S / took_s)))
+        return result
+
+
+def _of_seed(episodes: Episodes, index: int) -> EpisodePosition:
+    ended = episodes.number[index] > 0
+    last_return, last_length = episodes.last_return[index], episodes.last_length[index]
+    return EpisodePosition(
+        number=int(episodes.number[index].sum()),
+        episode_return=float(episodes.episode_return[index].mean()),
+        last_return=float(last_return[ended].mean()) if ended.any() else None,
+        last_length=int(round(last_length[ended].mean())) if ended.any() else None,
+    )

@@ -1,1 +1,0 @@
-"""Environments in the learner's program."""
