@@ -64,10 +64,10 @@ def test_a_step_before_the_first_reset_is_refused():
 def test_tasks_that_cannot_be_trained_on_the_device_are_refused():
     task = JaxWalk()
     task.reset = lambda rng: TASK.reset(rng)._replace(obs={"state": jnp.zeros(2), "more": 1.0})
-    with pytest.raises(DimeError, match=r"`obs`, a vector.*'obs': 'dict'"):
+    with pytest.raises(DimeError, match=r"`obs`, a vector.*shapes are dict"):
         JaxEnv(task, 5)
     task.reset = lambda rng: TASK.reset(rng)._replace(obs=jnp.zeros((2, 2)))
-    with pytest.raises(DimeError, match=r"`obs`, a vector.*'obs': \(2, 2\)"):
+    with pytest.raises(DimeError, match=r"`obs`, a vector.*shapes are \(2, 2\)"):
         JaxEnv(task, 5)
     task.reset = lambda rng: 1 // 0
     with pytest.raises(DimeError, match="JaxWalk cannot be reset .ZeroDivisionError"):
@@ -104,7 +104,7 @@ def test_states_that_could_not_be_stored_are_refused(change, words):
 def test_states_without_what_a_state_has_are_refused():
     task = JaxWalk()
     task.reset = lambda rng: {"obs": jnp.zeros(2), "reward": 0.0, "done": 0.0}
-    with pytest.raises(DimeError, match="need the attributes `obs`, .*'obs': 'NoneType'"):
+    with pytest.raises(DimeError, match="need the attributes `obs`, .*shapes are NoneType"):
         JaxEnv(task, 5)
 
 

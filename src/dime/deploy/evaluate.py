@@ -187,7 +187,8 @@ def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: flo
     options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2}
     options["output_params"] = ["-movflags", "+faststart"]
     try:
-        with imageio.get_writer(unfinished, fps=frames_per_second, **options) as writer:
+        writer: Any = imageio.get_writer(unfinished, fps=frames_per_second, **options)
+        with writer:
             for frame in frames:
                 writer.append_data(frame)
         unfinished.replace(file)

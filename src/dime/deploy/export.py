@@ -1,11 +1,11 @@
 """Exporting a policy: a folder that acts as the run's policy does, without this package."""
 
-import importlib.util
 import json
 import os
 import shutil
 from hashlib import sha256
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import dime
 from dime.deploy import onnx_graph, run_policy
 from dime.deploy.policy import Policy, load_policy
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError, choose, require
+from dime.errors import DimeError, choose, describe, require
 
 TOLERANCE = 1e-5
 """Largest difference of an export's actions, in units of half the action's range; a StableHLO
@@ -46,7 +46,7 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     checkpoint: str | Path | None = None,
     opset: int | None = None,
 ) -> Path:
-    """Writes a folder with a run's policy, which needs neither this package nor the run.
+    """Writes, and returns, a folder with a run's policy that needs neither dime nor the run.
 
     `policy.json` describes the policy and `run_policy.py` runs it. The export is compared with the
     policy before it is put into place.
@@ -63,9 +63,6 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
         checkpoint: another checkpoint's folder than the newest one.
         opset: of an ONNX graph; by default the lowest that has all its operations.
 
-    Returns:
-        The folder.
-
     Raises:
         DimeError: what `dime.load_policy` refuses, a folder that is not empty, a mode that the
             format cannot represent, a package that is missing, or an export that does not act as
@@ -73,13 +70,10 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
     """
     output = Path(output)
     _check_options(format, batch, opset)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DimeError(f"{output} exists already; choose another place (-o).")
-    missing = [name for name in _NEEDS[format] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DimeError(
-            f"Exporting to {format} needs {', '.join(missing)}: pip install 'dime-rl[export]'"
-        )
+    free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    require(free, f"{output} exists already; choose another place (-o).")
+    missing = ", ".join(name for name in _NEEDS[format] if find_spec(name) is None)
+    require(not missing, f"Exporting to {format} needs {missing}: pip install 'dime-rl[export]'")
     policy = load_policy(run_dir, mode, seed=seed, checkpoint=checkpoint)
     write_export(policy, output, format, batch, opset)
     return output
@@ -92,7 +86,7 @@ def write_export(
     try:
         files, programs = _made(policy, format, batch, opset)
     except Exception as error:  # whatever a converter or an algorithm's code raises
-        reason = str(error) if isinstance(error, DimeError) else f"{type(error).__name__}: {error}."
+        reason = str(error) if isinstance(error, DimeError) else f"{describe(error)}."
         size = "a dynamic batch" if batch == _DYNAMIC else f"a batch of {batch}"
         raise DimeError(
             f"The mode '{policy.mode}' of {policy.restored.config.algorithm} cannot be exported to "
@@ -117,10 +111,8 @@ def _check_options(format: str, batch: Any, opset: Any) -> None:
         format != "safetensors" or batch == 1,
         f"batch is {batch!r}, but weights alone have no batch: leave it out.",
     )
-    require(
-        opset is None or format == "onnx",
-        f"opset is {opset!r}, but {format} has none: leave it out, or choose the format onnx.",
-    )
+    without = f"opset is {opset!r}, but {format} has none: leave it out, or choose the format onnx."
+    require(opset is None or format == "onnx", without)
     known = sorted(onnx_graph.OLDEST_RUNTIMES)
     require(
         opset is None or opset in known,
@@ -208,9 +200,8 @@ def _write(output: Path, files: dict[str, bytes], policy: Policy) -> None:
         else:
             unfinished.rename(place)
     except OSError as error:
-        raise DimeError(
-            f"{output} cannot be made ({error.strerror}). Choose another place (-o)."
-        ) from error
+        problem = f"{output} cannot be made ({error.strerror}). Choose another place (-o)."
+        raise DimeError(problem) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

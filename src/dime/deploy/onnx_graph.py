@@ -61,14 +61,10 @@ def _unit_action(policy: Policy, draw: Callable[..., Any], obs: Any, key: Any, c
         return (jax.random.gumbel(key, logits.shape) + logits).argmax(axis)
 
     def no_key(*_, **__):
-        raise DimeError(
-            "it draws random numbers with a key of its own making (random_seed), which cannot "
-            "become inputs."
-        )
+        raise DimeError("it makes random numbers from a key (random_seed) that cannot be an input.")
 
-    random = mock.patch.multiple(
-        jax.random, categorical=categorical, key=no_key, **{name: drawing(name) for name in _DRAWS}
-    )
+    replaced: Any = {name: drawing(name) for name in _DRAWS}
+    random = mock.patch.multiple(jax.random, categorical=categorical, key=no_key, **replaced)
     barrier = mock.patch.object(jax.lax, "optimization_barrier", lambda operand: operand)
     with jax.disable_jit(), random, barrier:
         return policy.unit_action(policy.state, obs, key, call)
@@ -110,23 +106,18 @@ def make_graph(
     Raises errors of many kinds if the mode has no graph.
     """
     noise = noise_of(policy, rows)
-    for each in noise:
+    inputs = []
+    for number, each in enumerate(noise):
         require(
             all(isinstance(n, int) or str(n) == "batch" for n in each.shape),
             f"its noise has the shape {each.shape}, which the runner could not draw. Export it "
             "with a fixed --batch.",
         )
+        shape = [n if isinstance(n, int) else "batch" for n in each.input_shape]
+        about = {"name": f"noise_{number}", "shape": shape, "dtype": "float32"}
+        inputs.append(about | {"distribution": each.distribution})
     traced = _traced(policy, rows, noise)
     opset, content = _lowest(opset, lambda opset: _convert(policy, traced, opset))
-    inputs = [
-        {
-            "name": f"noise_{number}",
-            "shape": [n if isinstance(n, int) else "batch" for n in each.input_shape],
-            "dtype": "float32",
-            "distribution": each.distribution,
-        }
-        for number, each in enumerate(noise)
-    ]
     return content, inputs, opset
 
 
@@ -148,10 +139,8 @@ def _traced(policy: Policy, rows: Any, noise: Sequence[Noise]) -> ClosedJaxpr:
     for equation in needed.eqns:
         dtypes = [getattr(variable.aval, "dtype", None) for variable in equation.invars]
         if any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes if dtype):
-            raise DimeError(
-                "it draws random numbers in a way that cannot become an input "
-                f"({equation.primitive.name})."
-            )
+            how = equation.primitive.name
+            raise DimeError(f"it draws random numbers in a way that cannot be an input ({how}).")
     return ClosedJaxpr(needed, traced.consts)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from dime.envs.rendering import RENDER_PACKAGES, uses_mujoco
+from dime.envs.rendering import RENDER_PACKAGES
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError, describe
 
@@ -47,9 +47,8 @@ class NonFiniteError(DimeError):
 
     def __init__(self, quantity: str, environment: str, step: int, detail: str):
         self.quantity, self.environment, self.step = quantity, environment, step
-        super().__init__(
-            f"{environment}: non-finite {quantity} ({detail}) at step {step} of its episode."
-        )
+        where = f"at step {step} of its episode"
+        super().__init__(f"{environment}: non-finite {quantity} ({detail}) {where}.")
 
 
 class RemoteEnv(gymnasium.Env):
@@ -151,17 +150,15 @@ class Environment:
     def render(self) -> np.ndarray:
         """An image of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
-            raise DimeError(
-                f"{self.name} has no render mode. Make it with render=True; what makes it must "
-                'take render_mode="rgb_array".'
-            )
+            remedy = 'Make it with render=True; what makes it must take render_mode="rgb_array".'
+            raise DimeError(f"{self.name} has no render mode. {remedy}")
         try:
             frame: Any = self.env.render()
         except Exception as error:
-            modes = self.env.metadata.get("render_modes")
-            hint = RENDER_PACKAGES if uses_mujoco(self.env) else f"Its render modes are {modes}."
-            problem = f"{self.name} cannot be rendered ({describe(error)}). {hint}"
-            raise DimeError(problem) from error
+            raise DimeError(
+                f"{self.name} cannot be rendered ({describe(error)}). Its render modes are "
+                f"{self.env.metadata.get('render_modes')}. {RENDER_PACKAGES}"
+            ) from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
             raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
@@ -193,10 +190,8 @@ class Environment:
     def _flat(self, obs: Any, step: int) -> np.ndarray:
         flat = self.spaces.flatten(obs)
         if flat.ndim != 1:
-            raise DimeError(
-                f"{self.name} gave observations with leading axes {flat.shape[:-1]} that its "
-                "space does not declare."
-            )
+            axes = f"leading axes {flat.shape[:-1]} that its space does not declare"
+            raise DimeError(f"{self.name} gave observations with {axes}.")
         if not np.isfinite(flat).all():
             raise NonFiniteError("observation", self.name, step, _first_non_finite(flat))
         return flat
@@ -229,15 +224,12 @@ class Environment:
         try:
             with no_exit():
                 answer = getattr(self.env, method)(*arguments, **options)
-        except Exception as error:
-            text = str(error)
-            if "reset() got an unexpected keyword argument 'seed'" in text:
-                problem = f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({text})."
-            elif isinstance(error, ValueError) and "values to unpack (expected" in text:
-                problem = f"{must}; a wrapper found {text}."
-            else:
-                raise
-            raise DimeError(problem) from error
+        except (TypeError, ValueError) as error:
+            if "reset() got an unexpected keyword argument 'seed'" in str(error):
+                raise DimeError(f"{self.name}: reset() must take `seed` ({error}).") from error
+            if "values to unpack (expected" in str(error):
+                raise DimeError(f"{must}; a wrapper found {error}.") from error
+            raise
         if not (isinstance(answer, tuple | list) and len(answer) == len(expected)):
             got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
             raise DimeError(f"{must}, as gymnasium.Env says; got {got}.")
@@ -285,11 +277,10 @@ def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
         kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running(value)]
         if kept and getattr(layer, "update_running_mean", True):
             raise DimeError(
-                f"{name}: {type(layer).__name__} keeps running statistics ({kept[0]}). Each "
-                "environment of a run has its own, so evaluations, a resumed run and an exported "
-                "policy would see other numbers than training. Leave it out, or scale by fixed "
-                "numbers (gymnasium.wrappers.TransformObservation, TransformReward; or set its "
-                "statistics and then update_running_mean = False). See docs/environments.md."
+                f"{name}: {type(layer).__name__} keeps running statistics ({kept[0]}), so that "
+                "evaluations and an exported policy would see other numbers than training. Scale "
+                "by fixed numbers (gymnasium.wrappers.TransformObservation, TransformReward) or "
+                "set update_running_mean = False. See docs/environments.md."
             )
         if not isinstance(layer, gymnasium.Wrapper):
             return env

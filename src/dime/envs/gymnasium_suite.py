@@ -54,8 +54,7 @@ def make_ant_v3(**kwargs: Any) -> gymnasium.Env:
 def make_gymnasium(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
     """Makes what is registered with Gymnasium as `id`, or as `module:id` once `module` is imported.
 
-    Raises:
-        DimeError: the module, or something the environment needs, is not installed.
+    `DimeError` if the module, or something the environment needs, is not installed.
     """
     choose_renderer()
     module, _, name = id.rpartition(":")
@@ -87,13 +86,6 @@ def gymnasium_ids() -> list[str]:
     mujoco.remove("Pusher-v4")  # needs mujoco<3
     box2d = _BOX2D if importlib.util.find_spec("Box2D") else ()
     return [*mujoco, ANT_V3, "MountainCarContinuous-v0", "Pendulum-v1", *box2d]
-
-
-def registered_elsewhere() -> list[str]:
-    """Ids in Gymnasium's registry that neither Gymnasium nor another suite put there."""
-    known = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
-    entries = gymnasium.registry.items()
-    return [id for id, spec in entries if not str(spec.entry_point).startswith(known)]
 
 
 if ANT_V3 not in gymnasium.registry:

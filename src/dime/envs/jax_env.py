@@ -16,8 +16,6 @@ from dime.envs.rendering import ModelCamera, choose_renderer
 from dime.errors import DimeError, describe, require_at_least
 
 _VIEW = {"camera": None, "height": 480, "width": 480}
-# In water. MJX 3.6, which MyoSuite's MuJoCo needs, passes clip() a name that JAX has given up.
-_BROKEN = ("FishSwim", "SwimmerSwimmer6")
 
 
 @runtime_checkable  # for those who check types while they run
@@ -62,11 +60,7 @@ class JaxEnv(gymnasium.Env):
     """
 
     def __init__(self, task: JaxTask, max_episode_steps: int):
-        """Truncates episodes after `max_episode_steps`.
-
-        Raises:
-            DimeError: the task raises, its observation is not one vector, or its states differ.
-        """
+        """Truncates episodes after `max_episode_steps`; refuses a task that cannot be compiled."""
         self.task, self.max_episode_steps = task, max_episode_steps
         require_at_least(self, 1, "max_episode_steps")
         if getattr(task, "__hash__", None) is None:
@@ -107,15 +101,13 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
     first = _shapes_of(name, "reset", partial(reset_task, task), jax.random.PRNGKey(0))
     values = {part: getattr(first, part, None) for part in ("obs", "reward", "done")}
     shapes = {part: getattr(x, "shape", type(x).__name__) for part, x in values.items()}
-    match shapes:
-        case {"obs": (_,), "reward": (), "done": ()}:
-            pass
-        case _:
-            raise DimeError(
-                f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, "
-                f"one number each, to be trained on the device; their shapes are {shapes}. Wrap "
-                "the task in one whose states have them."
-            )
+    shape = shapes.pop("obs")
+    if not (isinstance(shape, tuple) and len(shape) == 1 and {*shapes.values()} == {()}):
+        raise DimeError(
+            f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, one "
+            f"number each, to be trained on the device; their shapes are {shape} and {shapes}. "
+            "Wrap the task in one whose states have them."
+        )
     action = jax.ShapeDtypeStruct((task.action_size,), np.float32)
     then = _shapes_of(name, "stepped", partial(step_task, task), first, action)
     kinds, next_kinds = _leaf_kinds(first), _leaf_kinds(then)
@@ -131,7 +123,7 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
             f"The states of {name} must be alike after reset and step, but {path} is {one} after a "
             f"reset and {other} after a step."
         )
-    return shapes["obs"]
+    return shape
 
 
 def _leaf_kinds(state: Any) -> dict[str, str]:
@@ -155,8 +147,7 @@ def _compiled(task: JaxTask) -> tuple[Any, Any]:
 class PlaygroundEnv(JaxEnv):
     """One of Playground's environments, which can be rendered; `task` is what its `load` returns.
 
-    `view` has the `camera` (a name; None is the model's first one, or else the free one) and the
-    `height` and `width` of images, in pixels.
+    `view` has the `camera` (None is the model's first, or else the free one), `height` and `width`.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -196,40 +187,23 @@ class PlaygroundEnv(JaxEnv):
 def make_playground(
     id: str, /, render_mode: str | None = None, **kwargs: Any
 ) -> gymnasium.Env | None:
-    """Makes `playground/<Task>`, if there is one.
-
-    kwargs go to the camera or override the task's own config.
-
-    Raises:
-        KeyError: its config has no such entry.
-        TypeError, ValueError: an entry cannot have this value.
-        DimeError: Playground is not installed.
-    """
+    """Makes `playground/<Task>`, if there is one; kwargs go to the camera or the task's config."""
     name = id.removeprefix("playground/")
     if name not in _suite().ALL_ENVS:
         return None
     view = {key: kwargs.pop(key, default) for key, default in _VIEW.items()}
     if jax.default_backend() == "cpu":  # the tasks' own choice, Warp, needs a GPU of NVIDIA's
         kwargs.setdefault("impl", "jax")
-    if name in _BROKEN and kwargs.get("impl") == "jax":
-        raise DimeError(
-            f"{id} does not work with impl='jax': MJX 3.6 computes fluids with a call that JAX no "
-            "longer has. On a GPU of NVIDIA's impl='warp' does without it."
-        )
     task, max_episode_steps = _load(name, json.dumps(kwargs, sort_keys=True))
     return PlaygroundEnv(task, max_episode_steps, render_mode, view)
 
 
 @lru_cache(maxsize=16)  # a task is stateless, and its programs take long to compile
 def _load(name: str, overrides: str) -> tuple[Any, int]:
-    suite = _suite()
-    config = suite.get_default_config(name).lock()
-    given = json.loads(overrides)
-    if unknown := sorted({key.split(".")[0] for key in given} - set(config)):
-        raise KeyError(f"there is no {unknown[0]!r}; there are: {', '.join(sorted(config))}")
-    config.update_from_flattened_dict(given)
+    config = _suite().get_default_config(name).lock()
+    config.update_from_flattened_dict(json.loads(overrides))
     _check(config)
-    return suite.load(name, config), int(config.episode_length)
+    return _suite().load(name, config), int(config.episode_length)
 
 
 def _check(config: Any) -> None:
@@ -252,7 +226,5 @@ def _suite() -> Any:
     try:
         return import_module("mujoco_playground").dm_control_suite
     except ImportError as error:
-        raise DimeError(
-            f"MuJoCo Playground is not installed ({error}); pip install 'dime-rl[playground]' "
-            "brings it."
-        ) from error
+        how = "pip install 'dime-rl[playground]'"
+        raise DimeError(f"MuJoCo Playground is not installed ({error}): {how}") from error

@@ -72,16 +72,11 @@ class MyoSuiteEnv(gymnasium.Wrapper):
 def make_myosuite(
     id: str, /, render_mode: str | None = None, camera: str | None = None, **kwargs: Any
 ) -> gymnasium.Env | None:
-    """Makes one of MyoSuite's environments, if there is one of this id.
-
-    Raises:
-        TypeError: MyoSuite does not know one of the kwargs.
-        DimeError: MyoSuite is not installed.
-    """
+    """Makes one of MyoSuite's environments, if there is one; `TypeError` for unknown kwargs."""
     import_myosuite()
     if id not in gymnasium.registry:
         return None
-    model_camera = ModelCamera(camera, kwargs.pop("height", 480), kwargs.pop("width", 480), _CAMERA)
+    size = kwargs.pop("height", 480), kwargs.pop("width", 480)
     build = partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
     printed = io.StringIO()
     try:
@@ -92,7 +87,8 @@ def make_myosuite(
     if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and continues
         raise TypeError("unused kwargs")
     keeps_state = any(fnmatchcase(id, pattern) for pattern in _KEEP_STATE)
-    return MyoSuiteEnv(env, render_mode, model_camera, build if keeps_state else None)
+    camera_here = ModelCamera(camera, *size, default=_CAMERA)
+    return MyoSuiteEnv(env, render_mode, camera_here, build if keeps_state else None)
 
 
 def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
@@ -115,5 +111,5 @@ def import_myosuite() -> None:
             import myosuite  # noqa: F401
     except ImportError as error:
         raise DimeError(
-            f"MyoSuite is not installed ({error}); pip install 'dime-rl[myo]' brings it."
+            f"MyoSuite is not installed ({error}): pip install 'dime-rl[myo]'"
         ) from error

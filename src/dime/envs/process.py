@@ -7,7 +7,6 @@ but the environment's answers crosses the pipe.
 import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.connection
 import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
@@ -52,11 +51,11 @@ class ProcessEnv(RemoteEnv):
     max_episode_steps: int | None
 
     def __init__(self, make: Callable[[], gymnasium.Env], timeout_s: float):
-        """Starts the process and waits until its environment is made.
+        """Starts the process and waits until `make` has made its environment there.
 
         Args:
-            make: makes the environment; must be known by name to another process.
-            timeout_s: how long we wait for it to be made, and for every later answer.
+            make: must be known by name to another process.
+            timeout_s: how long we wait for it, and for every later answer.
 
         Raises:
             DimeError: `make` cannot be handed to another process, or refuses there.
@@ -125,9 +124,8 @@ class ProcessEnv(RemoteEnv):
         try:
             if not self._connection.poll(timeout_s):
                 self._end()
-                raise EnvironmentProcessError(
-                    f"{what} took longer than {timeout_s:g} s (env_timeout_s)."
-                )
+                late = f"{what} took longer than {timeout_s:g} s (env_timeout_s)."
+                raise EnvironmentProcessError(late)
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
@@ -141,9 +139,9 @@ class ProcessEnv(RemoteEnv):
     def _died(self) -> EnvironmentProcessError:
         self._process.join(1.0)  # for its own exit code
         self._end()
+        code = f"exit code {self._process.exitcode}"
         return EnvironmentProcessError(
-            f"the environment's process ended with exit code {self._process.exitcode}."
-            + self._advice
+            f"the environment's process ended with {code}.{self._advice}"
         )
 
 
@@ -176,14 +174,14 @@ def _end(process: BaseProcess, connection: Connection) -> None:
     if process.pid is not None and process.is_alive():
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has no group of its own yet
+        except ProcessLookupError:  # it does not lead a group yet
             process.kill()
     process.join(_END_WITHIN_S)
 
 
 def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
     """What the process does: makes the environment, then answers until the pipe ends."""
-    os.setsid()  # a group of its own, which `_end` ends as a whole
+    os.setsid()  # leads a group, which `_end` ends as a whole
     for number in _GROUP_SIGNALS:
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN not inherited by what it starts
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
@@ -223,11 +221,10 @@ def _reply(connection: Connection, call: Callable[[], Any]) -> None:
 
 def _end_with_parent() -> None:
     """This process and its group end when the parent has ended, even while a step hangs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
+        parent.join()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

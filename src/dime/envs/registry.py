@@ -3,6 +3,7 @@
 import difflib
 import errno
 import inspect
+import itertools
 import json
 import logging
 import re
@@ -21,7 +22,6 @@ from dime.envs.environment import Environment, no_exit, refuse_running_statistic
 from dime.envs.gymnasium_suite import (
     gymnasium_ids,
     make_gymnasium,
-    registered_elsewhere,
     repeatable,
 )
 from dime.envs.myosuite import PREFIXES, make_myosuite
@@ -58,8 +58,8 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     docs/environments.md. kwargs go to the environment; `render_mode="rgb_array"` for images.
 
     Raises:
-        DimeError: no such id (the nearest are named), its suite is not installed (what installs
-            it is named), or the environment does not take these kwargs.
+        DimeError: no such id (the nearest are named), its suite is not installed, or the
+            environment does not take these kwargs.
 
     >>> env = make_env("dm_control/cartpole-swingup")
     >>> env.observation_space.shape, env.action_space.shape
@@ -107,21 +107,22 @@ def make(
     >>> make("dime/MultiGoal-v0").max_episode_steps
     30
     """
-    is_id, kwargs = isinstance(id_or_factory, str), dict(env_kwargs or {})
-    if not (is_id or callable(id_or_factory)):
+    name = id_or_factory if isinstance(id_or_factory, str) else None
+    kwargs = dict(env_kwargs or {})
+    if not (name or callable(id_or_factory)):
         raise DimeError(
             f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
             "makes several, for training and for evaluation: give a function that returns a new "
             "one at each call."
         )
-    if render and (is_id or _takes_render_mode(id_or_factory)):
+    if render and (isinstance(id_or_factory, str) or _takes_render_mode(id_or_factory)):
         kwargs["render_mode"] = "rgb_array"
     build = partial(_build, id_or_factory, kwargs)
     if process_timeout_s is not None:
         build = partial(ProcessEnv, partial(_not_by_jax, build), process_timeout_s)
     with no_exit():
         env = build()
-    return Environment(env, id_or_factory if is_id else None, build)
+    return Environment(env, name, build)
 
 
 def suite_of(id: str) -> str:
@@ -139,14 +140,10 @@ def list_environments() -> dict[str, list[str]]:
     """The ids of every installed suite; all of them have continuous actions."""
     # Suites that take seconds to import are listed, for the versions of pyproject.toml.
     file = resources.files("dime").joinpath("data", "environments.json")
-    modules = {"playground": "mujoco_playground"}
-    ids = {
-        suite: names
-        for suite, names in json.loads(file.read_text("utf-8")).items()
-        if find_spec(modules.get(suite, suite))
-    }
-    ids |= {"gymnasium": gymnasium_ids(), "dime": list(TINY_IDS)}
-    return {suite: ids[suite] for suite in _MAKERS if suite in ids}
+    ids: dict[str, list[str]] = json.loads(file.read_text("utf-8"))
+    ids |= {"gymnasium": gymnasium_ids(), "dime": [*TINY_IDS]}
+    module_of = {"playground": "mujoco_playground", "dime": "dime.envs"}
+    return {suite: ids[suite] for suite in _MAKERS if find_spec(module_of.get(suite, suite))}
 
 
 def _build(id_or_factory: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
@@ -210,9 +207,11 @@ def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeErro
 
 def _nearest(id: str) -> list[str]:
     """The known ids that are most like this one, at most five."""
-    known = [name for ids in list_environments().values() for name in ids] + registered_elsewhere()
+    suites = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
+    entries = gymnasium.registry.items()
+    yours = [id for id, spec in entries if not str(spec.entry_point).startswith(suites)]
     names: dict[str, str] = {}
-    for name in known:
+    for name in itertools.chain(*list_environments().values(), yours):
         names.setdefault(name.lower(), name)
         names.setdefault(name.rpartition("/")[2].lower(), name)
     wanted = id.rpartition(":")[2].lower()

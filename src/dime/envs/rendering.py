@@ -92,14 +92,6 @@ class ModelCamera:
             self._renderer = None
 
 
-def uses_mujoco(env: Any) -> bool:
-    """Whether an environment's class, or what it holds, is of MuJoCo or of a suite built on it."""
-    inner = env.unwrapped
-    kinds = [*type(inner).__mro__, *map(type, getattr(inner, "__dict__", {}).values())]
-    packages = ("mujoco", "dm_control", "myosuite")
-    return any(kind.__module__.startswith(packages) for kind in kinds)
-
-
 def _load(*names: str) -> ctypes.CDLL | None:
     for name in names:
         with suppress(OSError):

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
 _FLOAT_DTYPES = ("float16", "float32", "float64")
 _MAX_SIZE = 2**31  # of an array
@@ -41,11 +41,9 @@ class Leaf:
 class Spaces:
     """The observation layout and the action box of one environment.
 
-    Leaves are in the space's own key order; bounds are flattened in C order.
-
-    Raises:
-        DimeError: the observation or the action is empty or too large, actions are not floats, or
-            their bounds are not finite or leave no room.
+    Leaves are in the space's own key order; bounds are flattened in C order. `DimeError` if the
+    observation or the action is empty or too large, actions are not floats, or their bounds are not
+    finite or leave no room.
 
     >>> from dime.envs import make_env
     >>> spaces = Spaces.of(make_env("Pendulum-v1"), "Pendulum-v1")
@@ -66,10 +64,8 @@ class Spaces:
         for kind, size in (("observation", self.obs_dim), ("action", self.action_dim)):
             if not 0 < size < _MAX_SIZE:
                 problem = f"too large an {kind} space" if size else f"an empty {kind} space"
-                raise DimeError(
-                    f"{self.name} has {problem} ({size} numbers); at least one number, and fewer "
-                    f"than 2**31, is needed. {_PAGE}"
-                )
+                problem += f" ({size} numbers); at least 1 and fewer than 2**31 are needed."
+                raise DimeError(f"{self.name} has {problem} {_PAGE}")
         if self.action_dtype not in _FLOAT_DTYPES:
             raise DimeError(
                 f"{self.name} has actions of dtype {self.action_dtype}; {_NEEDED}, of dtype "
@@ -92,25 +88,16 @@ class Spaces:
 
     @classmethod
     def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
-        """Reads an environment's spaces.
-
-        Raises:
-            DimeError: the observation is not made of Boxes, or the action is not a Box.
-        """
+        """Reads an environment's spaces, which must be Boxes (observations also Dicts, Tuples)."""
         box = env.action_space
         if not isinstance(box, gymnasium.spaces.Box):
             kind = type(box).__name__
             discrete = kind in ("Discrete", "MultiDiscrete", "MultiBinary")
             what = "a discrete action space" if discrete else f"an action space of kind {kind}"
             raise DimeError(f"{name} has {what} ({box}); {_NEEDED}. {_PAGE}")
-        return cls(
-            name=name,
-            observation=tuple(_leaves(env.observation_space, name, ())),
-            action_shape=tuple(int(n) for n in box.shape),
-            action_dtype=str(box.dtype),
-            action_low=tuple(float(bound) for bound in box.low.ravel()),
-            action_high=tuple(float(bound) for bound in box.high.ravel()),
-        )
+        leaves = tuple(_leaves(env.observation_space, name, ()))
+        low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (box.low, box.high))
+        return cls(name, leaves, tuple(map(int, box.shape)), str(box.dtype), low, high)
 
     @classmethod
     def from_json(cls, data: Any) -> "Spaces":
@@ -154,10 +141,7 @@ class Spaces:
         """One observation, or a batch of them, as a new float32 array (*batch, obs_dim).
 
         In a batch every leaf carries the same leading axes. Numbers too large for float32 become
-        infinite.
-
-        Raises:
-            DimeError: a leaf is missing or has another shape than the space declares.
+        infinite. `DimeError` if a leaf is missing or has another shape than the space declares.
         """
         values = [self._value(obs, leaf) for leaf in self.observation]
         batch = values[0].shape[: values[0].ndim - len(self.observation[0].shape)]
@@ -224,12 +208,10 @@ class Spaces:
                 obs = obs[key]
             value = np.asarray(obs)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"has no array{_at(leaf.path)} ({type(error).__name__}: {error})"
-            raise DimeError(f"{what} {problem}.") from error
+            raise DimeError(f"{what} has no array{_at(leaf.path)} ({describe(error)}).") from error
         if value.dtype.kind not in "biuf":
-            raise DimeError(
-                f"{what}{_at(leaf.path)} must be of real numbers, got dtype {value.dtype}."
-            )
+            got = f"got dtype {value.dtype}"
+            raise DimeError(f"{what}{_at(leaf.path)} must be of real numbers, {got}.")
         return value
 
     def _require_action(self, action: np.ndarray, *expected: int) -> None:
@@ -270,7 +252,7 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
                 yield from _leaves(part, name, (*path, index))
         case _:
             raise DimeError(
-                f"{name} has an observation space with {space}{_at(path)}; only Box, and Dict and "
-                "Tuple of Boxes, can be observed. gymnasium.wrappers.FlattenObservation makes "
-                f"numbers of discrete parts. {_PAGE}"
+                f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and Tuple "
+                "can be observed. gymnasium.wrappers.FlattenObservation makes numbers of discrete "
+                f"parts. {_PAGE}"
             )

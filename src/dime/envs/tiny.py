@@ -34,9 +34,8 @@ def two_mode_log_density(action: np.ndarray) -> np.ndarray:
 class TwoModeBandit(gymnasium.Env):
     """One action in [-1, 1], one reward, one constant observation; every step terminates.
 
-    The reward is `two_mode_log_density(action)`. Maximising reward plus entropy therefore has a
-    known answer: at temperature 1 the optimal policy is that density, with 30 % of its mass around
-    -0.5 and 70 % around 0.5; at temperature T it is proportional to the density to the power 1/T.
+    The reward is `two_mode_log_density(action)`, so the policy that maximises reward plus T times
+    entropy is known: it is proportional to that density to the power 1/T.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
