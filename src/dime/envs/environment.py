@@ -224,7 +224,7 @@ class Environment:
         try:
             with no_exit():
                 answer = getattr(self.env, method)(*arguments, **options)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             if "reset() got an unexpected keyword argument 'seed'" in str(error):
                 raise DimeError(f"{self.name}: reset() must take `seed` ({error}).") from error
             if "values to unpack (expected" in str(error):

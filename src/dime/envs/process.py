@@ -139,10 +139,8 @@ class ProcessEnv(RemoteEnv):
     def _died(self) -> EnvironmentProcessError:
         self._process.join(1.0)  # for its own exit code
         self._end()
-        code = f"exit code {self._process.exitcode}"
-        return EnvironmentProcessError(
-            f"the environment's process ended with {code}.{self._advice}"
-        )
+        how = f"exit code {self._process.exitcode}.{self._advice}"
+        return EnvironmentProcessError(f"the environment's process ended with {how}")
 
 
 def _start(make: Callable[[], gymnasium.Env]) -> tuple[Any, BaseProcess]:

@@ -252,7 +252,7 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
                 yield from _leaves(part, name, (*path, index))
         case _:
             raise DimeError(
-                f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and Tuple "
-                "can be observed. gymnasium.wrappers.FlattenObservation makes numbers of discrete "
-                f"parts. {_PAGE}"
+                f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and "
+                "Tuple can be observed. gymnasium.wrappers.FlattenObservation makes numbers of "
+                f"discrete parts. {_PAGE}"
             )
