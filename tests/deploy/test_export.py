@@ -265,7 +265,7 @@ def test_refused_before_anything_is_written(straight, tmp_path, case):
 
 
 def test_a_package_that_is_missing_is_named(straight, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dime.deploy.export.find_spec", lambda name: None)
     for format, needed in (("stablehlo", "flatbuffers"), ("onnx", "jax2onnx, onnx, onnxruntime")):
         with pytest.raises(DimeError, match=rf"{needed}: pip install 'dime-rl\[export\]'"):
             dime.export_policy(straight, tmp_path / "policy", format)

@@ -289,14 +289,10 @@ class Unpainted(Stub):
         raise NotImplementedError
 
 
-def test_a_failing_render_names_the_packages_where_mujoco_renders():
-    broken = Broken(render_mode="rgb_array")
-    with pytest.raises(DimeError, match=r"no screen\)\.$"):
-        Environment(broken).render()
-    broken.physics = type("Physics", (), {"__module__": "dm_control.mujoco"})()
+def test_a_failing_render_names_the_packages_with_which_mujoco_renders():
     with pytest.raises(DimeError, match="no screen.*libegl1.*libosmesa6"):
-        Environment(broken).render()
-    with pytest.raises(DimeError, match=r"no render mode 'rgb_array' \(metadata: \['ansi'\]\)"):
+        Environment(Broken(render_mode="rgb_array")).render()
+    with pytest.raises(DimeError, match=r"Its render modes are \['ansi'\]"):
         Environment(Unpainted(render_mode="rgb_array")).render()
     with pytest.raises(DimeError, match="got str"):
         Environment(Wordy(render_mode="rgb_array")).render()

@@ -115,7 +115,7 @@ def test_refused_when_none_is_intact(run, capsys):
     assert all(f"{file} is damaged" in str(caught.value) for file in files)
     assert status_of(run) == before
     shutil.rmtree(checkpoints(run)[0])
-    with pytest.raises(DimeError, match=f"{files[1]} is damaged.*There is no other checkpoint"):
+    with pytest.raises(DimeError, match=f"{files[1]} is damaged.*There is no other one"):
         dime.load_policy(run)
 
 

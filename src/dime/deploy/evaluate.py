@@ -48,7 +48,7 @@ def evaluate(
     """Plays whole episodes with the policies of a run's newest checkpoint.
 
     With the run's own number of episodes, this repeats the evaluation that the run itself made at
-    that env step, episode for episode.
+    that env step, episode for episode. Returns a record per seed, as in evaluations.jsonl.
 
     Args:
         run_dir: the run's folder.
@@ -58,9 +58,6 @@ def evaluate(
         env: the run's environment, needed if it was passed as an object.
         checkpoint: another checkpoint's folder.
         video: also record an episode of the first seed in this file (.mp4, extra `video`).
-
-    Returns:
-        A record per seed, as in evaluations.jsonl.
 
     Raises:
         DimeError: not a run, no checkpoint or a damaged one, an unknown mode, fewer than one
@@ -78,59 +75,50 @@ def evaluate(
 
 
 def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
-    """What makes the run's environment: `env` if given, else the run's id.
-
-    Raises `DimeError` if the run's environment was passed as an object and is not given again.
-    """
-    if env is not None:
-        return env
-    if restored.config.env_is_object:
+    """What makes the run's environment; `DimeError` if it was an object and is not given again."""
+    if env is None and restored.config.env_is_object:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object "
             f"({restored.config.env}); evaluate it from Python with the same one: "
             f'dime.evaluate("{run_dir}", env={restored.config.env})'
         )
-    return restored.config.env
+    return restored.config.env if env is None else env
 
 
 def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
     """A note if these records differ from what the run itself recorded of the same episodes."""
-    names = ("env_step", "mode", "seed", "episode_seeds")
-    own = {
-        str([record.get(name) for name in names]): record["returns"]
-        for record in read_records(run_dir / "evaluations.jsonl")
-    }
-    for record in records:
-        recorded = own.get(str([record[name] for name in names]))
-        if recorded is not None and recorded != record["returns"]:
-            resume = RunDirectory(run_dir).status().get("resume", "")
-            why = (
-                f"{resume.removeprefix('approximate: ')}."
-                if resume.startswith("approximate: ")
-                else "another machine, other versions or another program round differently, or the "
-                "environment keeps state that a few steps did not show."
-            )
-            return f"note: the run itself recorded other returns for these episodes: {why}"
-    return None
+
+    def episodes_of(record):
+        return str([record.get(name) for name in ("env_step", "mode", "seed", "episode_seeds")])
+
+    recorded = read_records(run_dir / "evaluations.jsonl")
+    own = {episodes_of(record): record["returns"] for record in recorded}
+    if all(own.get(episodes_of(each), each["returns"]) == each["returns"] for each in records):
+        return None
+    resume = RunDirectory(run_dir).status().get("resume", "")
+    why = "another machine, other versions or another program round differently, or the "
+    why += "environment keeps state that a few steps did not show"
+    if resume.startswith("approximate: "):
+        why = resume.removeprefix("approximate: ")
+    return f"note: the run itself recorded other returns for these episodes: {why}."
 
 
 def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:
     """Plays as many episodes at a time as the run's own evaluations."""
     env_step = restored.checkpoint.env_step
     at_a_time = min(count, restored.config.training.num_evaluation_episodes)
-    played: list[list[EpisodeResult]] = [[] for _ in restored.seeds]
+    seeds = [evaluation_seeds(seed, env_step, count) for seed in restored.seeds]
+    played: list[list[EpisodeResult]] = [[] for _ in seeds]
     act = actions_of(restored, mode)
     with ExitStack() as stack:
-        environments = [
-            stack.enter_context(closing(environment_maker(restored.config, env)()))
-            for _ in range(at_a_time * len(restored.seeds))
-        ]
-        for each in environments:
-            each.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+        environments = []
+        for _ in range(at_a_time * len(seeds)):
+            environment = stack.enter_context(closing(environment_maker(restored.config, env)()))
+            environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+            environments.append(environment)
         for first in range(0, count, at_a_time):
-            chosen = slice(first, min(first + at_a_time, count))
-            seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
-            results = run_episodes(environments, seeds, partial(act, first))
+            chosen = [each[first : first + at_a_time] for each in seeds]
+            results = run_episodes(environments, chosen, partial(act, first))
             for episodes, more in zip(played, results, strict=True):
                 episodes += more
     common = {"env_step": env_step, "updates": restored.checkpoint.run.updates}
@@ -168,17 +156,15 @@ def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> Non
         yield environment.render()
         for step in range(MAX_EPISODE_STEPS):
             everyone = np.broadcast_to(obs, (len(restored.seeds), 1, len(obs)))
-            result = environment.step(act(0, everyone, step)[0, 0])
-            obs, ended = result.obs, result.terminated or result.truncated
+            obs, _, terminated, truncated, _ = environment.step(act(0, everyone, step)[0, 0])
+            ended = terminated or truncated
             if ended or step % stride == stride - 1:
                 yield environment.render()
             if ended:
                 break
 
-    try:
+    with closing(environment):
         write_video(file, frames(), environment.frames_per_second / stride)
-    finally:
-        environment.close()
 
 
 def refuse_unless_writable(file: Path) -> None:
@@ -191,25 +177,17 @@ def refuse_unless_writable(file: Path) -> None:
 
 
 def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: float) -> None:
-    """Writes an H.264 video (.mp4) that browsers play.
-
-    Frames are uint8 (height, width, 3), of even size. Raises what `refuse_unless_writable` does.
-    """
+    """Writes an H.264 video (.mp4) that browsers play, of frames uint8 (height, width, 3)."""
     import imageio  # needed for videos alone
 
     refuse_unless_writable(file)
     # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     unfinished = file.with_name(f".{file.stem}.tmp.mp4")
-    writer = imageio.get_writer(
-        unfinished,
-        fps=frames_per_second,
-        codec="libx264",
-        pixelformat="yuv420p",
-        macro_block_size=2,
-        output_params=["-movflags", "+faststart"],
-    )
+    options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2}
+    options["output_params"] = ["-movflags", "+faststart"]
     try:
+        writer: Any = imageio.get_writer(unfinished, fps=frames_per_second, **options)
         with writer:
             for frame in frames:
                 writer.append_data(frame)

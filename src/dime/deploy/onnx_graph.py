@@ -7,8 +7,9 @@ The policy is traced with `jax.random.normal` and `gumbel` replaced: they return
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -60,54 +61,39 @@ def _unit_action(policy: Policy, draw: Callable[..., Any], obs: Any, key: Any, c
         return (jax.random.gumbel(key, logits.shape) + logits).argmax(axis)
 
     def no_key(*_, **__):
-        raise DimeError(
-            "it draws random numbers with a key of its own making (random_seed), which cannot "
-            "become inputs."
-        )
+        raise DimeError("it makes random numbers from a key (random_seed) that cannot be an input.")
 
-    with ExitStack() as stack:
-        stack.enter_context(jax.disable_jit())
-        for name in _DRAWS:
-            stack.enter_context(mock.patch.object(jax.random, name, drawing(name)))
-        for name, replacement in (("categorical", categorical), ("key", no_key)):
-            stack.enter_context(mock.patch.object(jax.random, name, replacement))
-        barrier = mock.patch.object(jax.lax, "optimization_barrier", lambda operand: operand)
-        stack.enter_context(barrier)
+    replaced: Any = {name: drawing(name) for name in _DRAWS}
+    random = mock.patch.multiple(jax.random, categorical=categorical, key=no_key, **replaced)
+    barrier = mock.patch.object(jax.lax, "optimization_barrier", lambda operand: operand)
+    with jax.disable_jit(), random, barrier:
         return policy.unit_action(policy.state, obs, key, call)
 
 
-def _draws(policy: Policy, *arguments: Any) -> tuple[list[Any], list[str]]:
-    """What the policy draws itself with `obs, key, call`, and the distributions."""
-    drawn: list[Any] = []
-    distributions: list[str] = []
+def _draws(policy: Policy, *arguments: Any) -> list[dict[str, Any]]:
+    """What the policy draws itself with `obs, key, call`, by distribution."""
+    drawn: list[dict[str, Any]] = []
 
     def draw(distribution, key, shape):
-        drawn.append(_DRAWS[distribution](key, shape))
-        distributions.append(distribution)
-        return drawn[-1]
+        drawn.append({distribution: _DRAWS[distribution](key, shape)})
+        return drawn[-1][distribution]
 
     _unit_action(policy, draw, *arguments)
-    return drawn, distributions
+    return drawn
 
 
 def noise_of(policy: Policy, rows: Any) -> list[Noise]:
     """What the policy draws for so many observations, in the order of the graph's inputs."""
-    distributions: list[str] = []
-
-    def draws(*arguments):
-        drawn, distributions[:] = _draws(policy, *arguments)
-        return drawn
-
-    drawn = jax.eval_shape(draws, policy.observations(rows), jax.random.key(0), np.uint32(0))
-    each = zip(distributions, (array.shape for array in drawn), strict=True)
+    arguments = policy.observations(rows), jax.random.key(0), np.uint32(0)
+    drawn = jax.eval_shape(partial(_draws, policy), *arguments)
+    each = [(name, array.shape) for draw in drawn for name, array in draw.items()]
     return [Noise(*kind, len(list(group))) for kind, group in itertools.groupby(each)]
 
 
 def drawn_noise(policy: Policy, rows: int, call: int) -> list[np.ndarray]:
     """The noise that the policy draws itself in its `call`-th call."""
     obs, key = jnp.zeros((rows, policy.spaces.obs_dim)), jax.random.key(policy.noise_seed)
-    draws = jax.jit(lambda *arguments: _draws(policy, *arguments)[0])
-    drawn = iter(draws(obs, key, np.uint32(call)))
+    drawn = iter(jax.tree.leaves(jax.jit(partial(_draws, policy))(obs, key, np.uint32(call))))
     parts = [[next(drawn) for _ in range(each.repeats)] for each in noise_of(policy, rows)]
     return [np.stack(part) if len(part) > 1 else np.asarray(part[0]) for part in parts]
 
@@ -117,36 +103,26 @@ def make_graph(
 ) -> tuple[bytes, list[dict[str, Any]], int]:
     """The serialised graph, its noise inputs as policy.json lists them, and its opset.
 
-    The opset is the lowest that has all operations if none is given. Raises errors of many kinds if
-    the mode has no graph.
+    Raises errors of many kinds if the mode has no graph.
     """
     noise = noise_of(policy, rows)
-    for each in noise:
+    inputs = []
+    for number, each in enumerate(noise):
         require(
             all(isinstance(n, int) or str(n) == "batch" for n in each.shape),
             f"its noise has the shape {each.shape}, which the runner could not draw. Export it "
             "with a fixed --batch.",
         )
+        shape = [n if isinstance(n, int) else "batch" for n in each.input_shape]
+        about = {"name": f"noise_{number}", "shape": shape, "dtype": "float32"}
+        inputs.append(about | {"distribution": each.distribution})
     traced = _traced(policy, rows, noise)
     opset, content = _lowest(opset, lambda opset: _convert(policy, traced, opset))
-    inputs = [
-        {
-            "name": f"noise_{number}",
-            "shape": [n if isinstance(n, int) else "batch" for n in each.input_shape],
-            "dtype": "float32",
-            "distribution": each.distribution,
-        }
-        for number, each in enumerate(noise)
-    ]
     return content, inputs, opset
 
 
 def _traced(policy: Policy, rows: Any, noise: Sequence[Noise]) -> ClosedJaxpr:
-    """`(obs, *noise) -> action` in [-1, 1], without what the action does not need.
-
-    Raises:
-        DimeError: it needs random numbers that are not normal or Gumbel noise.
-    """
+    """`(obs, *noise) -> action` in [-1, 1]; refuses other random numbers that it needs."""
 
     def act(obs, *inputs):
         draws = (
@@ -163,10 +139,8 @@ def _traced(policy: Policy, rows: Any, noise: Sequence[Noise]) -> ClosedJaxpr:
     for equation in needed.eqns:
         dtypes = [getattr(variable.aval, "dtype", None) for variable in equation.invars]
         if any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes if dtype):
-            raise DimeError(
-                "it draws random numbers in a way that cannot become an input "
-                f"({equation.primitive.name})."
-            )
+            how = equation.primitive.name
+            raise DimeError(f"it draws random numbers in a way that cannot be an input ({how}).")
     return ClosedJaxpr(needed, traced.consts)
 
 
@@ -181,7 +155,11 @@ def _lowest(opset: int | None, convert: Callable[[int], bytes]) -> tuple[int, by
 
 def _convert(policy: Policy, traced: ClosedJaxpr, opset: int) -> bytes:
     """The graph; raises if this opset lacks one of its operations."""
-    with _quiet():
+    logger = logging.getLogger("onnx_ir")
+    with ExitStack() as stack:  # hides remarks that mean nothing to those who export a policy
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
         import onnx
         from jax2onnx import to_onnx
 
@@ -198,19 +176,6 @@ def _convert(policy: Policy, traced: ClosedJaxpr, opset: int) -> bytes:
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     onnx.checker.check_model(model)
     return model.SerializeToString()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the converter's remarks, which mean nothing to those who export a policy."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _append_rescaling(model: Any, policy: Policy) -> None:

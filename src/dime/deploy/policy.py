@@ -51,7 +51,7 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
     """The agents of a run's newest checkpoint, or of the one named; never silently of an older one.
 
     Raises:
-        DimeError: not a run, no checkpoint yet, or a damaged one.
+        DimeError: not a run, no checkpoint yet, or a damaged one (the others are named).
     """
     directory = RunDirectory.open(run_dir)
     config = RunConfig.from_json(directory.config())
@@ -66,7 +66,6 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
 
 
 def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> Checkpoint:
-    """The checkpoint named, or the newest one; refuses a damaged one and names the others."""
     there = folder.steps()
     if checkpoint is None and not there:
         raise DimeError(f"{run_dir} has no checkpoint yet.")
@@ -74,14 +73,9 @@ def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> C
     try:
         return folder.load(chosen, replay=False)
     except DamagedError as error:
-        others = [str(path) for path in there if path.absolute() != chosen.absolute()]
-        remedy = "There is no other checkpoint"
-        if others:
-            remedy = (
-                "Name another checkpoint with --checkpoint DIR (in Python checkpoint=DIR). There "
-                f"are: {', '.join(others)}"
-            )
-        raise DimeError(f"{error} {remedy}.") from error
+        others = ", ".join(str(each) for each in there if each.absolute() != chosen.absolute())
+        remedy = f"Name another with --checkpoint DIR (Python: checkpoint=DIR). There are: {others}"
+        raise DimeError(f"{error} {remedy if others else 'There is no other one'}.") from error
 
 
 class Policy:
@@ -89,12 +83,9 @@ class Policy:
 
     Attributes:
         spaces: the observations it takes and the actions it gives.
-        mode: how actions are chosen.
-        seed: which of the run's seeds it is.
-        env_step: how long it was trained.
+        mode, seed, env_step: how it acts, which of the run's seeds it is, how long it was trained.
         noise_seed: seed of its random numbers.
-        restored: the run and the checkpoint that it comes from.
-        state: this seed's state of the algorithm.
+        restored, state: the run and checkpoint that it comes from; this seed's algorithm state.
     """
 
     def __init__(self, restored: Restored, index: int, mode: str, noise_seed: int):
@@ -127,12 +118,8 @@ class Policy:
     def __call__(self, obs: Any) -> np.ndarray:
         """Actions for one observation or a batch of them.
 
-        Args:
-            obs: an observation of the environment's own space, or a batch: each leaf with the
-                same leading axes.
-
-        Returns:
-            Actions in the environment's own units, shape and dtype, with those leading axes.
+        An observation is one of the environment's own space; in a batch each leaf has the same
+        leading axes. Actions have them too, in the environment's own units, shape and dtype.
 
         Raises:
             DimeError: not an observation of that space, or one that is not finite.

@@ -58,15 +58,12 @@ def load_onnx(folder, about):
 def draw(inputs, batch, seed):
     """Noise for the inputs that need it."""
     generator = np.random.default_rng(seed)
-    draws = {
-        "normal": generator.standard_normal,
-        "gumbel": lambda size: generator.gumbel(size=size),
-    }
-    shapes = [[batch if n == "batch" else n for n in each["shape"]] for each in inputs]
-    return [
-        draws[each["distribution"]](shape).astype(np.float32)
-        for each, shape in zip(inputs, shapes, strict=True)
-    ]
+    draws = {"normal": generator.standard_normal, "gumbel": generator.gumbel}
+    drawn = []
+    for each in inputs:
+        shape = [batch if n == "batch" else n for n in each["shape"]]
+        drawn.append(draws[each["distribution"]](size=shape).astype(np.float32))
+    return drawn
 
 
 class Policy:
@@ -88,9 +85,7 @@ class Policy:
     def __call__(self, obs):
         """Actions for one observation or a batch of them."""
         if self.about["format"] == "safetensors":
-            raise ValueError(
-                "These are weights alone, in the attribute `weights`; they cannot act."
-            )
+            raise ValueError("These are weights alone (the attribute `weights`); they cannot act.")
         flat = self.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("The observation has entries that are NaN or infinite (in float32).")

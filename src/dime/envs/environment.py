@@ -4,16 +4,15 @@ import atexit
 import contextlib
 import logging
 import numbers
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
-from dime.envs.rendering import RENDER_PACKAGES, uses_mujoco
+from dime.envs.rendering import RENDER_PACKAGES
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
 _logger = logging.getLogger("dime.envs")
 SUCCESS_KEYS = ("solved", "success", "is_success")
@@ -27,8 +26,7 @@ _MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
 class StepResult(NamedTuple):
     """What a step returned; `obs` is a new array, and the true final one at an episode's end.
 
-    `terminated` is the end of the MDP, `truncated` a time limit. `success` is None if the
-    environment does not report it.
+    `truncated` is a time limit; `success` is None if the environment does not report it.
     """
 
     obs: np.ndarray
@@ -49,16 +47,17 @@ class NonFiniteError(DimeError):
 
     def __init__(self, quantity: str, environment: str, step: int, detail: str):
         self.quantity, self.environment, self.step = quantity, environment, step
-        super().__init__(
-            f"{environment}: non-finite {quantity} ({detail}) at step {step} of its episode."
-        )
+        where = f"at step {step} of its episode"
+        super().__init__(f"{environment}: non-finite {quantity} ({detail}) {where}.")
 
 
 class RemoteEnv(gymnasium.Env):
-    """An environment that steps elsewhere, so that a step can begin before it is awaited."""
+    """An environment in another process, whose steps can begin before they are awaited."""
+
+    name: str
 
     def start_step(self, action: Any) -> None:
-        """Begins the step whose answer the next `step` returns."""
+        """Begins the step that the next `step` ends."""
         raise NotImplementedError
 
 
@@ -71,7 +70,9 @@ class Environment:
         name: what errors and records call it.
         env: the wrapped environment, in its own units.
         spaces: the observation layout and the action box.
+        obs_dim, action_dim: lengths of an observation and of an action.
         max_episode_steps: after how many steps an episode is truncated; None if not known.
+        frames_per_second: how many steps make a second of its time; 30 if it does not say.
 
     >>> import gymnasium
     >>> environment = Environment(gymnasium.make("Pendulum-v1"))
@@ -92,31 +93,14 @@ class Environment:
         self.env = env
         self._build = build
         self.spaces = Spaces.of(env, self.name)
+        self.obs_dim, self.action_dim = self.spaces.obs_dim, self.spaces.action_dim
         self.max_episode_steps = max_episode_steps(env)
+        self.frames_per_second = float(env.metadata.get("render_fps") or 30.0)
         self._steps: int | None = None  # in this episode; None: a reset is due
         self._rendered = False
 
-    @property
-    def obs_dim(self) -> int:
-        """Length of an observation."""
-        return self.spaces.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        """Length of an action."""
-        return self.spaces.action_dim
-
-    @property
-    def frames_per_second(self) -> float:
-        """How many steps make a second of the environment's time; 30 if it does not say."""
-        return float(self.env.metadata.get("render_fps") or 30.0)
-
     def reset(self, seed: int) -> np.ndarray:
-        """Starts the episode that `seed` (0 to 2**32 - 1) determines.
-
-        Returns:
-            The first observation, float32 (obs_dim,).
-        """
+        """The first observation, (obs_dim,), of the episode that `seed` (0 to 2**32 - 1) sets."""
         if not 0 <= seed <= _MAX_SEED:
             raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
@@ -126,10 +110,7 @@ class Environment:
         return flat
 
     def start_step(self, action: Any) -> None:
-        """Begins a step, if it is taken elsewhere; `step` with the same action ends it.
-
-        Several environments then step side by side. Errors are raised by `step`.
-        """
+        """Begins a step in another process; `step` with the same action ends it, or raises."""
         if isinstance(self.env, RemoteEnv) and self._steps is not None:
             with contextlib.suppress(DimeError):
                 self.env.start_step(self._env_action(action, self._steps + 1))
@@ -146,11 +127,9 @@ class Environment:
         step, self._steps = self._steps + 1, None  # so that any error below leaves a reset due
         answer = self._call("step", _STEP_ANSWER, self._env_action(action, step))
         obs, reward, terminated, truncated, info = answer
-        reward = self._one(float, "reward must be one number", reward)
-        terminated, truncated = (
-            self._one(bool, f"{end} must be true or false", value)
-            for end, value in (("terminated", terminated), ("truncated", truncated))
-        )
+        reward = self._one(float, "reward", reward)
+        terminated = self._one(bool, "terminated", terminated)
+        truncated = self._one(bool, "truncated", truncated)
         if not abs(reward) <= _MAX_REWARD:  # false for NaN as well
             raise NonFiniteError("reward", self.name, step, str(reward))
         obs = self._flat(obs, step)
@@ -159,11 +138,7 @@ class Environment:
         return StepResult(obs, reward, terminated, truncated, self._success(info))
 
     def rebuild(self) -> None:
-        """Closes the broken environment and re-creates it; a reset is due then.
-
-        Raises:
-            DimeError: nothing says how, or its spaces have changed.
-        """
+        """Re-creates it, `DimeError` if nothing says how or its spaces change; a reset is due."""
         if self._build is None:
             raise DimeError(f"{self.name} cannot be re-created: it was passed as an object.")
         self._steps = None
@@ -175,35 +150,28 @@ class Environment:
     def render(self) -> np.ndarray:
         """An image of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
-            raise DimeError(
-                f"{self.name} has no render mode. Make it with render=True; what makes it must "
-                'take render_mode="rgb_array".'
-            )
+            remedy = 'Make it with render=True; what makes it must take render_mode="rgb_array".'
+            raise DimeError(f"{self.name} has no render mode. {remedy}")
         try:
             frame: Any = self.env.render()
         except Exception as error:
-            problem = f"{self.name} cannot be rendered ({type(error).__name__}: {error})."
-            modes = self.env.metadata.get("render_modes") or []
-            says_it_itself = NotImplementedError | gymnasium.error.DependencyNotInstalled
-            if uses_mujoco(self.env) and not isinstance(error, says_it_itself):
-                problem += f" {RENDER_PACKAGES}"
-            elif "rgb_array" not in modes:
-                problem += f" It declares no render mode 'rgb_array' (metadata: {modes})."
-            raise DimeError(problem) from error
+            raise DimeError(
+                f"{self.name} cannot be rendered ({describe(error)}). Its render modes are "
+                f"{self.env.metadata.get('render_modes')}. {RENDER_PACKAGES}"
+            ) from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
             raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
         if not self._rendered:
             # OpenGL contexts that outlive the interpreter's exit handlers fail noisily.
-            atexit.register(_close_if_alive, weakref.ref(self))
+            atexit.register(self.close)
             self._rendered = True
         return frame.astype(np.uint8)
 
     def close(self) -> None:
-        """Frees what the environment holds (windows, OpenGL contexts).
-
-        An error there is logged, not raised: the environment is not used any more.
-        """
+        """Frees what the environment holds; an error there is logged, not raised."""
+        atexit.unregister(self.close)
+        self._rendered = False
         try:
             self.env.close()
         except Exception as error:
@@ -211,7 +179,7 @@ class Environment:
 
     def _env_action(self, action: Any, step: int) -> np.ndarray:
         action = np.asarray(action)
-        if action.shape != (expected := (self.spaces.action_dim,)):
+        if action.shape != (expected := (self.action_dim,)):
             raise DimeError(f"{self.name}: expected an action {expected}, got {action.shape}.")
         if not np.abs(action).max() <= 1.0 + _ACTION_TOLERANCE:  # false for NaN as well
             if not np.isfinite(action).all():
@@ -222,15 +190,13 @@ class Environment:
     def _flat(self, obs: Any, step: int) -> np.ndarray:
         flat = self.spaces.flatten(obs)
         if flat.ndim != 1:
-            raise DimeError(
-                f"{self.name} gave observations with leading axes {flat.shape[:-1]} that its "
-                "space does not declare."
-            )
+            axes = f"leading axes {flat.shape[:-1]} that its space does not declare"
+            raise DimeError(f"{self.name} gave observations with {axes}.")
         if not np.isfinite(flat).all():
             raise NonFiniteError("observation", self.name, step, _first_non_finite(flat))
         return flat
 
-    def _one(self, kind: Callable[[Any], Any], contract: str, value: Any) -> Any:
+    def _one(self, kind: Callable[[Any], Any], what: str, value: Any) -> Any:
         """A `float`, or a `bool` from true, false, 0 or 1; also from an array that holds one."""
         if type(value) is kind:
             return value
@@ -243,12 +209,13 @@ class Environment:
             return kind(number)
         shape = (len(value),) if sequence else np.shape(value)
         got = f"shape {shape}" if shape else f"{type(value).__name__} {value!r:.50}"
-        raise DimeError(f"{self.name}: {contract}, got {got}.")
+        must = "one number" if kind is float else "true or false"
+        raise DimeError(f"{self.name}: {what} must be {must}, got {got}.")
 
     def _success(self, info: Any) -> bool | None:
         for key in SUCCESS_KEYS if isinstance(info, dict) else ():
             if info.get(key) is not None:
-                return self._one(bool, f"info[{key!r}] must be true or false", info[key])
+                return self._one(bool, f"info[{key!r}]", info[key])
         return None
 
     def _call(self, method: str, expected: tuple[str, ...], *arguments: Any, **options: Any) -> Any:
@@ -258,14 +225,11 @@ class Environment:
             with no_exit():
                 answer = getattr(self.env, method)(*arguments, **options)
         except Exception as error:
-            text = str(error)
-            if "reset() got an unexpected keyword argument 'seed'" in text:
-                problem = f"{self.name}: reset() must take `seed`, as gymnasium.Env says ({text})."
-            elif isinstance(error, ValueError) and "values to unpack (expected" in text:
-                problem = f"{must}; a wrapper found {text}."
-            else:
-                raise
-            raise DimeError(problem) from error
+            if "reset() got an unexpected keyword argument 'seed'" in str(error):
+                raise DimeError(f"{self.name}: reset() must take `seed` ({error}).") from error
+            if "values to unpack (expected" in str(error):
+                raise DimeError(f"{must}; a wrapper found {error}.") from error
+            raise
         if not (isinstance(answer, tuple | list) and len(answer) == len(expected)):
             got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
             raise DimeError(f"{must}, as gymnasium.Env says; got {got}.")
@@ -288,6 +252,8 @@ def no_exit() -> Iterator[None]:
 
 def name_of(env: gymnasium.Env) -> str:
     """The id that it was made with, else its class's name."""
+    if isinstance(env, RemoteEnv):
+        return env.name
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
@@ -304,45 +270,25 @@ def max_episode_steps(env: gymnasium.Env) -> int | None:
 def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
     """The environment, or `DimeError` if it or a wrapper around it keeps running statistics.
 
-    Evaluations, a resumed run and an exported policy would see other numbers than the training
-    environment gave. Statistics that are no longer updated are fixed numbers, and pass.
+    Statistics that are no longer updated are fixed numbers, and pass.
     """
-    layers = [env]
-    while isinstance(layers[-1], gymnasium.Wrapper):
-        layers.append(layers[-1].env)
-    for layer in layers:
-        kept = _running_statistics(layer)
+    layer = env
+    while True:
+        kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running(value)]
         if kept and getattr(layer, "update_running_mean", True):
             raise DimeError(
-                f"{name}: {type(layer).__name__} keeps running statistics ({kept}). Each "
-                "environment of a run has its own, so evaluations, a resumed run and an exported "
-                "policy would see other numbers than training. Leave it out, or scale by fixed "
-                "numbers (gymnasium.wrappers.TransformObservation, TransformReward; or set its "
-                "statistics and then update_running_mean = False). See docs/environments.md."
+                f"{name}: {type(layer).__name__} keeps running statistics ({kept[0]}), so that "
+                "evaluations and an exported policy would see other numbers than training. Scale "
+                "by fixed numbers (gymnasium.wrappers.TransformObservation, TransformReward) or "
+                "set update_running_mean = False. See docs/environments.md."
             )
-    return env
+        if not isinstance(layer, gymnasium.Wrapper):
+            return env
+        layer = layer.env
 
 
-def _running_statistics(layer: gymnasium.Env) -> str:
-    """The attribute of this layer that looks like a RunningMeanStd; "" if none does."""
-    for name, value in getattr(layer, "__dict__", {}).items():
-        parts = value.values() if isinstance(value, dict) else (value,)
-        if any(map(_looks_like_statistics, parts)):
-            return name
-    return ""
-
-
-def _looks_like_statistics(value: Any) -> bool:
-    """Whether it has what Gymnasium's RunningMeanStd has; pandas has methods of these names."""
-    try:
-        parts = [getattr(value, part, None) for part in ("mean", "var", "count")]
-        updates = callable(getattr(value, "update", None))
-    except Exception:  # whatever a property of somebody else's object raises
-        return False
-    return updates and not any(part is None or callable(part) for part in parts)
-
-
-def _close_if_alive(reference: "weakref.ref[Environment]") -> None:
-    environment = reference()
-    if environment is not None:
-        environment.close()
+def _is_running(value: Any) -> bool:
+    """Whether it is a RunningMeanStd or the like, of any library, or a dict with one."""
+    parts = value.values() if isinstance(value, dict) else [value]
+    names = ("RunningMean", "RunningStat", "RunningNorm")
+    return any(type(part).__name__.startswith(names) for part in parts)

@@ -10,24 +10,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.rendering import ModelCamera, choose_renderer
-from dime.errors import DimeError
+from dime.errors import DimeError, describe, require_at_least
 
-# In water. MJX 3.6, which MyoSuite's MuJoCo needs, passes clip() a name that JAX has given up.
-_BROKEN = ("FishSwim", "SwimmerSwimmer6")
-_ADAPTER_OPTIONS = ("render_mode", "camera", "height", "width")
+_VIEW = {"camera": None, "height": 480, "width": 480}
 
 
 @runtime_checkable  # for those who check types while they run
 class JaxTask(Protocol):
     """A task as MuJoCo Playground and Brax write it: pure functions of a state that is a pytree.
 
-    A state has `obs` (obs,), `reward` () and `done` (), which is 1 once the MDP has ended; `reset`
-    and `step` give states of the same structure, shapes and dtypes. Time limits are not the task's
-    business.
+    A state has `obs` (obs,), `reward` () and `done` (), which is 1 once the MDP has ended, but not
+    at a time limit; `reset` and `step` give states of the same structure, shapes and dtypes.
     """
 
     @property
@@ -57,36 +53,23 @@ def step_task(task: JaxTask, state: Any, action: Any) -> Any:
 
 
 class JaxEnv(gymnasium.Env):
-    """A task that JAX computes, seen as a Gymnasium environment.
+    """A task that JAX computes, seen as a Gymnasium environment; `make_env` gives it.
 
     Training on one makes many env steps in one compiled program on the device, without this class
-    (and without a wrapper around it, which would hide the task); it is what everything else uses
-    (`make_env`, `dime evaluate`, videos).
-
-    Args:
-        task: the task.
-        max_episode_steps: after so many steps an episode is truncated.
-
-    Raises:
-        DimeError: the task raises, its observation is not one vector, or its states differ.
+    and without a wrapper around it, which would hide the task.
     """
 
     def __init__(self, task: JaxTask, max_episode_steps: int):
-        if not (type(max_episode_steps) is int and 1 <= max_episode_steps < 2**31):
-            raise DimeError(
-                f"max_episode_steps is {max_episode_steps!r}; it must be a whole number from 1 to "
-                "2147483647."
-            )
+        """Truncates episodes after `max_episode_steps`; refuses a task that cannot be compiled."""
+        self.task, self.max_episode_steps = task, max_episode_steps
+        require_at_least(self, 1, "max_episode_steps")
         if getattr(task, "__hash__", None) is None:
             raise DimeError(
                 f"{type(task).__name__} has no hash, by which its compiled programs are kept. A "
                 "dataclass has one with @dataclass(frozen=True) or @dataclass(eq=False)."
             )
-        self.task = task
-        self.max_episode_steps = max_episode_steps
-        shape = _obs_shape(task)
         box = gymnasium.spaces.Box
-        self.observation_space = box(-np.inf, np.inf, shape, np.float32)
+        self.observation_space = box(-np.inf, np.inf, _obs_shape(task), np.float32)
         self.action_space = box(-1.0, 1.0, (task.action_size,), np.float32)
         self.state: Any = None
         self._length = 0
@@ -116,34 +99,26 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
     """The shape of the task's observation; refuses what could not be compiled into a loop."""
     name = type(task).__name__
     first = _shapes_of(name, "reset", partial(reset_task, task), jax.random.PRNGKey(0))
-    if missing := [part for part in ("obs", "reward", "done") if not hasattr(first, part)]:
-        raise DimeError(f"The states of {name} lack {', '.join(missing)} (as attributes).")
-    for part in ("reward", "done"):
-        if (found := np.shape(getattr(first, part))) != ():
-            raise DimeError(f"The {part} of {name} must be one number, of shape (); it is {found}.")
-    shape = getattr(first.obs, "shape", None)
-    if shape is None or len(shape) != 1:
+    values = {part: getattr(first, part, None) for part in ("obs", "reward", "done")}
+    shapes = {part: getattr(x, "shape", type(x).__name__) for part, x in values.items()}
+    shape = shapes.pop("obs")
+    if not (isinstance(shape, tuple) and len(shape) == 1 and {*shapes.values()} == {()}):
         raise DimeError(
-            f"The observation of {name} must be one vector to be trained on the device; it is "
-            f"{shape if shape is not None else sorted(first.obs)}. Wrap the task in one whose "
-            "states have such an `obs`."
+            f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, one "
+            f"number each, to be trained on the device; their shapes are {shape} and {shapes}. "
+            "Wrap the task in one whose states have them."
         )
     action = jax.ShapeDtypeStruct((task.action_size,), np.float32)
     then = _shapes_of(name, "stepped", partial(step_task, task), first, action)
-    for place, leaf in jax.tree_util.tree_leaves_with_path(first):
-        path = jax.tree_util.keystr(place)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise DimeError(
-                f"The states of {name} hold a typed random key ({path}), which a checkpoint "
-                "cannot. Keep jax.random.key_data of it, or use jax.random.PRNGKey."
-            )
-    kinds = [
-        {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (first, then))
-    ]
-    if differing := dict(kinds[0].items() ^ kinds[1].items()):
+    kinds, next_kinds = _leaf_kinds(first), _leaf_kinds(then)
+    if keys := [path for path, kind in kinds.items() if kind.startswith("key<")]:
+        raise DimeError(
+            f"The states of {name} hold a typed random key ({keys[0]}), which a checkpoint "
+            "cannot. Keep jax.random.key_data of it, or use jax.random.PRNGKey."
+        )
+    if differing := dict(kinds.items() ^ next_kinds.items()):
         path = min(differing)
-        one, other = (kind.get(path, "missing") for kind in kinds)
+        one, other = kinds.get(path, "missing"), next_kinds.get(path, "missing")
         raise DimeError(
             f"The states of {name} must be alike after reset and step, but {path} is {one} after a "
             f"reset and {other} after a step."
@@ -151,12 +126,17 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
     return shape
 
 
+def _leaf_kinds(state: Any) -> dict[str, str]:
+    """Dtype and shape of each leaf, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
 def _shapes_of(name: str, done: str, function: Any, *arguments: Any) -> Any:
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:  # whatever a task raises
-        problem = f"{type(error).__name__}: {error}"
-        raise DimeError(f"The task {name} cannot be {done} ({problem}).") from error
+        raise DimeError(f"The task {name} cannot be {done} ({describe(error)}).") from error
 
 
 @lru_cache(maxsize=16)  # environments of one task share its programs
@@ -165,37 +145,29 @@ def _compiled(task: JaxTask) -> tuple[Any, Any]:
 
 
 class PlaygroundEnv(JaxEnv):
-    """One of Playground's environments, which can be rendered.
+    """One of Playground's environments, which can be rendered; `task` is what its `load` returns.
 
-    `task` is what Playground's `load` returns; `camera` a name, by default the model's first camera
-    or else the free one; `height` and `width` are those of an image, in pixels. It renders in
-    either `render_mode`, "rgb_array" or None.
+    `view` has the `camera` (None is the model's first, or else the free one), `height` and `width`.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(
-        self,
-        task: Any,
-        max_episode_steps: int,
-        *,
-        render_mode: str | None = None,
-        camera: str | None = None,
-        height: int = 480,
-        width: int = 480,
+        self, task: Any, max_episode_steps: int, render_mode: str | None, view: dict[str, Any]
     ):
         super().__init__(task, max_episode_steps)
         self.render_mode = render_mode
         self.metadata = self.metadata | {"render_fps": round(1.0 / task.dt)}
         self._model = task.mj_model
         cameras = [self._model.camera(index).name for index in range(self._model.ncam)]
+        camera, height, width = view.values()
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None")
         if camera is not None and camera not in cameras:
             raise ValueError(f"there is no camera {camera!r}; there are: {cameras}")
         if not all(type(size) is int and size > 0 for size in (height, width)):
             raise ValueError(f"an image cannot be {height!r} x {width!r} pixels")
-        self._camera = ModelCamera(camera or (cameras[0] if cameras else None), height, width)
+        self._camera = ModelCamera(camera, height, width, next(iter(cameras), None))
 
     def render(self) -> np.ndarray:
         """What the camera sees, uint8 (height, width, 3)."""
@@ -212,42 +184,26 @@ class PlaygroundEnv(JaxEnv):
         self._camera.close()
 
 
-def make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
-    """Makes `playground/<Task>`, if there is one.
-
-    kwargs go to the adapter or override the task's own config.
-
-    Raises:
-        KeyError: its config has no such entry.
-        TypeError, ValueError: an entry cannot have this value.
-        DimeError: Playground is not installed.
-    """
+def make_playground(
+    id: str, /, render_mode: str | None = None, **kwargs: Any
+) -> gymnasium.Env | None:
+    """Makes `playground/<Task>`, if there is one; kwargs go to the camera or the task's config."""
     name = id.removeprefix("playground/")
     if name not in _suite().ALL_ENVS:
         return None
-    adapter = {key: kwargs[key] for key in _ADAPTER_OPTIONS if key in kwargs}
-    overrides = {key: value for key, value in kwargs.items() if key not in adapter}
+    view = {key: kwargs.pop(key, default) for key, default in _VIEW.items()}
     if jax.default_backend() == "cpu":  # the tasks' own choice, Warp, needs a GPU of NVIDIA's
-        overrides.setdefault("impl", "jax")
-    if name in _BROKEN and overrides.get("impl") == "jax":
-        raise DimeError(
-            f"{id} does not work with impl='jax': MJX 3.6 computes fluids with a call that JAX no "
-            "longer has. On a GPU of NVIDIA's impl='warp' does without it."
-        )
-    task, max_episode_steps = _load(name, json.dumps(overrides, sort_keys=True))
-    return PlaygroundEnv(task, max_episode_steps, **adapter)
+        kwargs.setdefault("impl", "jax")
+    task, max_episode_steps = _load(name, json.dumps(kwargs, sort_keys=True))
+    return PlaygroundEnv(task, max_episode_steps, render_mode, view)
 
 
 @lru_cache(maxsize=16)  # a task is stateless, and its programs take long to compile
 def _load(name: str, overrides: str) -> tuple[Any, int]:
-    suite = _suite()
-    config = suite.get_default_config(name).lock()
-    given = json.loads(overrides)
-    if unknown := sorted({key.split(".")[0] for key in given} - set(config)):
-        raise KeyError(f"there is no {unknown[0]!r}; there are: {', '.join(sorted(config))}")
-    config.update_from_flattened_dict(given)
+    config = _suite().get_default_config(name).lock()
+    config.update_from_flattened_dict(json.loads(overrides))
     _check(config)
-    return suite.load(name, config), int(config.episode_length)
+    return _suite().load(name, config), int(config.episode_length)
 
 
 def _check(config: Any) -> None:
@@ -270,7 +226,5 @@ def _suite() -> Any:
     try:
         return import_module("mujoco_playground").dm_control_suite
     except ImportError as error:
-        raise DimeError(
-            f"MuJoCo Playground is not installed ({error}); pip install 'dime-rl[playground]' "
-            "brings it."
-        ) from error
+        how = "pip install 'dime-rl[playground]'"
+        raise DimeError(f"MuJoCo Playground is not installed ({error}): {how}") from error

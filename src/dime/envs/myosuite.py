@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -17,39 +17,29 @@ from dime.errors import DimeError
 
 PREFIXES = ("myo", "motorfinger")
 _CAMERA = "hand_side_inter"  # shows the hand and the object; the others mostly the room
+# Tasks that draw random numbers when they are made, or change their model or muscles for good.
 _KEEP_STATE = (
     "MyoHand*Random-v0",
-    "myo*ChallengeBaoding*",
-    "myo*ChallengeChaseTag*",
-    "myo*ChallengeDieReorient*",
+    *(f"myo*Challenge{task}*" for task in ("Baoding", "ChaseTag", "DieReorient")),
 )
-"""Tasks that draw random numbers when they are made, or change their model or muscles for good."""
 
 
 class MyoSuiteEnv(gymnasium.Wrapper):
     """Makes a MyoSuite environment reproducible from `reset(seed=...)`, and renders it.
 
-    MyoSuite 2.x ignores the seed of `reset` and has a `seed` method of its own.
-
-    `remake` re-creates it from a seed at every reset, for those that keep state between episodes.
-    `camera` is a name, by default a camera that shows the hand; `height` and `width` are those of
-    an image, in pixels. It renders in either `render_mode`, "rgb_array" or None.
+    MyoSuite 2.x ignores the seed of `reset` and has a separate `seed` method. `remake` re-creates
+    an environment that keeps state between episodes, from a seed at every reset.
     """
 
     def __init__(
         self,
         env: gymnasium.Env,
-        *,
+        render_mode: str | None,
+        camera: ModelCamera,
         remake: Callable[..., gymnasium.Env] | None = None,
-        render_mode: str | None = None,
-        camera: str | None = None,
-        height: int = 480,
-        width: int = 480,
     ):
         super().__init__(env)
-        self._remake = remake
-        self._render_mode = render_mode
-        self._camera = ModelCamera(camera, height, width, default=_CAMERA)
+        self._render_mode, self._camera, self._remake = render_mode, camera, remake
 
     @property
     def render_mode(self) -> str | None:
@@ -57,11 +47,13 @@ class MyoSuiteEnv(gymnasium.Wrapper):
         return self._render_mode
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        """Starts an episode; the same seed gives the same one, bit for bit."""
-        if seed is not None and self._remake is not None:
-            self.close()
-            self.env = self._remake(seed=seed)
+        """Starts the episode of this seed, the same one bit for bit each time."""
         if seed is not None:
+            if self._remake is not None:
+                self.close()
+                with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self.env = self._remake(seed=seed)
             inner: Any = self.env.unwrapped
             inner.seed(seed)
         return self.env.reset(seed=seed, options=options)
@@ -77,30 +69,26 @@ class MyoSuiteEnv(gymnasium.Wrapper):
         self.env.close()
 
 
-def make_myosuite(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
-    """Makes one of MyoSuite's environments, if there is one of this id.
-
-    Raises:
-        TypeError: MyoSuite does not know one of the kwargs.
-        DimeError: MyoSuite is not installed.
-    """
+def make_myosuite(
+    id: str, /, render_mode: str | None = None, camera: str | None = None, **kwargs: Any
+) -> gymnasium.Env | None:
+    """Makes one of MyoSuite's environments, if there is one; `TypeError` for unknown kwargs."""
     import_myosuite()
     if id not in gymnasium.registry:
         return None
-    adapter = {k: kwargs[k] for k in ("render_mode", "camera", "height", "width") if k in kwargs}
-    kwargs = {key: value for key, value in kwargs.items() if key not in adapter}
+    size = kwargs.pop("height", 480), kwargs.pop("width", 480)
     build = partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
-    with _printed_to_stderr() as printed:
-        env = build()
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            env = build()
+    finally:  # MyoSuite's credits are shown, but not among a command's own output
+        sys.stderr.write(printed.getvalue())
     if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and continues
         raise TypeError("unused kwargs")
     keeps_state = any(fnmatchcase(id, pattern) for pattern in _KEEP_STATE)
-    return MyoSuiteEnv(env, remake=partial(_remake, build) if keeps_state else None, **adapter)
-
-
-def _remake(build: Callable[..., gymnasium.Env], seed: int) -> gymnasium.Env:
-    with _printed_to_stderr(), warnings.catch_warnings(action="ignore"):
-        return build(seed=seed)
+    camera_here = ModelCamera(camera, *size, default=_CAMERA)
+    return MyoSuiteEnv(env, render_mode, camera_here, build if keeps_state else None)
 
 
 def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
@@ -110,28 +98,18 @@ def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
     layer: Any = env
     while isinstance(layer, gymnasium.Wrapper) and not isinstance(layer, MyoSuiteEnv):
         layer = layer.env
-    return env if layer is not env.unwrapped else MyoSuiteEnv(env, render_mode="rgb_array")
+    camera = ModelCamera(None, default=_CAMERA)
+    return env if layer is not env.unwrapped else MyoSuiteEnv(env, "rgb_array", camera)
 
 
 def import_myosuite() -> None:
     """Imports MyoSuite, which registers its environments; `DimeError` if it is not installed."""
     choose_renderer()
+    silent = contextlib.redirect_stdout(io.StringIO())  # "Registering ..."
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # "Registering ..."
-            with warnings.catch_warnings(action="ignore"):
-                import myosuite  # noqa: F401
+        with silent, warnings.catch_warnings(action="ignore"):
+            import myosuite  # noqa: F401
     except ImportError as error:
         raise DimeError(
-            f"MyoSuite is not installed ({error}); pip install 'dime-rl[myo]' brings it."
+            f"MyoSuite is not installed ({error}): pip install 'dime-rl[myo]'"
         ) from error
-
-
-@contextlib.contextmanager
-def _printed_to_stderr() -> Iterator[io.StringIO]:
-    """MyoSuite prints credits; they are shown, but not among a command's own output."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield printed
-    finally:
-        sys.stderr.write(printed.getvalue())

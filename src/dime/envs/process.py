@@ -7,7 +7,6 @@ but the environment's answers crosses the pipe.
 import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.connection
 import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
@@ -15,10 +14,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import gymnasium
@@ -27,9 +27,9 @@ from dime.envs.environment import SUCCESS_KEYS, RemoteEnv, max_episode_steps, na
 from dime.errors import DimeError, describe
 
 _END_WITHIN_S = 2.0
+# A terminal or a scheduler sends these to the whole group; the training process saves and then
+# ends this one.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-"""Signals that a terminal or a scheduler sends to the whole group; the training process saves and
-then ends this one."""
 _PR_SET_PDEATHSIG = 1
 _ADVICE = (
     ' It may have said why above. A script file trains below `if __name__ == "__main__":`, because '
@@ -46,26 +46,23 @@ class RemoteError(Exception):
 
 
 class ProcessEnv(RemoteEnv):
-    """A Gymnasium environment whose steps are taken in a separate process.
+    """A Gymnasium environment in a separate process; `name` and `max_episode_steps` are its own."""
 
-    Attributes:
-        name: of the environment there.
-        max_episode_steps: after how many steps it truncates an episode; None if not known.
-    """
+    max_episode_steps: int | None
 
     def __init__(self, make: Callable[[], gymnasium.Env], timeout_s: float):
-        """Starts the process and waits until its environment is made.
+        """Starts the process and waits until `make` has made its environment there.
 
         Args:
-            make: makes the environment; must be known by name to another process.
-            timeout_s: how long we wait for it to be made, and for every later answer.
+            make: must be known by name to another process.
+            timeout_s: how long we wait for it, and for every later answer.
 
         Raises:
-            DimeError: `make` cannot be handed to another process.
+            DimeError: `make` cannot be handed to another process, or refuses there.
             EnvironmentProcessError: it hung or died.
             RemoteError: `make` raised there.
         """
-        self._timeout_s = timeout_s
+        self._timeout_s, self._advice = timeout_s, _ADVICE
         self._step_has_begun = False
         self._connection, self._process = _start(make)
         # At the latest when this object goes, or before multiprocessing waits for its processes.
@@ -73,17 +70,15 @@ class ProcessEnv(RemoteEnv):
             self, _end, (self._process, self._connection), exitpriority=0
         )
         try:
-            facts = self._answer("being made", advice=_ADVICE)
+            vars(self).update(self._answer("being made"))
         except BaseException:
             self._end()
             raise
-        self.name, self.max_episode_steps = facts["name"], facts["max_episode_steps"]
-        self.observation_space, self.action_space = facts["observation"], facts["action"]
-        self.metadata = facts["metadata"]
+        self._advice = ""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """As the environment's own, without `info`."""
-        self._drop_step()
+        self._drop_step(self._timeout_s)
         self._send("reset", seed=seed, **({} if options is None else {"options": options}))
         return self._answer("its reset")
 
@@ -101,11 +96,7 @@ class ProcessEnv(RemoteEnv):
         return self._answer("its step")
 
     def close(self) -> None:
-        """Closes the environment and ends its process.
-
-        Raises:
-            RemoteError: the environment raised while it was closed.
-        """
+        """Closes the environment, which may raise `RemoteError`, and ends its process."""
         if not self._end.still_active():
             return
         try:
@@ -116,7 +107,7 @@ class ProcessEnv(RemoteEnv):
         finally:
             self._end()
 
-    def _drop_step(self, timeout_s: float | None = None) -> None:
+    def _drop_step(self, timeout_s: float) -> None:
         if self._step_has_begun:
             self._step_has_begun = False
             with contextlib.suppress(DimeError, RemoteError):
@@ -128,18 +119,16 @@ class ProcessEnv(RemoteEnv):
         except OSError as error:
             raise self._died() from error
 
-    def _answer(self, what: str, timeout_s: float | None = None, advice: str = "") -> Any:
+    def _answer(self, what: str, timeout_s: float | None = None) -> Any:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             if not self._connection.poll(timeout_s):
                 self._end()
-                raise EnvironmentProcessError(
-                    f"{what} took longer than {timeout_s:g} s (env_timeout_s); the process was "
-                    "ended."
-                )
+                late = f"{what} took longer than {timeout_s:g} s (env_timeout_s)."
+                raise EnvironmentProcessError(late)
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._died(advice) from error
+            raise self._died() from error
         if kind == "refused":
             raise DimeError(content)
         if kind == "raised":
@@ -147,44 +136,34 @@ class ProcessEnv(RemoteEnv):
             raise RemoteError(text) from Exception(f"\n{remote_traceback}")
         return content
 
-    def _died(self, advice: str = "") -> EnvironmentProcessError:
+    def _died(self) -> EnvironmentProcessError:
         self._process.join(1.0)  # for its own exit code
         self._end()
-        return EnvironmentProcessError(
-            f"the environment's process ended with exit code {self._process.exitcode}.{advice}"
-        )
+        how = f"exit code {self._process.exitcode}.{self._advice}"
+        return EnvironmentProcessError(f"the environment's process ended with {how}")
 
 
 def _start(make: Callable[[], gymnasium.Env]) -> tuple[Any, BaseProcess]:
     """This side of the pipe, and the process at its other side."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
     try:
-        with _signals_blocked():
-            process.start()
+        ForkingPickler.dumps(make)
     except Exception as error:  # what cannot be pickled says so in several ways
-        ours.close()
-        if isinstance(error, OSError):
-            raise
         raise DimeError(
             f"{make} cannot be handed to another process ({error}). With env_process the "
             "environment must be an id, or a function or class of a module."
         ) from error
-    finally:
-        theirs.close()
-    return ours, process
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that starts inside gets no signal before it has installed its handlers."""
-    multiprocessing.resource_tracker.ensure_running()  # which unblocks them at its own start
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks signals at its own start
+    # The process gets no signal before it has installed its handlers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
-        yield
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+    return ours, process
 
 
 def _end(process: BaseProcess, connection: Connection) -> None:
@@ -193,32 +172,20 @@ def _end(process: BaseProcess, connection: Connection) -> None:
     if process.pid is not None and process.is_alive():
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has no group of its own yet
+        except ProcessLookupError:  # it does not lead a group yet
             process.kill()
     process.join(_END_WITHIN_S)
 
 
 def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
     """What the process does: makes the environment, then answers until the pipe ends."""
-    os.setsid()  # a group of its own, which `_end` ends as a whole
+    os.setsid()  # leads a group, which `_end` ends as a whole
     for number in _GROUP_SIGNALS:
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN not inherited by what it starts
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     _end_with_parent()
     made: list[gymnasium.Env] = []
-
-    def facts() -> dict[str, Any]:
-        env = make()
-        made.append(env)
-        return {
-            "name": name_of(env),
-            "max_episode_steps": max_episode_steps(env),
-            "observation": env.observation_space,
-            "action": env.action_space,
-            "metadata": {"render_fps": env.metadata.get("render_fps")},
-        }
-
-    _reply(connection, facts)
+    _reply(connection, lambda: made.append(make()) or _facts(made[0]))
     with contextlib.suppress(EOFError, OSError):
         method = ""
         while made and method != "close":
@@ -226,30 +193,36 @@ def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
             _reply(connection, partial(getattr(made[0], method), *arguments, **options))
 
 
+def _facts(env: gymnasium.Env) -> dict[str, Any]:
+    """The attributes of a `ProcessEnv`."""
+    return {
+        "name": name_of(env),
+        "max_episode_steps": max_episode_steps(env),
+        "observation_space": env.observation_space,
+        "action_space": env.action_space,
+        "metadata": {"render_fps": env.metadata.get("render_fps")},
+    }
+
+
 def _reply(connection: Connection, call: Callable[[], Any]) -> None:
     try:
-        connection.send(("answer", _without_info(call())))
+        answer = call()
+        if isinstance(answer, tuple) and answer and isinstance(info := answer[-1], dict):
+            # Nobody reads the rest of `info`, which may not fit through a pipe.
+            answer = (*answer[:-1], {key: info[key] for key in SUCCESS_KEYS if key in info})
+        connection.send(("answer", answer))
     except DimeError as error:
         connection.send(("refused", str(error)))
     except Exception as error:  # whatever a user's environment raises
         connection.send(("raised", (describe(error), traceback.format_exc())))
 
 
-def _without_info(answer: Any) -> Any:
-    """The answer without what nobody reads of `info`, which may not fit through a pipe."""
-    if not (isinstance(answer, tuple) and answer and isinstance(answer[-1], dict)):
-        return answer
-    info = answer[-1]
-    return (*answer[:-1], {key: info[key] for key in SUCCESS_KEYS if key in info})
-
-
 def _end_with_parent() -> None:
     """This process and its group end when the parent has ended, even while a step hangs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
+        parent.join()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import inspect
+import itertools
 import json
 import logging
 import re
@@ -21,11 +22,9 @@ from dime.envs.environment import Environment, no_exit, refuse_running_statistic
 from dime.envs.gymnasium_suite import (
     gymnasium_ids,
     make_gymnasium,
-    package_of,
-    registered_elsewhere,
-    with_new_worlds,
+    repeatable,
 )
-from dime.envs.myosuite import PREFIXES, make_myosuite, with_myosuite_seeding
+from dime.envs.myosuite import PREFIXES, make_myosuite
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
 from dime.envs.tiny import TINY_IDS
@@ -34,13 +33,12 @@ from dime.errors import DimeError
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
 _logger = logging.getLogger("dime.envs")
 _shown: set[str] = set()  # notices of Gymnasium
-_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
-def _make_playground(id: str, kwargs: dict[str, Any]) -> gymnasium.Env | None:
+def _make_playground(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
     from dime.envs.jax_env import make_playground  # brings JAX
 
-    return make_playground(id, kwargs)
+    return make_playground(id, **kwargs)
 
 
 _MAKERS = {  # each makes an environment of its suite from id and kwargs; None: no such id
@@ -50,12 +48,6 @@ _MAKERS = {  # each makes an environment of its suite from id and kwargs; None: 
     "playground": _make_playground,
     "dime": make_gymnasium,
 }
-# Suites that take seconds to import; their ids are listed for the versions of pyproject.toml.
-_SLOW_SUITES = {
-    "dm_control": "dm_control",
-    "myosuite": "myosuite",
-    "playground": "mujoco_playground",
-}
 
 
 def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
@@ -63,15 +55,11 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
 
     Ids: `dm_control/<domain>-<task>`, any Gymnasium id, `module:Id`, MyoSuite's ids,
     `playground/<Task>`, `Ant-v3-compatible`, `dime/TwoModeBandit-v0`, `dime/MultiGoal-v0`; see
-    docs/environments.md.
-
-    Args:
-        id: the environment's name.
-        **kwargs: given to the environment as they are; `render_mode="rgb_array"` for pictures.
+    docs/environments.md. kwargs go to the environment; `render_mode="rgb_array"` for images.
 
     Raises:
-        DimeError: no such id (the nearest are named), its suite is not installed (what installs
-            it is named), or the environment does not take these kwargs.
+        DimeError: no such id (the nearest are named), its suite is not installed, or the
+            environment does not take these kwargs.
 
     >>> env = make_env("dm_control/cartpole-swingup")
     >>> env.observation_space.shape, env.action_space.shape
@@ -81,14 +69,18 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
     """
     try:
         with tidy_warnings():
-            env = _MAKERS[suite_of(id)](id, kwargs)
+            env = _MAKERS[suite_of(id)](id, **kwargs)
     except (TypeError, ValueError, KeyError, OSError) as error:
         of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        if not (kwargs or _missing(error)) or of_the_system:
+        lacks_one = re.search(r"missing \d+ required .*argument", str(error))
+        if of_the_system or not (kwargs or lacks_one):
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:
-        raise _unknown(id)
+        nearest = ", ".join(_nearest(id))
+        other = f"See docs/environments.md; what a module of yours registers is module:{id}."
+        hint = f"Nearest: {nearest}." if nearest else other
+        raise DimeError(f"There is no environment {id!r}. {hint}")
     return env
 
 
@@ -106,43 +98,31 @@ def make(
             gymnasium.Env at each call.
         env_kwargs: given to the environment or to the factory.
         render: whether it will be rendered; a factory that takes `render_mode` gets "rgb_array".
-        process_timeout_s: makes it in a separate process (without rendering), which may take this
-            long to answer.
+        process_timeout_s: runs it in a separate process, which may take this long to answer.
 
     Raises:
-        DimeError: as `make_env` and `Spaces.of`; or the factory does not make a gymnasium.Env, or
-            one that keeps running statistics.
+        DimeError: as `make_env` and `Spaces.of`; or it is not a gymnasium.Env, or keeps running
+            statistics.
 
     >>> make("dime/MultiGoal-v0").max_episode_steps
     30
     """
+    name = id_or_factory if isinstance(id_or_factory, str) else None
     kwargs = dict(env_kwargs or {})
-    if isinstance(id_or_factory, str):
-        if render:
-            kwargs["render_mode"] = "rgb_array"
-        name, build = id_or_factory, partial(_from_id, id_or_factory, kwargs)
-    elif callable(id_or_factory):
-        if render and _takes_render_mode(id_or_factory):
-            kwargs["render_mode"] = "rgb_array"
-        choose_renderer()
-        name, build = None, partial(_from_factory, id_or_factory, kwargs)
-    else:
+    if not (name or callable(id_or_factory)):
         raise DimeError(
             f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
             "makes several, for training and for evaluation: give a function that returns a new "
             "one at each call."
         )
-    if process_timeout_s is None:
-        with no_exit():
-            env = build()
-        return Environment(env, name, build)
-    build_there = partial(ProcessEnv, partial(_not_by_jax, build), process_timeout_s)
-    env = build_there()
-    try:
-        return Environment(env, name or env.name, build_there)
-    except DimeError:
-        env.close()
-        raise
+    if render and (isinstance(id_or_factory, str) or _takes_render_mode(id_or_factory)):
+        kwargs["render_mode"] = "rgb_array"
+    build = partial(_build, id_or_factory, kwargs)
+    if process_timeout_s is not None:
+        build = partial(ProcessEnv, partial(_not_by_jax, build), process_timeout_s)
+    with no_exit():
+        env = build()
+    return Environment(env, name, build)
 
 
 def suite_of(id: str) -> str:
@@ -151,41 +131,37 @@ def suite_of(id: str) -> str:
     >>> [suite_of(id) for id in ("dm_control/dog-run", "myoHandReachRandom-v0", "my_envs:Reach-v1")]
     ['dm_control', 'myosuite', 'gymnasium']
     """
-    prefix = id.partition("/")[0] if "/" in id else ""
-    if prefix in ("dm_control", "playground", "dime"):
+    if (prefix := id.partition("/")[0]) in ("dm_control", "playground", "dime"):
         return prefix
     return "myosuite" if id.lower().startswith(PREFIXES) and ":" not in id else "gymnasium"
 
 
 def list_environments() -> dict[str, list[str]]:
     """The ids of every installed suite; all of them have continuous actions."""
-    listed = json.loads(
-        resources.files("dime").joinpath("data", "environments.json").read_text("utf-8")
-    )
-    ids = {
-        suite: listed[suite] for suite, module in _SLOW_SUITES.items() if find_spec(module)
-    }  # if one is missing, make_env says so to those who ask for it
-    ids |= {"gymnasium": gymnasium_ids(), "dime": list(TINY_IDS)}
-    return {suite: ids[suite] for suite in _MAKERS if suite in ids}
+    # Suites that take seconds to import are listed, for the versions of pyproject.toml.
+    file = resources.files("dime").joinpath("data", "environments.json")
+    ids: dict[str, list[str]] = json.loads(file.read_text("utf-8"))
+    ids |= {"gymnasium": gymnasium_ids(), "dime": [*TINY_IDS]}
+    module_of = {"playground": "mujoco_playground", "dime": "dime.envs"}
+    return {suite: ids[suite] for suite in _MAKERS if find_spec(module_of.get(suite, suite))}
 
 
-def _from_id(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    return refuse_running_statistics(make_env(id, **kwargs), id)
-
-
-def _from_factory(factory: EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
-    name = getattr(factory, "__name__", repr(factory))
+def _build(id_or_factory: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env:
+    if isinstance(id_or_factory, str):
+        return refuse_running_statistics(make_env(id_or_factory, **kwargs), id_or_factory)
+    choose_renderer()
+    name = getattr(id_or_factory, "__name__", repr(id_or_factory))
     try:
-        inspect.signature(factory).bind(**kwargs)
+        inspect.signature(id_or_factory).bind(**kwargs)
     except TypeError as error:
         raise _wrong_kwargs(name, kwargs, error) from error
-    env = factory(**kwargs)
+    env = id_or_factory(**kwargs)
     if not isinstance(env, gymnasium.Env):
         raise DimeError(
             f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
             f"{type(env).__module__}. See docs/environments.md."
         )
-    return with_myosuite_seeding(with_new_worlds(refuse_running_statistics(env, name)))
+    return repeatable(refuse_running_statistics(env, name))
 
 
 def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -194,33 +170,30 @@ def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
     if any(kind.__module__ == "dime.envs.jax_env" for kind in type(env).__mro__):
         env.close()
         raise DimeError(
-            "env_process does not go with environments that JAX computes: they are stepped in one "
-            "program with the learner, not in separate processes. Leave the option out "
-            "(dime resume: --env-process False)."
+            "env_process does not go with environments that JAX computes: they step in one program "
+            "with the learner. Leave the option out (dime resume: --env-process False)."
         )
     return env
 
 
 @contextmanager
 def tidy_warnings() -> Iterator[None]:
-    """Logs the notice that a version is out of date, once per process, and drops other noise.
+    """Passes on an environment's own warnings, without Gymnasium's remarks and deprecations.
 
-    Noise: deprecations inside the suites, and Gymnasium's own remarks (float32 bounds, ...).
-    Warnings of the environment itself are passed on.
+    Only its notice that a version is out of date is logged, once per process.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        text = _COLOUR.sub("", str(warning.message))
-        if not text.startswith("WARN: "):
-            if not issubclass(warning.category, DeprecationWarning):
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
-        elif "is out of date" in text and text not in _shown:
-            _shown.add(text)
-            _logger.warning("Gymnasium: %s", text.removeprefix("WARN: "))
+        text = re.sub(r"\x1b\[\d+m", "", str(warning.message))  # without colours
+        if text.startswith("WARN: "):
+            if "is out of date" in text and text not in _shown:
+                _shown.add(text)
+                _logger.warning("Gymnasium: %s", text.removeprefix("WARN: "))
+        elif not issubclass(warning.category, DeprecationWarning):
+            where = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *where)
 
 
 def _takes_render_mode(factory: EnvFactory) -> bool:
@@ -228,43 +201,19 @@ def _takes_render_mode(factory: EnvFactory) -> bool:
     return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _missing(error: Exception) -> list[str]:
-    """The names of the arguments that a call lacked, if that is what the error says."""
-    said = re.search(r"missing (?:a|\d+) required .*?argument.*?: (.*)", str(error))
-    return re.findall(r"'(\w+)'", said[1].partition(" was raised from ")[0]) if said else []
-
-
 def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeError:
-    if missing := _missing(error):
-        words = " ".join(f"{name}=VALUE" for name in missing)
-        return DimeError(
-            f"{id} cannot be made without {', '.join(missing)}: give --env-kwargs {words} (from "
-            "Python: env_kwargs)."
-        )
-    if "render_mode" in kwargs and "unexpected keyword argument 'render_mode'" in str(error):
-        return DimeError(
-            f"{id} has no render mode, so it cannot be rendered: it does not take "
-            f"render_mode={kwargs['render_mode']!r}."
-        )
-    return DimeError(f"{id} could not be made with {kwargs}: {error}")
+    return DimeError(f"{id} could not be made with env_kwargs {kwargs}: {error}")
 
 
-def _unknown(id: str) -> DimeError:
-    misspelt = _nearest(id, cutoff=0.9)  # known without imports of other people's packages
-    if suite_of(id) == "gymnasium" and not misspelt and (package := package_of(id)):
-        return DimeError(f"{id} exists once {package} is imported: name it {package}:{id}.")
-    nearest = ", ".join(_nearest(id))
-    hint = f"Nearest: {nearest}." if nearest else "See docs/environments.md for names."
-    return DimeError(f"There is no environment {id!r}. {hint}")
-
-
-def _nearest(id: str, count: int = 5, cutoff: float = 0.6) -> list[str]:
-    """The known ids that are most like this one."""
-    known = [name for ids in list_environments().values() for name in ids] + registered_elsewhere()
+def _nearest(id: str) -> list[str]:
+    """The known ids that are most like this one, at most five."""
+    suites = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
+    entries = gymnasium.registry.items()
+    yours = [id for id, spec in entries if not str(spec.entry_point).startswith(suites)]
     names: dict[str, str] = {}
-    for name in known:
+    for name in itertools.chain(*list_environments().values(), yours):
         names.setdefault(name.lower(), name)
         names.setdefault(name.rpartition("/")[2].lower(), name)
     wanted = id.rpartition(":")[2].lower()
-    hits = difflib.get_close_matches(wanted, names, n=2 * count, cutoff=cutoff)
-    return list(dict.fromkeys(names[hit] for hit in hits))[:count]
+    hits = difflib.get_close_matches(wanted, names, n=10)
+    return list(dict.fromkeys(names[hit] for hit in hits))[:5]

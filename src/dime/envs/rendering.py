@@ -9,6 +9,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -25,14 +26,12 @@ _MAX_DEVICES = 16
 
 _TEST_SCENE = """
 import mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 3'/><geom size='.5' rgba='1 0 0 1'/></worldbody></mujoco>"
-)
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 64, 64)
 renderer.update_scene(data)
-assert renderer.render().max() > 0, "the image is black"
+assert renderer.render().any(), "the image is black"
 renderer.close()
 """
 
@@ -40,11 +39,8 @@ renderer.close()
 def choose_renderer() -> str | None:
     """Sets `MUJOCO_GL` unless the user has: egl, else osmesa, else disable.
 
-    Call it before the first import of mujoco or dm_control. It takes about 0.3 s the first time,
-    mostly to load the driver that dm_control would load anyway.
-
-    Returns:
-        The value in force; None if MuJoCo is left to choose (not Linux).
+    Call it before the first import of mujoco or dm_control. Returns the value in force; None if
+    MuJoCo is left to choose (not Linux).
     """
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
         if _egl_opens_a_display():
@@ -57,11 +53,7 @@ def choose_renderer() -> str | None:
 
 
 def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
-    """Renders a small scene in a separate process.
-
-    Returns:
-        The name of the renderer that works, or None; and one line to show.
-    """
+    """The name of the renderer that draws a small scene, or None; and one line to show."""
     name = choose_renderer() or "MuJoCo's default"
     command = [sys.executable, "-c", _TEST_SCENE]
     try:
@@ -77,7 +69,9 @@ def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
 class ModelCamera:
     """A camera of a MuJoCo model; `default`, or else the free camera, if it is not named."""
 
-    def __init__(self, name: str | None, height: int, width: int, default: str | None = None):
+    def __init__(
+        self, name: str | None, height: int = 480, width: int = 480, default: str | None = None
+    ):
         self._name, self._default, self._size = name, default, (height, width)
         self._renderer: Any = None
 
@@ -98,20 +92,10 @@ class ModelCamera:
             self._renderer = None
 
 
-def uses_mujoco(env: Any) -> bool:
-    """Whether an environment's class, or what it holds, is of MuJoCo or of a suite built on it."""
-    inner = env.unwrapped
-    kinds = [*type(inner).__mro__, *map(type, getattr(inner, "__dict__", {}).values())]
-    packages = ("mujoco", "dm_control", "myosuite")
-    return any(kind.__module__.startswith(packages) for kind in kinds)
-
-
 def _load(*names: str) -> ctypes.CDLL | None:
     for name in names:
-        try:
+        with suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
     return None
 
 

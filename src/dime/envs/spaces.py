@@ -1,8 +1,8 @@
 """What an environment's observations and actions look like, and how they become flat arrays.
 
-The learner sees one float32 vector per observation and actions in [-1, 1]; the environment keeps
-its own structure, units, shapes and dtypes. `Spaces` converts between the two. It is plain data, so
-that a run can record it and a loaded policy can use it without the environment.
+The learner sees float32 vectors and actions in [-1, 1]; the environment keeps its own structure,
+units, shapes and dtypes. `Spaces` converts between the two. It is plain data, so that a run can
+record it and a loaded policy can use it without the environment.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
 _FLOAT_DTYPES = ("float16", "float32", "float64")
 _MAX_SIZE = 2**31  # of an array
@@ -41,11 +41,9 @@ class Leaf:
 class Spaces:
     """The observation layout and the action box of one environment.
 
-    Leaves are in the space's own key order; bounds are flattened in C order.
-
-    Raises:
-        DimeError: the observation or the action is empty or too large, actions are not floats, or
-            their bounds are not finite or leave no room.
+    Leaves are in the space's own key order; bounds are flattened in C order. `DimeError` if the
+    observation or the action is empty or too large, actions are not floats, or their bounds are not
+    finite or leave no room.
 
     >>> from dime.envs import make_env
     >>> spaces = Spaces.of(make_env("Pendulum-v1"), "Pendulum-v1")
@@ -66,16 +64,14 @@ class Spaces:
         for kind, size in (("observation", self.obs_dim), ("action", self.action_dim)):
             if not 0 < size < _MAX_SIZE:
                 problem = f"too large an {kind} space" if size else f"an empty {kind} space"
-                raise DimeError(
-                    f"{self.name} has {problem} ({size} numbers); at least one number, and fewer "
-                    f"than 2**31, is needed. {_PAGE}"
-                )
+                problem += f" ({size} numbers); at least 1 and fewer than 2**31 are needed."
+                raise DimeError(f"{self.name} has {problem} {_PAGE}")
         if self.action_dtype not in _FLOAT_DTYPES:
             raise DimeError(
                 f"{self.name} has actions of dtype {self.action_dtype}; {_NEEDED}, of dtype "
                 f"{', '.join(_FLOAT_DTYPES)}. {_PAGE}"
             )
-        low, high = (x.reshape(self.action_shape) for x in (self._low, self._high))
+        low, high = (bound.reshape(self.action_shape) for bound in self._bounds)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
         for usable, problem, remedy in (
@@ -92,43 +88,30 @@ class Spaces:
 
     @classmethod
     def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
-        """Reads an environment's spaces.
-
-        Raises:
-            DimeError: the observation is not made of Boxes, the action is not a Box, or as above.
-        """
+        """Reads an environment's spaces, which must be Boxes (observations also Dicts, Tuples)."""
         box = env.action_space
         if not isinstance(box, gymnasium.spaces.Box):
-            discrete = ("Discrete", "MultiDiscrete", "MultiBinary")
             kind = type(box).__name__
-            what = (
-                "a discrete action space" if kind in discrete else f"an action space of kind {kind}"
-            )
+            discrete = kind in ("Discrete", "MultiDiscrete", "MultiBinary")
+            what = "a discrete action space" if discrete else f"an action space of kind {kind}"
             raise DimeError(f"{name} has {what} ({box}); {_NEEDED}. {_PAGE}")
-        return cls(
-            name=name,
-            observation=tuple(_leaves(env.observation_space, name, ())),
-            action_shape=tuple(int(n) for n in box.shape),
-            action_dtype=str(box.dtype),
-            action_low=tuple(float(bound) for bound in box.low.ravel()),
-            action_high=tuple(float(bound) for bound in box.high.ravel()),
-        )
+        leaves = tuple(_leaves(env.observation_space, name, ()))
+        low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (box.low, box.high))
+        return cls(name, leaves, tuple(map(int, box.shape)), str(box.dtype), low, high)
 
     @classmethod
     def from_json(cls, data: Any) -> "Spaces":
-        """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
+        """The inverse of `to_json`; `DimeError` for what is not a description of spaces."""
         try:
-            return cls(
-                name=_text(data["name"]),
-                observation=tuple(
-                    Leaf(_each(leaf["path"], str, int), _shape(leaf["shape"]), _text(leaf["dtype"]))
-                    for leaf in data["observation"]
-                ),
-                action_shape=_shape(data["action_shape"]),
-                action_dtype=data["action_dtype"],
-                action_low=tuple(map(float, _each(data["action_low"], int, float))),
-                action_high=tuple(map(float, _each(data["action_high"], int, float))),
-            )
+            leaves = [
+                Leaf(_each(leaf["path"], str, int), _shape(leaf["shape"]), leaf["dtype"])
+                for leaf in data["observation"]
+            ]
+            _each([data["name"], *(leaf.dtype for leaf in leaves)], str)
+            bounds = (_each(data[f"action_{end}"], int, float) for end in ("low", "high"))
+            low, high = (tuple(map(float, end)) for end in bounds)
+            shape, dtype = _shape(data["action_shape"]), data["action_dtype"]
+            return cls(data["name"], tuple(leaves), shape, dtype, low, high)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DimeError(f"Not a description of spaces ({error!r}): {data!r:.500}") from error
 
@@ -158,18 +141,20 @@ class Spaces:
         """One observation, or a batch of them, as a new float32 array (*batch, obs_dim).
 
         In a batch every leaf carries the same leading axes. Numbers too large for float32 become
-        infinite.
-
-        Raises:
-            DimeError: a leaf is missing or has another shape than the space declares.
+        infinite. `DimeError` if a leaf is missing or has another shape than the space declares.
         """
-        leaves = [self._leaf_value(obs, leaf) for leaf in self.observation]
-        batch = leaves[0].shape[: leaves[0].ndim - len(self.observation[0].shape)]
+        values = [self._value(obs, leaf) for leaf in self.observation]
+        batch = values[0].shape[: values[0].ndim - len(self.observation[0].shape)]
         flat = np.empty((*batch, self.obs_dim), np.float32)
         start = 0
         with np.errstate(over="ignore"):
-            for leaf, value in zip(self.observation, leaves, strict=True):
-                self._check(value, batch, leaf)
+            for leaf, value in zip(self.observation, values, strict=True):
+                if value.shape != (*batch, *leaf.shape):
+                    leading = f" after the batch axes {batch}" if batch else ""
+                    raise DimeError(
+                        f"An observation of {self.name}{_at(leaf.path)}: expected shape "
+                        f"{leaf.shape}{leading}, as its space declares, got {value.shape}."
+                    )
                 stop = start + leaf.size
                 flat[..., start:stop] = value.reshape(*batch, leaf.size)
                 start = stop
@@ -181,74 +166,61 @@ class Spaces:
         -1 and 1 give the bounds exactly; what lies outside [-1, 1] gives a bound; NaN stays NaN.
         """
         action = np.asarray(action)
-        if action.ndim == 0 or action.shape[-1] != self.action_dim:
-            raise self._wrong_action(action, (self.action_dim,))
+        self._require_action(action, self.action_dim)
+        low, high = self._bounds
         middle, half_range = self.rescaling
         value = action * half_range + middle
-        np.maximum(value, self._low, out=value)
-        np.minimum(value, self._high, out=value)
+        np.maximum(value, low, out=value)
+        np.minimum(value, high, out=value)
         return value.astype(self.action_dtype).reshape(action.shape[:-1] + self.action_shape)
 
     def from_env_action(self, action: Any) -> np.ndarray:
         """The inverse of `to_env_action`: float32 (*batch, action_dim), the bounds at -1 and 1."""
         value = np.asarray(action, np.float64)
+        self._require_action(value, *self.action_shape)
         batch = value.shape[: value.ndim - len(self.action_shape)]
-        if value.shape != (*batch, *self.action_shape):
-            raise self._wrong_action(value, self.action_shape)
         value = value.reshape(*batch, self.action_dim)
-        low, high = self._low, self._high
+        low, high = self._bounds
         unit = 2.0 * (value - low) / (high - low) - 1.0  # exact at both ends
         return np.clip(unit, -1.0, 1.0).astype(np.float32)
 
     @cached_property
-    def _low(self) -> np.ndarray:
-        return np.array(self.action_low, np.float64)
-
-    @cached_property
-    def _high(self) -> np.ndarray:
-        return np.array(self.action_high, np.float64)
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.action_low, np.float64), np.array(self.action_high, np.float64)
 
     @cached_property
     def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
         """Middle and half range; `to_env_action` cuts off what reaches beyond the bounds.
 
-        Half the range is measured from the rounded middle, and rounded up where the sum would not
-        reach a bound. With bounds of -1 and 1 they are 0 and 1, and rescaling changes nothing.
+        Half the range is measured from the rounded middle, and rounded up if the sum would not
+        reach a bound.
         """
-        low, high = self._low, self._high
+        low, high = self._bounds
         middle = low + (high - low) / 2
         half_range = np.maximum(high - middle, middle - low)
         reaches = (middle + half_range >= high) & (middle - half_range <= low)
         return middle, np.where(reaches, half_range, np.nextafter(half_range, np.inf))
 
-    def _leaf_value(self, obs: Any, leaf: Leaf) -> np.ndarray:
+    def _value(self, obs: Any, leaf: Leaf) -> np.ndarray:
+        what = f"An observation of {self.name}"
         try:
             for key in leaf.path:
                 obs = obs[key]
-            return np.asarray(obs)
+            value = np.asarray(obs)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"has no array{_at(leaf.path)} ({type(error).__name__}: {error})"
-            raise DimeError(f"An observation of {self.name} {problem}.") from error
-
-    def _check(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
+            raise DimeError(f"{what} has no array{_at(leaf.path)} ({describe(error)}).") from error
         if value.dtype.kind not in "biuf":
-            raise DimeError(
-                f"An observation of {self.name}{_at(leaf.path)} must be of real numbers, got dtype "
-                f"{value.dtype}."
-            )
-        if value.shape == (*batch, *leaf.shape):
-            return
-        leading = f" after the batch axes {batch}" if batch else ""
-        raise DimeError(
-            f"An observation of {self.name}{_at(leaf.path)}: expected shape {leaf.shape}{leading}, "
-            f"as its space declares, got {value.shape}."
-        )
+            got = f"got dtype {value.dtype}"
+            raise DimeError(f"{what}{_at(leaf.path)} must be of real numbers, {got}.")
+        return value
 
-    def _wrong_action(self, action: np.ndarray, expected: tuple[int, ...]) -> DimeError:
-        return DimeError(
-            f"An action for {self.name}: expected shape {expected}, with any batch axes before, "
-            f"got {action.shape}."
-        )
+    def _require_action(self, action: np.ndarray, *expected: int) -> None:
+        batch = action.shape[: action.ndim - len(expected)]
+        if action.shape != (*batch, *expected):
+            raise DimeError(
+                f"An action for {self.name}: expected shape {expected}, with any batch axes "
+                f"before, got {action.shape}."
+            )
 
 
 def _each(values: Any, *kinds: type) -> tuple:
@@ -256,10 +228,6 @@ def _each(values: Any, *kinds: type) -> tuple:
     if not all(type(value) in kinds for value in values):
         raise TypeError(f"{values!r:.80} are not all of type {kinds}")
     return tuple(values)
-
-
-def _text(value: Any) -> str:
-    return _each([value], str)[0]
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:
@@ -284,7 +252,7 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
                 yield from _leaves(part, name, (*path, index))
         case _:
             raise DimeError(
-                f"{name} has an observation space with {space}{_at(path)}; only Box, and Dict and "
-                "Tuple of Boxes, can be observed. gymnasium.wrappers.FlattenObservation makes "
-                f"numbers of discrete parts. {_PAGE}"
+                f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and "
+                "Tuple can be observed. gymnasium.wrappers.FlattenObservation makes numbers of "
+                f"discrete parts. {_PAGE}"
             )

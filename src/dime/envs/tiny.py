@@ -11,6 +11,7 @@ import numpy as np
 
 TINY_IDS = ["dime/MultiGoal-v0", "dime/TwoModeBandit-v0"]
 _WEIGHTS, _MEANS, _STD = np.array([0.3, 0.7]), np.array([-0.5, 0.5]), 0.1
+_MASS_INSIDE = 0.5 * (1.0 + math.erf(5.0 / math.sqrt(2.0)))  # of either Gaussian, in [-1, 1]
 _PIXELS = 256  # images are square, of even size for video codecs
 _WHITE, _GREY, _RED, _BLUE = (255, 255, 255), (170, 170, 170), (200, 40, 40), (40, 80, 200)
 
@@ -18,11 +19,7 @@ _WHITE, _GREY, _RED, _BLUE = (255, 255, 255), (170, 170, 170), (200, 40, 40), (4
 def two_mode_log_density(action: np.ndarray) -> np.ndarray:
     """Log density on [-1, 1] of 0.3 N(-0.5, 0.1^2) + 0.7 N(0.5, 0.1^2), cut off at the ends.
 
-    Args:
-        action: any shape.
-
-    Returns:
-        Of the same shape, in nats; between -12.5 (ends and middle) and 1.03.
+    In nats, in the shape of `action`; between -12.5 (ends and middle) and 1.03.
 
     >>> grid = np.linspace(-1.0, 1.0, 20001)
     >>> float(np.trapezoid(np.exp(two_mode_log_density(grid)), grid).round(6))
@@ -31,15 +28,14 @@ def two_mode_log_density(action: np.ndarray) -> np.ndarray:
     z = (np.asarray(action, np.float64)[..., None] - _MEANS) / _STD
     log_normals = np.log(_WEIGHTS) - 0.5 * z**2 - math.log(_STD * math.sqrt(2.0 * math.pi))
     mixture = np.logaddexp(log_normals[..., 0], log_normals[..., 1])
-    return np.asarray(mixture - math.log(_mass_inside()))
+    return np.asarray(mixture - math.log(_MASS_INSIDE))
 
 
 class TwoModeBandit(gymnasium.Env):
     """One action in [-1, 1], one reward, one constant observation; every step terminates.
 
-    The reward is `two_mode_log_density(action)`. Maximising reward plus entropy therefore has a
-    known answer: at temperature 1 the optimal policy is that density, with 30 % of its mass around
-    -0.5 and 70 % around 0.5; at temperature T it is proportional to the density to the power 1/T.
+    The reward is `two_mode_log_density(action)`, so the policy that maximises reward plus T times
+    entropy is known: it is proportional to that density to the power 1/T.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -87,9 +83,8 @@ class MultiGoal(gymnasium.Env):
     and coming within 1 of a goal terminates. Walking straight to a goal returns -3.3 at the best
     speed (0.6 a step) and -8 at full speed; random actions return about -80, staying -75.
 
-    Different from the paper's task: rewards are scaled by 0.1 except the bonus of 10, which is
-    therefore ten times as large in proportion; there is no noise on the displacement; and an
-    episode is truncated after 30 steps.
+    Unlike in the paper, rewards are scaled by 0.1 except the bonus of 10, the displacement has no
+    noise, and an episode is truncated after 30 steps.
 
     Observations are the position, (2,). `info` has `position` and `success` (a goal was reached).
     """
@@ -134,10 +129,8 @@ class MultiGoal(gymnasium.Env):
         pixels = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1)
         picture = np.full((_PIXELS, _PIXELS, 3), _WHITE, np.uint8)
         picture[[0, -1], :] = picture[:, [0, -1]] = _GREY
-        for centres, radius, colour in (
-            (self.goals, self.goal_radius, _RED),
-            (self._path, 0.15, _BLUE),
-        ):
+        goals, path = (self.goals, self.goal_radius, _RED), (self._path, 0.15, _BLUE)
+        for centres, radius, colour in (goals, path):
             for centre in centres:
                 picture[((pixels - centre) ** 2).sum(axis=-1) < radius**2] = colour
         return picture
@@ -145,15 +138,6 @@ class MultiGoal(gymnasium.Env):
     def _observed(self, success: bool) -> tuple[np.ndarray, dict[str, Any]]:
         position = self._path[-1]
         return position.astype(np.float32), {"position": position.copy(), "success": success}
-
-
-def _mass_inside() -> float:
-    """The mass of the two Gaussians within [-1, 1]; about 1 - 3e-7."""
-
-    def below(bound: float, mean: float) -> float:
-        return 0.5 * (1.0 + math.erf((bound - mean) / (_STD * math.sqrt(2.0))))
-
-    return sum(w * (below(1.0, m) - below(-1.0, m)) for w, m in zip(_WEIGHTS, _MEANS, strict=True))
 
 
 if TINY_IDS[0] not in gymnasium.registry:
