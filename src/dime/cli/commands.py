@@ -198,7 +198,7 @@ class Sweep:
     one."""
 
     def run(self) -> int:
-        from dime.sweeps.sweep import show_costs, sweep, write_job_array
+        from dime.sweeps import show_costs, sweep, write_job_array
 
         if self.dry_run:
             show_costs(self.study, self.variant, self.figures)
@@ -224,7 +224,7 @@ class Sweep:
 
     def _run_one(self, number: int) -> int:
         from dime.cli.train import muted_if_nobody_reads
-        from dime.sweeps.sweep import run_one
+        from dime.sweeps import run_one
         from dime.training.process import exit_code
 
         with muted_if_nobody_reads():
