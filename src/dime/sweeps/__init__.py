@@ -12,7 +12,7 @@ import rich
 import rich.box
 import rich.table
 
-from dime.benchmark.hours import hours, read_costs
+from dime.benchmark.timing import hours, read_costs
 from dime.errors import require
 from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import Study, Trial, read_study, source_of, trials_of
