@@ -128,11 +128,11 @@ class Evaluate:
     """Also record an episode of the first seed in this file (.mp4)."""
 
     def run(self) -> None:
-        from dime.cli.train import evaluation_table
+        from dime.cli.train import print_evaluations
         from dime.deploy.evaluate import disagreement, evaluate
 
         records = evaluate(**vars(self))
-        print(evaluation_table(records))
+        print_evaluations(records)
         if note := disagreement(self.run_dir, records):
             print(note)
         _print_written(filter(None, [self.video]))
@@ -202,9 +202,9 @@ class Sweep:
             raise
         for name, reason in result.failed.items():
             print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-        counts = f"{len(result.finished)} finished, {len(result.failed)} failed"
-        early = f", {len(result.stopped_early)} stopped early" if result.stopped_early else ""
-        print(f"{result.folder}: {counts}{early}")
+        counts = [f"{len(result.finished)} finished", f"{len(result.failed)} failed"]
+        counts += [f"{len(result.stopped_early)} stopped early"] * bool(result.stopped_early)
+        print(f"{result.folder}: {', '.join(counts)}")
         return EXIT_FAILED if result.failed else 0
 
     def _run_one(self, number: int) -> int:
@@ -332,7 +332,7 @@ class List:
             from dime.envs.registry import list_environments
 
             for suite, ids in list_environments().items():
-                print(f"{suite} ({len(ids)}):", *(f"  {name}" for name in ids), sep="\n")
+                print(f"{suite} ({len(ids)}):", *ids, sep="\n  ")
         elif self.what == "studies":
             files = sorted(_PACKAGE.joinpath("sweeps", "studies").glob("*.toml"))
             tables = [tomllib.loads(file.read_text("utf-8")) for file in files]

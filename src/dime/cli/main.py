@@ -77,7 +77,7 @@ def _parse_train(words: list[str]) -> Any:
     from dime.training.config import TrainingConfig
 
     env = words[0] if words and not words[0].startswith("-") else ""
-    parser = argparse.ArgumentParser(usage="dime train ENV [OPTIONS]", add_help=False)
+    parser = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     for option in ("--algorithm", "--preset", "--config"):
         parser.add_argument(option)
     given, _ = parser.parse_known_args(words)

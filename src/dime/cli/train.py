@@ -4,7 +4,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -48,17 +48,21 @@ def announce_duration(config: RunConfig, yes: bool) -> None:
     expected *= costs[config.algorithm].matmul_gflops / here
     if expected < _LONG_H:
         return
-    advice = " --preset laptop learns with small networks in minutes."
+    advice = " --preset laptop learns with small networks in minutes." * (config.preset != "laptop")
     print(
         f"Without an accelerator this run takes at least about {expected:.0f} hours for its "
         f"updates and actions ({config.training.num_env_steps:,} env steps; {note}, scaled by the "
-        f"rate of a matrix product, {here:.0f} GFLOP/s here)."
-        + ("" if config.preset == "laptop" else advice),
+        f"rate of a matrix product, {here:.0f} GFLOP/s here).{advice}",
         flush=True,
     )
     known = preset_settings(config.preset, config.algorithm, config.env) == config.settings
-    if known and not yes and _somebody_answers() and not _agrees("Start? [y/N] "):
-        raise DimeError("Not started. Use --yes to start without being asked.")
+    if not known or yes or not _somebody_answers():
+        return
+    try:
+        agreed = input("Start? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        agreed = False
+    require(agreed, "Not started. Use --yes to start without being asked.")
 
 
 def _somebody_answers() -> bool:
@@ -67,13 +71,6 @@ def _somebody_answers() -> bool:
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
         return terminal and os.getpgrp() == os.tcgetpgrp(sys.stdin.fileno())
     except (AttributeError, OSError, ValueError):  # no such stream, or a closed one
-        return False
-
-
-def _agrees(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
         return False
 
 
@@ -109,7 +106,7 @@ def finish(result: RunResult, video: bool) -> int:
     newest: dict[tuple[int, str], dict[str, Any]] = {}
     for record in read_records(result.run_dir / "evaluations.jsonl"):
         newest[record["seed"], record["mode"]] = record
-    print(evaluation_table([newest[key] for key in sorted(newest)]))
+    print_evaluations(newest[key] for key in sorted(newest))
     print(f"run directory: {result.run_dir}")
     leave_pictures(result.run_dir, video)
     return exit_status(result)
@@ -117,16 +114,14 @@ def finish(result: RunResult, video: bool) -> int:
 
 def leave_pictures(run_dir: Path, video: bool) -> None:
     """Draws `learning_curve.png` and records `video.mp4`; says so if one cannot be made."""
-    pictures = {"learning curve": _draw_curve} | ({"video": _record_video} if video else {})
+    pictures = {"learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")}
+    if video:
+        pictures["video"] = lambda: _record_video(run_dir)
     for name, make in pictures.items():
         try:
-            print(f"wrote {make(run_dir)}")
+            print(f"wrote {make()}")
         except Exception as error:  # a good run does not end with a failed picture
             print(f"no {name}: {error if isinstance(error, DimeError) else describe(error)}")
-
-
-def _draw_curve(run_dir: Path) -> str:
-    return str(plot([run_dir], run_dir / "learning_curve.png"))
 
 
 def _record_video(run_dir: Path) -> str:
@@ -141,8 +136,8 @@ def _record_video(run_dir: Path) -> str:
     return f"{run_dir / 'video.mp4'} (an episode, {mode} actions)"
 
 
-def evaluation_table(records: list[dict[str, Any]]) -> str:
-    """A row for each evaluation."""
+def print_evaluations(records: Iterable[dict[str, Any]]) -> None:
+    """Prints a table with a row for each evaluation."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for title in ("seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"):
         table.add_column(title, justify="left" if title == "mode" else "right")
@@ -156,7 +151,4 @@ def evaluation_table(records: list[dict[str, Any]]) -> str:
             *map(return_text, (fmean(returns), min(returns), max(returns))),
             "-" if success is None else f"{100.0 * fmean(success):.0f} %",
         )
-    console = rich.console.Console(width=100)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+    rich.console.Console(width=100).print(table)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0
 _SMALL = (".json", ".jsonl", ".txt")
+_LEFT_OUT = re.compile(r"checkpoints/|^\.ray/")
 
 
 class StudyFolder:
@@ -76,7 +78,6 @@ class StudyFolder:
 
     def _content(self, study: Study, source: str, trials: list[Trial]) -> dict[str, Any]:
         if self.file.exists():
-            open_study(self.path)  # refuses a damaged file
             names = {trial.name for trial in trials}
             old = [trial for trial in self.trials() if (self.path / trial.name).exists()]
             trials = trials + [trial for trial in old if trial.name not in names]
@@ -110,12 +111,9 @@ class StudyFolder:
 
     def trials(self) -> list[Trial]:
         """The trials as study.json has them."""
-        try:
-            content = json.loads(self.file.read_text("utf-8-sig"))
-            planned = [(trial["name"], trial["config"]) for trial in content["trials"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DimeError(f"{self.path} is not a study, or damaged ({error!r}).") from error
-        return [Trial(name, RunConfig.from_json(config)) for name, config in planned]
+        open_study(self.path)  # refuses a damaged file
+        planned = json.loads(self.file.read_text("utf-8-sig"))["trials"]
+        return [Trial(t["name"], RunConfig.from_json(t.get("config"))) for t in planned]
 
     def is_finished(self, trial: Trial) -> bool:
         """Whether the trial's run has reached its last env step."""
@@ -147,13 +145,7 @@ class StudyFolder:
 
     def pull_records(self) -> None:
         """Copies the remote small files, which figures and reports need; no checkpoints."""
-        self._download(
-            lambda name: (
-                name.endswith(_SMALL)
-                and "checkpoints/" not in name
-                and not name.startswith(".ray/")
-            )
-        )
+        self._download(lambda name: name.endswith(_SMALL) and not _LEFT_OUT.search(name))
 
     def push(self, trial: str) -> None:
         """Copies a trial's changed files and its failure; then removes those deleted here."""
@@ -185,14 +177,14 @@ class StudyFolder:
             if info.is_file and wanted(info.path):
                 place = self.path / info.path
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with self._remote.open_input_stream(info.path) as stream:
-                    place.write_bytes(stream.read())
+                fs.copy_files(info.path, str(place), self._remote, fs.LocalFileSystem())
 
     def _upload(self, name: str) -> None:
+        from pyarrow import fs
+
         if "/" in name:
             self._remote.create_dir(name.rpartition("/")[0], recursive=True)
-        with self._remote.open_output_stream(name) as stream:
-            stream.write((self.path / name).read_bytes())
+        fs.copy_files(str(self.path / name), name, fs.LocalFileSystem(), self._remote)
 
     def remove(self, name: str) -> None:
         """Removes a folder of the study, the remote one if there is one."""

@@ -60,17 +60,15 @@ def connected(address: str | None) -> Iterator[None]:
         with warnings.catch_warnings():
             # JAX warns of any fork; Ray's children exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"The cluster at {address}" if address else "Ray on this machine"
         raise DimeError(
             f"{place} does not answer ({error}). Start it (ray start --head), check its address "
             "(ray status), or omit --address to use this machine."
         ) from error
-    try:
+    with context:
         yield
-    finally:
-        ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
@@ -221,13 +219,9 @@ def _choose_device(gpus: float) -> None:
 class SweepProgress(tune.Callback):
     """Shows how far all trials are: bars, or lines without a terminal. Notes their failures.
 
-    Args:
-        job: what the trials belong to.
-        folder: the study's.
-        counts: how many trials have ended before, and how many there are.
-        quiet: whether to show nothing.
-        note: called with a trial's name and parameters when it starts, and with its `score` too
-            (None if it failed) when it ends.
+    `counts` are how many trials have ended before, and how many there are. `note` is called with a
+    trial's name and parameters when it starts, and when it ends also with its `score` (None if it
+    failed).
     """
 
     def __init__(

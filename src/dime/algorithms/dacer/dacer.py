@@ -47,7 +47,7 @@ class NoiseConfig(EntropyTemperatureConfig):
     target_entropy_per_dim: float = -0.9
     """Target of the estimated entropy, in nats per action dimension (DIME, table 2)."""
     std_per_scale: float = 0.1
-    """The noise's standard deviation at scale 1 (released code; 0.15 on Humanoid and HalfCheetah)."""
+    """Noise standard deviation at scale 1 (released code; 0.15 on Humanoid and HalfCheetah)."""
     estimate_every: int = 10_000
     """Updates between estimates of the entropy."""
     num_actions: int = 200
