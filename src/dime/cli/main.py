@@ -79,7 +79,7 @@ def _parse_train(words: list[str]) -> Any:
     env = words[0] if words and not words[0].startswith("-") else ""
     parser = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     for option in ("--algorithm", "--preset", "--config"):
-        parser.add_argument(option)
+        parser.add_argument(option, nargs="?")
     given, _ = parser.parse_known_args(words)
     config = _starting_config(env, given.algorithm, given.preset, given.config)
     default = Train(

@@ -4,7 +4,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -114,7 +114,9 @@ def finish(result: RunResult, video: bool) -> int:
 
 def leave_pictures(run_dir: Path, video: bool) -> None:
     """Draws `learning_curve.png` and records `video.mp4`; says so if one cannot be made."""
-    pictures = {"learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")}
+    pictures: dict[str, Callable[[], object]] = {
+        "learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")
+    }
     if video:
         pictures["video"] = lambda: _record_video(run_dir)
     for name, make in pictures.items():
