@@ -281,7 +281,7 @@ class SweepProgress(tune.Callback):
         task = self._tasks[self.job.trial_of(trial.config).name]
         self._bars.update(task, completed=result["env_step"])
         if result["score"] is not None:
-            self._bars.update(task, score=f", return {return_text(result['score'])}")
+            self._bars.update(task, score=f"return {return_text(result['score'])}")
         if self._bars.disable and time.monotonic() - self._shown_at >= _LINE_EVERY_S:
             self._shown_at = time.monotonic()
             self._bars.console.print(self._bars.get_renderable())
@@ -289,7 +289,8 @@ class SweepProgress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended normally, or ASHA stopped it."""
         name = self.job.trial_of(trial.config).name
-        self._say(name, f"finished{self._bars.tasks[self._tasks[name]].fields['score']}")
+        shown = self._bars.tasks[self._tasks[name]].fields["score"]
+        self._say(name, f"finished, {shown}" if shown else "finished")
         self._bars.advance(self._ended)
         if (score := trial.last_result.get("score")) is not None:
             self._note(name, trial.config, score=score)
@@ -303,7 +304,8 @@ class SweepProgress(tune.Callback):
         name = self.job.trial_of(trial.config).name
         if not self.folder.failure(name).is_file():  # its worker died without writing it
             file = Path(trial.error_file or "")
-            self.folder.note_failure(name, file.read_text() if file.is_file() else "worker died")
+            text = file.read_text() if file.is_file() else "its worker died"
+            self.folder.note_failure(name, text)
         self._say(name, "failed")
         self._bars.advance(self._ended)
         self._note(name, trial.config, score=None)
