@@ -1,4 +1,4 @@
-"""What checkpoints cost at dog-run's size with a full replay: bytes, pauses, and the way back.
+"""The cost of checkpoints at dog-run's sizes with a full replay: bytes, pauses, restoring.
 
 python benchmarks/checkpoint_cost.py --folder /tmp/checkpoints \
     --json benchmarks/results/checkpoint-cpu-2-cores.json

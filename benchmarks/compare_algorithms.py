@@ -1,4 +1,4 @@
-"""The table of docs/algorithms.md: what every algorithm reaches on two small tasks.
+"""The table of docs/algorithms.md: the final score of every algorithm on two small tasks.
 
 dime sweep comparison
 python benchmarks/compare_algorithms.py runs/comparison --json benchmarks/results/comparison.json

@@ -1,10 +1,10 @@
-"""How long an exported policy takes for one action, by format and mode.
+"""The latency of one action of an exported policy, by format and mode.
 
     python benchmarks/export_latency.py [--sizes laptop paper] [--json FILE]
 
 Untrained DIME policies of two sizes: the preset `laptop` with cartpole-swingup's 5 observation and
 1 action dimensions, and the paper's for dog-run (223 and 38). Each is exported with a batch of one
-and called through its own runner, so that checking and flattening the observation count.
+and called through its own runner, so the time includes checking and flattening the observation.
 """
 
 import argparse

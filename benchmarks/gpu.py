@@ -1,9 +1,9 @@
-"""What an env step costs on an accelerator: by seeds, denoising steps, environment's latency.
+"""The cost of an env step on an accelerator, by seeds, denoising steps and environment latency.
 
 python benchmarks/gpu.py --json benchmarks/results/DEVICE.json
 
-Needs JAX, Equinox, Optax, jaxtyping and NumPy alone: with `src` on PYTHONPATH it runs on any image
-that has them. It runs on a CPU too, where `--seeds 1 --steps 16 --env-steps 20` is plenty.
+Needs only JAX, Equinox, Optax, jaxtyping and NumPy, with `src` on PYTHONPATH. On a CPU, use
+`--seeds 1 --steps 16 --env-steps 20`.
 """
 
 import argparse

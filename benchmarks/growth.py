@@ -1,9 +1,9 @@
-"""How the cost of an env step grows: with seeds, denoising steps, batch, width, action dimension.
+"""How the cost of an env step grows with seeds, denoising steps, batch, width, action dimension.
 
     python benchmarks/growth.py --json figures.json --picture growth.png
 
-One quantity is varied at a time about the paper's sizes for humanoid-run; what grows with it is
-fitted by least squares as `fixed + slope * quantity` (width: its square, as in a matrix product).
+It varies one quantity at a time around the paper's sizes for humanoid-run, and fits the time by
+least squares as `fixed + slope * quantity` (width: its square, as in a matrix product).
 """
 
 import argparse

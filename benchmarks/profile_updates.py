@@ -1,4 +1,4 @@
-"""Where the time of an update goes: matrix products, the policy's own chain, all else.
+"""Where the time of an update goes: matrix products, the policy's chain, everything else.
 
     python benchmarks/profile_updates.py [ALGORITHM...] [--json FILE]
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dime.deploy.policy import load_policy
     from dime.envs.registry import list_environments, make_env
     from dime.errors import DimeError
+    from dime.sweeps import SweepResult, sweep
     from dime.sweeps.study import Study
-    from dime.sweeps.sweep import SweepResult, sweep
     from dime.training.run import RunFailedError, resume, train
 
 __version__ = "0.1.0"
@@ -39,8 +39,8 @@ _PUBLIC = {
     "list_environments": "dime.envs.registry",
     "DimeError": "dime.errors",
     "Study": "dime.sweeps.study",
-    "SweepResult": "dime.sweeps.sweep",
-    "sweep": "dime.sweeps.sweep",
+    "SweepResult": "dime.sweeps",
+    "sweep": "dime.sweeps",
 }
 _PUBLIC_MODULES = {"statistics"}
 

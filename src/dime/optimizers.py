@@ -17,17 +17,17 @@ class OptimizerConfig(Checked):
     """Adam, and how far a gradient is trusted."""
 
     learning_rate: float = 3e-4
-    """Of Adam."""
+    """Adam's learning rate."""
     adam_b1: float = 0.9
-    """Adam's decay of the first moment, in [0, 1)."""
+    """Adam's decay rate of the first moment, in [0, 1)."""
     adam_epsilon: float = 1e-8
-    """Added to the root of Adam's second moment."""
+    """Adam's epsilon, added to the root of the second moment."""
     weight_decay: float = 0.0
-    """Share of the parameters subtracted in each update, times the learning rate."""
+    """Decoupled weight decay, multiplied by the learning rate."""
     max_gradient: float | None = None
-    """Each entry of the gradient is clipped to +- this; None: not at all."""
+    """Clip each entry of the gradient to +- this value; None: no clipping."""
     max_gradient_norm: float | None = None
-    """A longer gradient is scaled down to this norm; None: not at all."""
+    """Clip the gradient to this global norm; None: no clipping."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -17,7 +17,7 @@ import dime
 import dime.cli.commands
 import dime.cli.main
 import dime.training.host.learners
-from dime.benchmark.hours import read_costs
+from dime.benchmark.timing import read_costs
 from dime.cli.commands import read_env_kwargs
 from dime.cli.main import COMMANDS, main, parse
 from dime.cli.train import muted_if_nobody_reads
@@ -448,7 +448,7 @@ def test_without_a_terminal_a_run_of_hours_is_only_announced(run, monkeypatch):
 
 
 def test_costs_that_cannot_be_read_are_named(monkeypatch):
-    monkeypatch.setattr("dime.benchmark.hours._SHIPPED", "nothing.json")
+    monkeypatch.setattr("dime.benchmark.timing._SHIPPED", "nothing.json")
     with pytest.raises(dime.DimeError, match=r"nothing.json is no file of"):
         read_costs(None, "paper")
 

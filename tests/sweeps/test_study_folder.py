@@ -129,7 +129,7 @@ def test_folders_that_cannot_be_written_or_read(tmp_path):
     with pytest.raises(DimeError, match="cannot be written"):
         plan(tmp_path / "file" / "small")
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(DimeError, match="not a study, or damaged"):
+    with pytest.raises(DimeError, match="damaged or not a study's"):
         StudyFolder(tmp_path).trials()
 
 

@@ -13,9 +13,9 @@ class AlgorithmConfig(Checked):
     """What the config of every algorithm has."""
 
     discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
+    """Discount factor, in [0, 1)."""
     num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
+    """Actions sampled in the evaluation mode best_of_n (our choice)."""
 
     def __post_init__(self):
         super().__post_init__()

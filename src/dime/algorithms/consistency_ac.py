@@ -23,7 +23,7 @@ class ConsistencyPolicyConfig(AveragedPolicyConfig):
     """The consistency model, its network, and the averaged copy."""
 
     num_denoising_steps: int = 5
-    """Evaluations of the network for an action, at least 1 (released code)."""
+    """Network evaluations per action, at least 1 (released code)."""
     num_noise_levels: int = 40
     """Noise levels of the loss that clones behaviour, at least 2 (our choice; the released offline
     code lets it rise from 2 to 150 again and again)."""

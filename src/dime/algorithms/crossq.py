@@ -25,18 +25,18 @@ from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temp
 
 @dataclass(frozen=True)
 class CrossQPolicyConfig(OptimizerConfig):
-    """The normalised network that gives mean and standard deviation."""
+    """The batch-normalised network that outputs mean and standard deviation."""
 
     hidden_dim: int = 256
     """Width of the hidden layers (CrossQ; DIME table 3)."""
     num_hidden_layers: int = 3
-    """Hidden layers (DIME table 3; CrossQ on Gym: 2)."""
+    """Number of hidden layers (DIME table 3; CrossQ on Gym: 2)."""
     learning_rate: float = 7e-4
-    """Of Adam (DIME table 3; CrossQ on Gym: 1e-3)."""
+    """Adam's learning rate (DIME table 3; CrossQ on Gym: 1e-3)."""
     adam_b1: float = 0.5
-    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    """Adam's decay rate of the first moment, in [0, 1) (released code)."""
     renorm_warmup_updates: int = WARMUP_CALLS
-    """Policy updates with plain batch normalisation before renormalisation (released code)."""
+    """Policy updates before batch renormalisation replaces plain batch norm (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,7 +60,7 @@ class CrossQConfig(AlgorithmConfig):
     )
     temperature: EntropyTemperatureConfig = field(default_factory=EntropyTemperatureConfig)
     policy_delay: int = 3
-    """Critic updates per update of policy and temperature, counted over the run."""
+    """Critic updates per update of the policy and the temperature."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -28,20 +28,20 @@ from dime.updates.action_modes import chain_modes, softmax_of
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedPolicyConfig(DdpmPolicyConfig):
-    """The chain, its network, and the averaged copy that acts in the critics' target."""
+    """The denoising chain, its network, and the averaged copy that the critics' target uses."""
 
     num_denoising_steps: int = 5
     """Length of the chain, at least 1 (DIME, table 2)."""
     learning_rate: float = 1e-5
-    """Of Adam (DIME, table 2)."""
+    """Adam's learning rate (DIME, table 2)."""
     max_gradient_norm: float | None = 1.0
-    """A longer gradient is scaled down to this norm; None: none is (released code)."""
+    """Clip the gradient to this global norm; None: no clipping (released code)."""
     average_decay: float = 0.995
-    """What is left of the averaged copy in each of its updates, in [0, 1)."""
+    """Decay rate of the averaged copy, per update of it, in [0, 1)."""
     average_every: int = 5
-    """Updates per update of the averaged copy."""
+    """Policy updates per update of the averaged copy."""
     average_from: int = 1_000
-    """Updates before its first one; until then it stays as it began (released code)."""
+    """Updates before the averaged copy starts to move (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,14 +64,14 @@ class AveragedPolicyConfig(DdpmPolicyConfig):
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Uniform actions in training."""
+    """Uniform random actions in training."""
 
     initial_share: float = 1.0
-    """How often an action is uniform at the start, in [0, 1]."""
+    """Initial probability of a uniform action, in [0, 1]."""
     final_share: float = 0.01
-    """How often at last, in [0, 1]."""
+    """Final probability, in [0, 1]."""
     decay_env_steps: int = 100_000
-    """Env steps from the one to the other, along a line (released code: a tenth of the run)."""
+    """Env steps of the linear decay between them (released code: a tenth of the run)."""
 
     def __post_init__(self):
         require_at_least(self, 1, "decay_env_steps")

@@ -35,7 +35,7 @@ class _SharedConfig(AlgorithmConfig):
 
     critic: CriticConfig = field(default_factory=CriticConfig)
     policy_delay: int = 3
-    """Critic updates per update of policy and temperature, counted over the run (released code)."""
+    """Critic updates per update of the policy and the temperature (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,10 +53,10 @@ class DimeConfig(_SharedConfig):
     policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
     objective: ObjectiveName = "reverse-kl"
-    """What makes the policy's chain end in exp(Q / temperature): `reverse-kl` through the chain
-    (paper, eq. 27), or `log-variance` over several chains of each state (paper, section 6)."""
+    """Loss of the policy: `reverse-kl` through the chain (paper, eq. 27), or `log-variance` over
+    several chains per state (paper, section 6)."""
     num_chains: int = 4
-    """Chains of each state for the log-variance objective, at least 2 (our choice)."""
+    """Chains per state for the log-variance objective, at least 2 (our choice)."""
 
     def __post_init__(self):
         super().__post_init__()

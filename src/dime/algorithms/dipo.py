@@ -33,16 +33,16 @@ _START = normal_with(0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class SlowDdpmPolicyConfig(DdpmPolicyConfig):
-    """The chain, its network, and the slow copy that acts in the critics' target."""
+    """The denoising chain, its network, and the slow copy that the critics' target uses."""
 
     num_denoising_steps: int = 100
     """Length of the chain, at least 1 (DIME, table 2)."""
     adam_epsilon: float = 1e-5
     """Added to the root of Adam's second moment (released code)."""
     max_gradient_norm: float | None = 2.0
-    """A longer gradient is scaled down to this norm; None: none is (released code)."""
+    """Clip the gradient to this global norm; None: no clipping (released code)."""
     target_rate: float = 0.005
-    """How far the slow copy moves in each of its updates, in (0, 1]."""
+    """Polyak rate of the slow copy, per update of it, in (0, 1]."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,16 +51,16 @@ class SlowDdpmPolicyConfig(DdpmPolicyConfig):
 
 @dataclass(frozen=True)
 class ImprovementConfig:
-    """How remembered actions climb the critics."""
+    """How stored actions are improved along the critics' gradient."""
 
     num_steps: int = 20
-    """Gradient steps of each batch (K; released code)."""
+    """Gradient steps per minibatch (K; released code)."""
     learning_rate: float = 0.03
-    """Of the Adam that makes them."""
+    """Adam's learning rate for these steps."""
     max_gradient_norm_per_dim: float = 0.1
-    """The whole batch's gradient is scaled down to this times the action's dimensions (rho)."""
+    """Norm to which the minibatch's gradient is clipped, per action dimension (rho)."""
     write_back: bool = True
-    """Remember the improved actions, as the paper means it. The released code never does."""
+    """Store the improved actions, as the paper says; the released code never does."""
 
     def __post_init__(self):
         require_at_least(self, 1, "num_steps")
@@ -79,7 +79,7 @@ class DipoConfig(AlgorithmConfig):
     )
     improvement: ImprovementConfig = field(default_factory=ImprovementConfig)
     target_policy_delay: int = 1
-    """Updates per update of the slow policy (HalfCheetah: 2)."""
+    """Policy updates per update of the slow copy (HalfCheetah: 2)."""
 
     def __post_init__(self):
         super().__post_init__()

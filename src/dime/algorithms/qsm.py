@@ -29,12 +29,12 @@ from dime.updates.action_modes import chain_modes
 
 @dataclass(frozen=True, kw_only=True)
 class QsmPolicyConfig(DdpmPolicyConfig):
-    """The chain, its network, and how its learning rate falls."""
+    """The denoising chain, its network and its learning-rate schedule."""
 
     num_denoising_steps: int = 15
     """Length of the chain, at least 1 (DIME: 15, appendix E 10 or 15; released code: 5)."""
     decay_updates: int = 2_000_000
-    """Policy updates in which the learning rate falls to 0, along a cosine (released code)."""
+    """Policy updates over which the learning rate decays to 0, along a cosine (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,7 +51,7 @@ class QsmConfig(AlgorithmConfig):
     """Factor of the critics' gradient, where others divide by a temperature (M; DIME, appendix E:
     50, on most of DMC 100 to 200, on Ant 1)."""
     exploration_std: float = 0.1
-    """Standard deviation of what is added to actions in training and in the critics' target."""
+    """Standard deviation of the noise on actions, in training and in the critics' target."""
 
     def __post_init__(self):
         super().__post_init__()

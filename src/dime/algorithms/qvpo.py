@@ -27,16 +27,16 @@ from dime.updates.policy_losses import Value
 
 @dataclass(frozen=True)
 class UniformActionsConfig:
-    """The uniform actions that stand beside the best one of each state."""
+    """Uniform actions in the policy's loss, next to the best sampled action of each state."""
 
     num: int = 10
-    """For each state, at least 1."""
+    """Number per state, at least 1."""
     initial_weight: float = 0.02
-    """Their weight at the start, relative to the best action's."""
+    """Initial weight, relative to the best action's."""
     final_weight: float = 0.002
-    """Their weight at the end."""
+    """Final weight."""
     decay_env_steps: int = 1_000_000
-    """Env steps in which the weight would fall to 0 along a line (released code: the run's)."""
+    """Env steps in which the weight would decay linearly to 0 (released code: the run's)."""
 
     def __post_init__(self):
         require_at_least(self, 1, "num", "decay_env_steps")
@@ -62,11 +62,11 @@ class QvpoConfig(AlgorithmConfig):
     )
     uniform_actions: UniformActionsConfig = field(default_factory=UniformActionsConfig)
     num_training_candidates: int = 64
-    """Actions drawn for each state of a policy update."""
+    """Actions sampled per state in a policy update."""
     num_exploration_candidates: int = 4
-    """The most valued of so many actions is taken in training, and stands in the target."""
+    """Actions sampled in training and in the target; the one with the largest value is used."""
     num_action_candidates: int = 32
-    """The most valued of so many actions is taken in the evaluation mode best_of_n."""
+    """Actions sampled in the evaluation mode best_of_n; the one with the largest value is used."""
 
     def __post_init__(self):
         super().__post_init__()

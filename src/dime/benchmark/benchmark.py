@@ -1,21 +1,19 @@
 """`dime benchmark`: how much of this machine's arithmetic an update uses, and what else costs time.
 
-Absolute times depend on the machine and its load. So we divide the work of an update (computed from
-the sizes of its networks) by its time, and give that as a share of the rate of a large matrix
-product, which is measured in turn with the updates.
+Absolute times depend on the machine and its load. We divide the work of an update, known from its
+networks' sizes, by its time, relative to a large matrix product measured in turn with it.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import jax
@@ -42,16 +40,15 @@ from dime.training.run import train
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)
-"""What all algorithms are timed at."""
+"""Sizes at which all algorithms are timed."""
 _FIRST_UPDATE = "import sys; from dime.benchmark.benchmark import first_update as f; f(sys.argv[1])"
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes to time; `work` is floating-point operations per environment step.
+    """Sizes to time; `work` is floating-point operations per env step (a multiply-add is two).
 
-    A multiply-add counts as two. `work` covers 2 critic updates and 2/3 of a policy update at
-    N = 16 and batch 256.
+    It covers 2 critic updates and 2/3 of a policy update at N = 16 and batch 256.
     """
 
     env: str
@@ -67,55 +64,52 @@ CASES = {
 }
 
 
-def benchmark(names: tuple[str, ...], file: Path | None) -> dict[str, Any]:
-    """Times the cases and the loop, prints a table, and writes the figures to `file`."""
+def benchmark(names: tuple[str, ...], file: Path | None) -> None:
+    """Times the cases and the loop, prints a table, and writes the results to `file`."""
     for name in names:
         choose("case", name, CASES)
-    with _figures_for(file) as figures:
-        matmul = make_matmul()
-        cases = [time_case(name, matmul) for name in names]
-        figures["matmul_gflops"] = max(case["matmul_gflops"] for case in cases)
-        figures["cases"] = cases
-        figures["act_ms"] = median(case["act_ms"] for case in cases)
-        rich.print(_table(cases), "timing the loop ...", flush=True)
-        figures["first_update_s"], figures["first_update_again_s"] = first_updates_s(names[0])
-        figures["loop_overhead_ms"] = loop_overhead_ms()
-        print(
-            f"Loop: {figures['loop_overhead_ms']:.2f} ms per env step beside environment, update "
-            f"and action. First update of {names[0]}: after {figures['first_update_s']:.1f} s; in "
-            "a later process, which finds the compiled programs, after "
-            f"{figures['first_update_again_s']:.1f} s."
-        )
-    return figures
+    matmul, results = _prepare(file)
+    cases = [time_case(name, matmul) for name in names]
+    results["matmul_gflops"] = max(case["matmul_gflops"] for case in cases)
+    results["cases"] = cases
+    results["act_ms"] = median(case["act_ms"] for case in cases)
+    rich.print(_table(cases), "timing the loop ...", flush=True)
+    results["first_update_s"], results["first_update_again_s"] = first_updates_s(names[0])
+    results["loop_overhead_ms"] = loop_overhead_ms()
+    print(
+        f"Loop: {results['loop_overhead_ms']:.2f} ms per env step on top of environment, update "
+        f"and action. First update of {names[0]}: after {results['first_update_s']:.1f} s, or "
+        f"{results['first_update_again_s']:.1f} s with a warm compilation cache."
+    )
+    _write(file, results)
 
 
-def benchmark_all(preset: str, file: Path | None) -> dict[str, Any]:
-    """Times every algorithm at a preset's sizes, prints a table, and writes the figures to `file`.
+def benchmark_all(preset: str, file: Path | None) -> None:
+    """Times every algorithm at a preset's sizes, prints a table, and writes the results to `file`.
 
     A row's network evaluations are those of its algorithm's record.
     """
     choose("preset", preset, PRESETS)
-    with _figures_for(file) as figures:
-        matmul = make_matmul()
-        figures["preset"] = preset
-        figures["algorithms"] = [time_algorithm(name, preset, matmul) for name in ALGORITHMS]
-        rich.print(_table(figures["algorithms"]))
-    return figures
+    matmul, results = _prepare(file)
+    results["preset"] = preset
+    results["algorithms"] = [time_algorithm(name, preset, matmul) for name in ALGORITHMS]
+    rich.print(_table(results["algorithms"]))
+    _write(file, results)
 
 
-@contextlib.contextmanager
-def _figures_for(file: Path | None) -> Iterator[dict[str, Any]]:
-    """The figures, which are filled inside and written to the file at the end."""
+def _prepare(file: Path | None) -> tuple[Callable[[], float], dict[str, Any]]:
+    """The matrix product, and the results' description of the machine."""
     if file is not None:
         require_writable(file)
     dispatch_from_this_thread()
     device = jax.devices()[0].device_kind
-    figures: dict[str, Any] = {
-        "machine": {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
-    }
-    yield figures
+    machine = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
+    return make_matmul(), {"machine": machine}
+
+
+def _write(file: Path | None, results: dict[str, Any]) -> None:
     if file is not None:
-        write_json(file, figures)
+        write_json(file, results)
         print(f"wrote {file}")
 
 
@@ -134,31 +128,31 @@ def time_case(name: str, matmul: Callable[[], float]) -> dict[str, Any]:
 
     A round is a multiple of three env steps, in which the policy is updated twice.
     """
-    print(f"timing {name} ...", flush=True)
     case = CASES[name]
     settings = preset_settings("paper", "dime", case.env)
     settings = replace_nested(settings, {"critic": {"hidden_dim": case.critic_width}})
     timer = UpdateTimer(dime(settings, case.spec), TrainingConfig(), case.spec)
-    times = _time(timer, 5, 3 if case.critic_width > 1000 else 15, matmul)
-    gflops = case.work / times.env_step_s / 1e9
+    steps = 3 if case.critic_width > 1000 else 15
+    env_step_s, act_ms, matmul_gflops = _time(name, timer, (5, steps), matmul)
+    gflops = case.work / env_step_s / 1e9
     return {
         "name": name,
-        "update_ms_per_env_step": 1e3 * times.env_step_s,
+        "update_ms_per_env_step": 1e3 * env_step_s,
         "gflops": gflops,
-        "fraction_of_peak": gflops / times.matmul_gflops,
-        "matmul_gflops": times.matmul_gflops,
-        "act_ms": times.act_ms,
+        "fraction_of_peak": gflops / matmul_gflops,
+        "matmul_gflops": matmul_gflops,
+        "act_ms": act_ms,
     }
 
 
 def time_algorithm(name: str, preset: str, matmul: Callable[[], float]) -> dict[str, Any]:
     """Times an update and an action of an algorithm at a preset's sizes for `ENV`."""
-    print(f"timing {name} ...", flush=True)
     algorithm, training = ALGORITHMS[name], preset_training(preset, name, ENV)
     settings = preset_settings(preset, name, ENV)
     timer = UpdateTimer(algorithm.make(settings, SPEC), training, SPEC)
-    times = _time(timer, 3, 6, matmul)  # a round is a multiple of every policy delay
-    update_ms = 1e3 * times.env_step_s / training.updates_per_env_step
+    # Six env steps are a multiple of every policy delay.
+    env_step_s, act_ms, matmul_gflops = _time(name, timer, (3, 6), matmul)
+    update_ms = 1e3 * env_step_s / training.updates_per_env_step
     updates = training.updates_per_env_step / training.env_steps_per_update
     least, most = algorithm.network_evaluations(settings)
     return {
@@ -166,30 +160,31 @@ def time_algorithm(name: str, preset: str, matmul: Callable[[], float]) -> dict[
         "update_ms": update_ms,
         "updates_per_env_step": updates,
         "env_step_ms": update_ms * updates,
-        "act_ms": times.act_ms,
+        "act_ms": act_ms,
         "network_evaluations_least": least,
         "network_evaluations_most": most,
-        "matmul_gflops": times.matmul_gflops,
+        "matmul_gflops": matmul_gflops,
     }
 
 
-class _Times(NamedTuple):
-    env_step_s: float
-    act_ms: float
-    matmul_gflops: float
-
-
 @freed_memory_kept()  # as in a run
-def _time(timer: UpdateTimer, rounds: int, steps: int, matmul: Callable[[], float]) -> _Times:
-    """Of rounds of env steps in turn with the matrix product, after one round to warm up."""
+def _time(
+    name: str, timer: UpdateTimer, sizes: tuple[int, int], matmul: Callable[[], float]
+) -> tuple[float, float, float]:
+    """Seconds per env step, ms per action and GFLOP/s of the matrix product, in turn.
+
+    `sizes` are the number of rounds, after one to warm up, and the env steps in each.
+    """
+    print(f"timing {name} ...", flush=True)
+    rounds, steps = sizes
     timer.advance_s(steps)
     times, rates = zip(*((timer.advance_s(steps), matmul()) for _ in range(rounds)), strict=True)
     act_s = median(seconds(timer.act) for _ in range(100))
-    return _Times(median(times), 1e3 * act_s, max(rates))
+    return median(times), 1e3 * act_s, max(rates)
 
 
 class _InstantEnv(gymnasium.Env):
-    """An environment of cheetah-run's sizes that costs nothing."""
+    """An environment with cheetah-run's sizes that costs nothing."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (17,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
@@ -205,10 +200,7 @@ class _InstantEnv(gymnasium.Env):
 
 
 def loop_overhead_ms() -> float:
-    """Milliseconds per env step of a run whose environment and networks cost next to nothing.
-
-    What is left is dispatch, replay, records and the loop itself.
-    """
+    """Milliseconds per env step for dispatch, replay, records and the loop itself."""
     tiny = {"hidden_dim": 8, "num_hidden_layers": 1}
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -230,10 +222,7 @@ def loop_overhead_ms() -> float:
 
 
 def first_updates_s(case: str) -> tuple[float, float]:
-    """Seconds from the start of a process to its first update at a case's sizes.
-
-    Of a first process, which compiles, and of one after it, which finds the programs.
-    """
+    """Seconds from a process's start to its first update, with a cold and a warm cache."""
     command = [sys.executable, "-c", _FIRST_UPDATE, CASES[case].env]
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}

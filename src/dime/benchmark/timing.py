@@ -1,15 +1,20 @@
-"""Timing an algorithm's compiled programs, beside the machine's matrix products."""
+"""Timing an algorithm's compiled programs and matrix products, and the hours that follow."""
 
+import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.training.config import TrainingConfig
+from dime.errors import DimeError, describe
+from dime.training.config import RunConfig, TrainingConfig
 from dime.training.host.programs import (
     Programs,
     StepInputs,
@@ -22,6 +27,8 @@ from dime.types import Agent, EnvSpec, Transition
 
 MATMUL_SIZE = 2048
 REPLAY_ROWS = 10_000
+_SHIPPED = "algorithms-cpu-2-cores.json"
+_SHIPPED_LAPTOP = "algorithms-laptop-cpu-2-cores.json"
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -77,3 +84,46 @@ class UpdateTimer:
         """One action of every seed."""
         at = counters(self.env_step, 0)
         return np.asarray(self.programs.explore(self.state, self.obs, self.keys, at))
+
+
+class Cost(NamedTuple):
+    """Of an algorithm: milliseconds, and the rate of a matrix product measured in turn."""
+
+    update_ms: float
+    act_ms: float
+    matmul_gflops: float = math.nan  # older files lack it
+
+
+def read_costs(figures: Path | None, preset: str) -> tuple[dict[str, Cost], str]:
+    """Measured costs by algorithm, and a note on how they were measured.
+
+    Raises:
+        DimeError: `figures` is no file of `dime benchmark --all-algorithms --json`.
+    """
+    name = _SHIPPED_LAPTOP if preset == "laptop" else _SHIPPED
+    shipped = resources.files("dime").joinpath("data", name)
+    try:
+        content = json.loads((figures or shipped).read_text("utf-8-sig"))
+        by_name = {
+            row["algorithm"]: Cost(**{k: float(v) for k, v in row.items() if k in Cost._fields})
+            for row in content["algorithms"]
+        }
+        where = ", ".join(f"{part} {value}" for part, value in content["machine"].items())
+        note = f"from updates at the sizes of the preset '{content['preset']}' on {where}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DimeError(
+            f"{figures or name} is no file of `dime benchmark --all-algorithms --json` "
+            f"({describe(error)})."
+        ) from error
+    return by_name, note
+
+
+def hours(config: RunConfig, costs: dict[str, Cost]) -> float | None:
+    """Hours of a run's updates and actions; None if its algorithm's costs are not known."""
+    if config.algorithm not in costs:
+        return None
+    cost, training = costs[config.algorithm], config.training
+    updates = training.updates_per_env_step / training.env_steps_per_update
+    trained = max(training.num_env_steps - training.num_random_steps, 0)
+    milliseconds = trained * updates * cost.update_ms + training.num_env_steps * cost.act_ms
+    return milliseconds * len(training.seeds) / 3.6e6

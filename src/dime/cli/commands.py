@@ -1,6 +1,6 @@
 """The commands of `dime`: each is a class of its options, whose `run` may return an exit status.
 
-The command line and its help are made from them. What a command needs is imported when it runs, so
+The command line and its help are made from them. Commands import what they need when they run, so
 that the others start quickly.
 """
 
@@ -24,77 +24,64 @@ Training = TypeVar("Training")
 # Options that several commands have.
 EnvId = Annotated[
     tyro.conf.Positional[str],
-    tyro.conf.arg(
-        metavar="ENV", help_behavior_hint="(the first word; may be left out with --config)"
-    ),
+    tyro.conf.arg(metavar="ENV", help_behavior_hint="(comes first; optional with --config)"),
 ]
 RunDir = Annotated[
-    tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR", help="The run's folder.")
+    tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR", help="Run directory.")
+]
+StudiesOrRuns = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STUDY_OR_RUN...")
 ]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Picture = Annotated[
     Path, tyro.conf.arg(aliases=["-o"], help="Picture to write: .png, .svg or .pdf.")
 ]
-Mode = Annotated[
-    str | None,
-    tyro.conf.arg(
-        help="How actions are chosen, by default the algorithm's official mode (`dime list "
-        "algorithms`)."
-    ),
-]
+_MODE = "How actions are chosen; by default the algorithm's official mode (`dime list algorithms`)."
+Mode = Annotated[str | None, tyro.conf.arg(help=_MODE)]
 Checkpoint = Annotated[
-    Path | None, tyro.conf.arg(help="Another checkpoint's folder than the newest one.")
+    Path | None, tyro.conf.arg(help="Folder of a checkpoint; by default the newest.")
 ]
-Seed = Annotated[int | None, tyro.conf.arg(help="Which of the run's seeds; by default the first.")]
+Seed = Annotated[int | None, tyro.conf.arg(help="One of the run's seeds; by default the first.")]
 FinalVideo = Annotated[
-    bool, tyro.conf.arg(help="Record a video of the trained policy's episode at the end.")
+    bool, tyro.conf.arg(help="At the end, record an episode of the trained policy as a video.")
 ]
-Reference = Annotated[
-    str | None,
-    tyro.conf.arg(
-        help="CSV of curves to draw beside them; `shipped` for the authors' published ones."
-    ),
-]
+_REFERENCE = "CSV of curves to overlay, or `shipped` for the authors' published ones."
+Reference = Annotated[str | None, tyro.conf.arg(help=_REFERENCE)]
 
 
 @dataclass(frozen=True)
 class Train(Generic[Training, Settings]):
-    """Train agents; leave a run directory with records, checkpoints, a curve and a video."""
+    """Train agents and write a run directory: records, checkpoints, learning curve, video."""
 
     env: EnvId
-    """Id of the environment, as `dm_control/cartpole-swingup`, `Humanoid-v4`,
-    `myoHandReachRandom-v0`, `module:Id` (`dime list environments`)."""
+    """Environment id, such as `dm_control/cartpole-swingup` or `module:Id` for your own
+    (`dime list environments`)."""
     training: Annotated[Training, tyro.conf.arg(name="")]
     settings: Annotated[Settings, tyro.conf.arg(name="")]
     algorithm: str = "dime"
-    """One of `dime list algorithms`, or `module:NAME` for one of your own; the options below are
-    those of the one chosen."""
+    """One of `dime list algorithms`, or `module:NAME` for your own. Options depend on it."""
     preset: str = "paper"
-    """What the options start from: `paper`, `released` or `laptop` (`dime list presets`)."""
+    """Default values of the options: `paper`, `released` or `laptop` (`dime list presets`)."""
     config: Path | None = None
-    """Start from this config.json of a run instead of a preset."""
+    """Take the default values from this config.json of a run instead of a preset."""
     run_dir: Path | None = None
-    """Where the run goes; by default runs/ENV/ALGORITHM/<date-time>."""
+    """Folder to create; by default runs/ENV/ALGORITHM/<date-time>."""
     env_kwargs: tuple[str, ...] = ()
-    """Passed to the environment, as name=value: use_contact_forces=true."""
+    """Arguments of the environment, as name=value: use_contact_forces=true."""
     video: FinalVideo = True
     yes: bool = False
-    """Start even if the run will take hours, without asking."""
+    """Start without asking, even if the run will take hours."""
 
     def run(self) -> int:
         from dime.cli.train import announce_duration, finish, muted_if_nobody_reads
         from dime.training.config import RunConfig
         from dime.training.run import Hooks, start_run
 
-        training: Any = self.training
-        config = RunConfig(
-            env=self.env,
-            env_kwargs=read_env_kwargs(self.env_kwargs),
-            algorithm=self.algorithm,
-            preset=self.preset,
-            training=training,
-            settings=self.settings,
-        )
+        kept: Any = {
+            name: getattr(self, name)
+            for name in ("env", "algorithm", "preset", "training", "settings")
+        }
+        config = RunConfig(**kept, env_kwargs=read_env_kwargs(self.env_kwargs))
         hooks = Hooks(before_start=lambda config: announce_duration(config, self.yes))
         with muted_if_nobody_reads():
             result = start_run(config, config.env, self.run_dir, hooks)
@@ -107,13 +94,13 @@ class Resume:
 
     run_dir: RunDir
     num_env_steps: int | None = None
-    """A larger number extends the run."""
+    """New length of the run, to extend it."""
     max_env_restarts: int | None = None
-    """A larger number gives environments that raised further tries."""
+    """New limit, to give environments that raised an exception more attempts."""
     env_process: bool | None = None
-    """From here on, every environment in a separate process, or none."""
+    """Whether from now on each environment runs in its own process."""
     env_timeout_s: float | None = None
-    """From here on, how long such an environment may take to answer."""
+    """From now on, the longest time for an answer of such an environment, in seconds."""
     video: FinalVideo = True
 
     def run(self) -> int:
@@ -130,7 +117,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play whole episodes with the policies of a run."""
+    """Evaluate the policies of a run over whole episodes."""
 
     run_dir: RunDir
     mode: Mode = None
@@ -138,14 +125,14 @@ class Evaluate:
     """Episodes per seed; by default as many as during training."""
     checkpoint: Checkpoint = None
     video: Path | None = None
-    """Also record an episode of the first seed to this file (.mp4)."""
+    """Also record an episode of the first seed in this file (.mp4)."""
 
     def run(self) -> None:
-        from dime.cli.train import evaluation_table
+        from dime.cli.train import print_evaluations
         from dime.deploy.evaluate import disagreement, evaluate
 
         records = evaluate(**vars(self))
-        print(evaluation_table(records))
+        print_evaluations(records)
         if note := disagreement(self.run_dir, records):
             print(note)
         _print_written(filter(None, [self.video]))
@@ -153,20 +140,20 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's policy as a folder that runs without this package."""
+    """Export a run's policy to a folder that works without this package."""
 
     run_dir: RunDir
     output: Output
-    """Folder to make."""
+    """Folder to create."""
     format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
-    """For jax, for onnxruntime, or the weights alone (docs/deployment.md)."""
+    """A program for JAX or onnxruntime, or the weights alone (docs/deployment.md)."""
     mode: Mode = None
     batch: int | Literal["dynamic"] = 1
-    """How many observations it takes at a time; `dynamic` for any number."""
+    """Observations per call; `dynamic` for any number."""
     seed: Seed = None
     checkpoint: Checkpoint = None
     opset: int | None = None
-    """Of an ONNX graph; by default the lowest that has all its operations."""
+    """ONNX operator set; by default the lowest that has all operations used."""
 
     def run(self) -> None:
         from dime.deploy.export import export_policy
@@ -176,29 +163,27 @@ class Export:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Run a study: many trials side by side; the same command continues it."""
+    """Run the trials of a study in parallel; the same command continues it."""
 
     study: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STUDY")]
     """A .toml or .py file, or the name of a shipped study (`dime list studies`)."""
     storage: str = "runs"
-    """Folder for the study's folder; for several machines one that all of them see, or a URI
-    that Ray accepts, as s3://bucket/path."""
+    """Parent folder; on several machines a shared one, or a URI such as s3://bucket/path."""
     variant: str | None = None
-    """`laptop` for the study's variant that ends in minutes on two cores."""
+    """`laptop` for the study's variant that takes minutes on two cores."""
     address: str | None = None
-    """Of a Ray cluster: `auto`, or host:port; by default this machine alone."""
+    """Address of a Ray cluster: `auto` or host:port; by default this machine alone."""
     dry_run: bool = False
-    """Only list the trials and what they will cost."""
+    """Only list the trials and their estimated cost."""
     emit: Literal["slurm"] | None = None
-    """Only write a job array for a cluster without Ray."""
+    """Only write a job array, for a SLURM cluster without Ray."""
     trial: int | None = None
-    """Only run the trial of this number, here and without Ray (what the job array does)."""
+    """Only run the trial with this number, here and without Ray (what the job array does)."""
     figures: Path | None = None
-    """Costs come from this file of `dime benchmark --all-algorithms --json` instead of the shipped
-    one."""
+    """Costs from `dime benchmark --all-algorithms --json`, instead of the shipped ones."""
 
     def run(self) -> int:
-        from dime.sweeps.sweep import show_costs, sweep, write_job_array
+        from dime.sweeps import show_costs, sweep, write_job_array
 
         if self.dry_run:
             show_costs(self.study, self.variant, self.figures)
@@ -217,37 +202,34 @@ class Sweep:
             raise
         for name, reason in result.failed.items():
             print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-        counts = f"{len(result.finished)} finished, {len(result.failed)} failed"
-        early = f", {len(result.stopped_early)} stopped early" if result.stopped_early else ""
-        print(f"{result.folder}: {counts}{early}")
+        counts = [f"{len(result.finished)} finished", f"{len(result.failed)} failed"]
+        counts += [f"{len(result.stopped_early)} stopped early"] * bool(result.stopped_early)
+        print(f"{result.folder}: {', '.join(counts)}")
         return EXIT_FAILED if result.failed else 0
 
     def _run_one(self, number: int) -> int:
-        from dime.cli.train import muted_if_nobody_reads
-        from dime.sweeps.sweep import run_one
-        from dime.training.process import exit_code
+        from dime.cli.train import exit_status, muted_if_nobody_reads
+        from dime.sweeps import run_one
 
         with muted_if_nobody_reads():
             result = run_one(self.study, self.storage, self.variant, number)
         if result is None:
-            print("This trial has finished before.")
+            print("This trial had finished before.")
             return 0
-        if result.signal is not None:
-            return exit_code(result.signal)
-        return EXIT_FAILED if result.state == "failed" else 0
+        return exit_status(result)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the learning curves of runs and studies; of a multi-goal run also its paths."""
+    """Draw the learning curves of runs and studies, and the paths of multi-goal runs."""
 
     run_dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN_DIR...")]
-    """Folders of runs or studies; those on one environment share a panel."""
+    """Folders of runs or studies; each environment has a panel."""
     output: Picture
     reference: Reference = None
     by: tuple[str, ...] = ()
-    """Settings to tell runs of one algorithm apart by, as settings.policy.num_denoising_steps;
-    those that a study varies are known."""
+    """Settings that separate runs of one algorithm: settings.policy.num_denoising_steps. Those
+    that a study varies always do."""
 
     def run(self) -> None:
         from dime.figures.learning import plot
@@ -260,11 +242,9 @@ class Figure:
     """Draw a figure of the paper from the records of its study."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """Its number: 1, 2a to 2d, 3a to 3d, 4, 5, 6, 7, 8, 9; or `comparison`, ours."""
+    """Its number: 1, 2a to 2d, 3a to 3d, 4 to 9; or `comparison`, our own figure."""
     output: Picture
-    run_dirs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STUDY_OR_RUN...")
-    ] = ()
+    run_dirs: StudiesOrRuns = ()
     """Folders of its study or of runs; none for figure 5."""
     reference: Reference = None
 
@@ -276,21 +256,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Draw what a diffusion policy does in states of an episode, and animate its chains."""
+    """Draw what a diffusion policy does in states of one episode, and animate its chains."""
 
     run_dir: RunDir
     output: Output
-    """Folder for the pictures."""
+    """Folder for the figures and the animation."""
     checkpoint: Checkpoint = None
     states: int = 3
-    """How many states, spread over the episode."""
+    """Number of states, spread evenly over the episode."""
     plane: tuple[int, ...] | None = None
-    """One action dimension or two; by default the first two."""
+    """One or two action dimensions; by default the first two."""
     seed: Seed = None
     format: Literal["png", "svg", "pdf"] = "png"
-    """Of the figures."""
+    """File format of the figures."""
     animation: Literal["gif", "mp4"] = "gif"
-    """Of the animation."""
+    """File format of the animation."""
 
     def run(self) -> None:
         from dime.figures.policy import InspectOptions
@@ -309,14 +289,12 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML file on runs and studies, which opens without a network."""
+    """Write a report on runs and studies: one HTML file that opens offline."""
 
-    run_dirs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STUDY_OR_RUN...")
-    ]
+    run_dirs: StudiesOrRuns
     """Folders of studies or runs."""
     output: Output
-    """File to write: report.html."""
+    """File to write, such as report.html."""
     reference: Reference = None
 
     def run(self) -> None:
@@ -327,12 +305,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Serve:
-    """Show the report of all runs below a folder in a browser; it follows them while they train."""
+    """Serve a report on all runs below a folder; the page follows them while they train."""
 
     runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")]
-    """Folder with runs and studies anywhere below it."""
+    """Folder with runs and studies at any depth."""
     port: int = 8420
-    """Of 127.0.0.1, which only this machine reaches."""
+    """Port on 127.0.0.1, which only this machine can reach."""
     open_browser: bool = False
     """Open the page in a browser."""
 
@@ -344,22 +322,22 @@ class Serve:
 
 @dataclass(frozen=True)
 class List:
-    """Show what there is."""
+    """List algorithms, environments, presets or studies."""
 
     what: tyro.conf.Positional[Literal["algorithms", "environments", "presets", "studies"]]
-    """What to show."""
+    """What to list."""
 
     def run(self) -> None:
         if self.what == "environments":
             from dime.envs.registry import list_environments
 
             for suite, ids in list_environments().items():
-                print(f"{suite} ({len(ids)}):", *(f"  {name}" for name in ids), sep="\n")
+                print(f"{suite} ({len(ids)}):", *ids, sep="\n  ")
         elif self.what == "studies":
             files = sorted(_PACKAGE.joinpath("sweeps", "studies").glob("*.toml"))
             tables = [tomllib.loads(file.read_text("utf-8")) for file in files]
             _print_table([[f.stem, t["description"]] for f, t in zip(files, tables, strict=True)])
-        else:  # from a file, because JAX is slow to import; a test compares it with the algorithms
+        else:  # from a file, because importing JAX is slow; a test compares it with the algorithms
             file = _PACKAGE / "data" / f"{self.what}.json"
             _print_table(json.loads(file.read_text("utf-8")))
 
@@ -376,16 +354,16 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time updates, acting and the loop on this machine, as a share of its matrix products."""
+    """Time updates, actions and the training loop, relative to this machine's matrix products."""
 
     json: Path | None = None
-    """Also write the figures to this file."""
+    """Also write the results to this file."""
     cases: tuple[str, ...] = ("paper/dog-run", "paper/humanoid-run", "small/cheetah-run")
-    """Which sizes to time."""
+    """Problem sizes to time."""
     all_algorithms: bool = False
-    """Time an update and an action of every algorithm instead, at the preset's sizes."""
+    """Instead, time an update and an action of every algorithm at the sizes of a preset."""
     preset: str = "paper"
-    """Whose sizes: `paper`, `released` or `laptop`; with --all-algorithms."""
+    """With --all-algorithms: `paper`, `released` or `laptop`."""
 
     def run(self) -> None:
         from dime.benchmark.benchmark import benchmark, benchmark_all
@@ -398,11 +376,8 @@ class Benchmark:
 
 COMMANDS = {
     command.__name__.lower(): command
-    for command in (
-        *(Train, Resume, Evaluate, Export, Sweep),
-        *(Plot, Figure, Inspect, Report, Serve),
-        *(List, Doctor, Benchmark),
-    )
+    for command in (Train, Resume, Evaluate, Export, Sweep, Plot, Figure, Inspect, Report, Serve)
+    + (List, Doctor, Benchmark)
 }
 
 
@@ -412,14 +387,13 @@ def _print_written(files: Iterable[Path]) -> None:
 
 
 def _print_table(rows: list[list[str]]) -> None:
-    """Columns are as wide as their longest entry."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def read_env_kwargs(words: tuple[str, ...]) -> dict[str, Any]:
-    """Reads `name=value`; a value is JSON if it can be, else text."""
+    """Parses `name=value`; a value is JSON if it can be, else text."""
     kwargs: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")

@@ -4,9 +4,10 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+from contextlib import suppress
 
 import jax
-from packaging.version import Version
+from packaging.requirements import Requirement
 
 from dime.envs.rendering import renderer_status
 
@@ -20,6 +21,18 @@ _EXTRAS = {
     "imageio_ffmpeg": "videos: pip install 'dime-rl[video]'",
     "wandb": "W&B: pip install 'dime-rl[wandb]'",
 }
+_KNOWN_BAD = {
+    ("mujoco>=4",): "mujoco {mujoco} breaks dm_control (no attribute 'flex_vertedge'): pip install "
+    "'mujoco<4'",
+    ("gymnasium>=1.3", "myosuite"): "gymnasium {gymnasium} with myosuite {myosuite}: MyoSuite 2.12 "
+    "needs gymnasium<1.3: pip install 'gymnasium<1.3'",
+    ("myosuite>=3",): "myosuite {myosuite} has other tasks than the paper's (episodes of "
+    "myoHandReachRandom last 100 steps): pip install 'myosuite==2.12.2'",
+    (
+        "myosuite<2.12",
+    ): "myosuite {myosuite} is what a resolver falls back to when gymnasium is too "
+    "new: pip install 'gymnasium<1.3' 'myosuite==2.12.2'",
+}
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
 
 
@@ -30,53 +43,26 @@ def known_bad(versions: dict[str, str]) -> list[str]:
     ["mujoco 4.0.0 breaks dm_control (no attribute 'flex_vertedge'): pip install 'mujoco<4'"]
     """
 
-    def at_least(name: str, bound: str) -> bool:
-        return name in versions and Version(versions[name]) >= Version(bound)
+    def fits(text: str) -> bool:
+        asked = Requirement(text)
+        return asked.name in versions and asked.specifier.contains(versions[asked.name], True)
 
-    problems = []
-    if at_least("mujoco", "4"):
-        problems.append(
-            f"mujoco {versions['mujoco']} breaks dm_control (no attribute 'flex_vertedge'): "
-            "pip install 'mujoco<4'"
-        )
-    if at_least("gymnasium", "1.3") and "myosuite" in versions:
-        problems.append(
-            f"gymnasium {versions['gymnasium']} with myosuite {versions['myosuite']}: MyoSuite "
-            "2.12 needs gymnasium<1.3: pip install 'gymnasium<1.3'"
-        )
-    if at_least("myosuite", "3"):
-        problems.append(
-            f"myosuite {versions['myosuite']} has other tasks than the paper's (episodes of "
-            "myoHandReachRandom last 100 steps): pip install 'myosuite==2.12.2'"
-        )
-    if "myosuite" in versions and not at_least("myosuite", "2.12"):
-        problems.append(
-            f"myosuite {versions['myosuite']} is what a resolver falls back to when gymnasium is "
-            "too new: pip install 'gymnasium<1.3' 'myosuite==2.12.2'"
-        )
-    return problems
-
-
-def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those distributions that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return [text.format_map(versions) for bad, text in _KNOWN_BAD.items() if all(map(fits, bad))]
 
 
 def examine() -> int:
     """Prints the findings; returns 1 if something would not work, else 0."""
-    versions = installed_versions((*_PACKAGES, *(name for name, _ in _SUITES.values())))
+    names = (*_PACKAGES, *(name for name, _ in _SUITES.values()))
+    versions = {}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     problems = known_bad(versions)
     print(f"python    {platform.python_version()} ({sys.executable})")
     try:
         kind = jax.devices()[0].device_kind
         print(f"device    {kind} ({jax.default_backend()}, {jax.device_count()} of them)")
-    except Exception as error:  # JAX's own are of several kinds
+    except Exception as error:  # JAX raises several kinds
         problems.append(f"JAX finds no device ({type(error).__name__}: {error}): JAX_PLATFORMS?")
     for name, version in versions.items():
         print(f"{name:9} {version}")

@@ -1,9 +1,10 @@
 """The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands.
 
-Words become config here and nowhere further right. The options of `dime train` depend on its
-environment, algorithm, preset and config file, which are read from its words first.
+The options of `dime train` depend on its environment, algorithm, preset and config file, which are
+read from its words first.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> Any:
-    """The command that the words ask for."""
+    """The command that these words describe."""
     name, *words = arguments or ["--help"]
     if name == "--version":
         print(f"dime {dime.__version__}")
@@ -62,15 +63,12 @@ def parse(arguments: list[str]) -> Any:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  dime {name:{width}}  {command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  dime {name:9}  {command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "Diffusion-based maximum-entropy reinforcement learning.",
-            "",
+            "Diffusion-based maximum-entropy reinforcement learning.\n",
             *lines,
-            "",
-            "dime COMMAND --help shows the options of a command; dime --version the version.",
+            "\ndime COMMAND --help shows the options of a command, dime --version the version.",
         ]
     )
 
@@ -79,9 +77,11 @@ def _parse_train(words: list[str]) -> Any:
     from dime.training.config import TrainingConfig
 
     env = words[0] if words and not words[0].startswith("-") else ""
-    algorithm, preset = _value_of("--algorithm", words), _value_of("--preset", words)
-    file = _value_of("--config", words)
-    config = _starting_config(env, algorithm, preset, Path(file) if file else None)
+    parser = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
+    for option in ("--algorithm", "--preset", "--config"):
+        parser.add_argument(option, nargs="?")
+    given, _ = parser.parse_known_args(words)
+    config = _starting_config(env, given.algorithm, given.preset, given.config)
     default = Train(
         env=config.env,
         training=config.training,
@@ -91,7 +91,7 @@ def _parse_train(words: list[str]) -> Any:
         env_kwargs=tuple(f"{name}={json.dumps(v)}" for name, v in config.env_kwargs.items()),
     )
     command_type: Any = Train[TrainingConfig, type(config.settings)]
-    prog = f"dime train ENV --algorithm {config.algorithm}" if algorithm else "dime train"
+    prog = f"dime train ENV --algorithm {config.algorithm}" if given.algorithm else "dime train"
     command = tyro.cli(command_type, prog=prog, args=words, default=default)
     require(
         command.env == default.env,
@@ -101,18 +101,8 @@ def _parse_train(words: list[str]) -> Any:
     return command
 
 
-def _value_of(option: str, words: list[str]) -> str | None:
-    """The last value of an option among the words, as `--option value` or `--option=value`."""
-    values: list[str | None] = [None]
-    for place, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == option:
-            values.append(value if equals else next(iter(words[place + 1 :]), None))
-    return values[-1]
-
-
-def _starting_config(env: str, algorithm: str | None, preset: str | None, file: Path | None) -> Any:
-    """What the options of `dime train` change."""
+def _starting_config(env: str, algorithm: str | None, preset: str | None, file: str | None) -> Any:
+    """The config that the options of `dime train` change."""
     from dime.training.config import RunConfig
     from dime.training.presets import make_config, with_known_support
     from dime.training.records import read_json
@@ -120,15 +110,15 @@ def _starting_config(env: str, algorithm: str | None, preset: str | None, file: 
     if file is None:
         return make_config(env, algorithm or "dime", preset or "paper")
     try:
-        config = RunConfig.from_json(read_json(file))
+        config = RunConfig.from_json(read_json(Path(file)))
     except (OSError, ValueError) as error:
         raise DimeError(f"{file} cannot be read as a config ({error}).") from error
     for name, asked in (("algorithm", algorithm), ("preset", preset)):
         kept = getattr(config, name)
         require(
             asked in (None, kept),
-            f"--{name} is {asked}, but {file} is a config for {name} {kept}, whose settings would "
-            f"be kept. Leave --{name} or --config out.",
+            f"--{name} is {asked}, but {file} is a config for {name} {kept} and its settings. "
+            f"Omit --{name} or --config.",
         )
     if env in ("", config.env):
         return config

@@ -1,10 +1,10 @@
-"""What `dime train` and `dime resume` say before a run, and what they leave after it."""
+"""What `dime train` and `dime resume` print before a run, and what they add after it."""
 
 import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,6 @@ import rich.table
 
 from dime.algorithms.registry import find_algorithm
 from dime.benchmark import timing
-from dime.benchmark.hours import hours, read_costs
 from dime.cli.commands import EXIT_FAILED
 from dime.deploy.evaluate import record_video
 from dime.deploy.policy import restore_agents
@@ -34,14 +33,14 @@ _LONG_H = 1.0  # a run that takes longer is announced
 
 
 def announce_duration(config: RunConfig, yes: bool) -> None:
-    """Says how long a run of hours will take on this CPU; raises `DimeError` if not wanted.
+    """Says how long a run of hours will take on this CPU; raises `DimeError` if declined.
 
-    The shipped figures give it, and the rates of a matrix product there and here. Nobody is asked
-    if they said `yes`, or if the sizes are not the preset's, of which little is known.
+    The estimate scales the shipped costs by the rate of a matrix product. It asks on a terminal,
+    unless `yes`, or unless the sizes differ from the preset's, where the estimate is rough.
     """
-    costs, note = read_costs(None, config.preset)
-    expected = hours(config, costs) or 0.0  # unknown for algorithms of others
-    # Short also on a CPU half as fast: this one is not measured.
+    costs, note = timing.read_costs(None, config.preset)
+    expected = timing.hours(config, costs) or 0.0  # unknown for algorithms of others
+    # Short even on a CPU half as fast: not worth measuring this one.
     if expected < _LONG_H / 2 or jax.default_backend() != "cpu":
         return
     matmul = timing.make_matmul()
@@ -49,21 +48,25 @@ def announce_duration(config: RunConfig, yes: bool) -> None:
     expected *= costs[config.algorithm].matmul_gflops / here
     if expected < _LONG_H:
         return
-    advice = " --preset laptop learns with small networks in minutes."
+    advice = " --preset laptop learns with small networks in minutes." * (config.preset != "laptop")
     print(
         f"Without an accelerator this run takes at least about {expected:.0f} hours for its "
         f"updates and actions ({config.training.num_env_steps:,} env steps; {note}, scaled by the "
-        f"rate of a matrix product, {here:.0f} GFLOP/s here)."
-        + ("" if config.preset == "laptop" else advice),
+        f"rate of a matrix product, {here:.0f} GFLOP/s here).{advice}",
         flush=True,
     )
     known = preset_settings(config.preset, config.algorithm, config.env) == config.settings
-    if known and not yes and _somebody_answers() and not _agrees("Start? [y/N] "):
-        raise DimeError("Not started. Use --yes to start without being asked.")
+    if not known or yes or not _somebody_answers():
+        return
+    try:
+        agreed = input("Start? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        agreed = False
+    require(agreed, "Not started. Use --yes to start without being asked.")
 
 
 def _somebody_answers() -> bool:
-    """Whether this process has a terminal, and may read from it: one in the background stops."""
+    """Whether this process may read from a terminal; one in the background would be stopped."""
     try:
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
         return terminal and os.getpgrp() == os.tcgetpgrp(sys.stdin.fileno())
@@ -71,16 +74,9 @@ def _somebody_answers() -> bool:
         return False
 
 
-def _agrees(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
 @contextmanager
 def muted_if_nobody_reads() -> Iterator[None]:
-    """After what is inside, lets prints go nowhere if the terminal or pipe has lost its reader."""
+    """Afterwards, prints go nowhere if the terminal or pipe has lost its reader."""
     try:
         yield
     finally:
@@ -92,33 +88,42 @@ def muted_if_nobody_reads() -> Iterator[None]:
                     os.dup2(sink.fileno(), descriptor)
 
 
+def exit_status(result: RunResult) -> int:
+    """0 for a finished run, 1 for a failed one, 75 or 130 for one that a signal stopped."""
+    if result.signal is not None:
+        return exit_code(result.signal)
+    return EXIT_FAILED if result.state == "failed" else 0
+
+
 def finish(result: RunResult, video: bool) -> int:
-    """Shows how a run ended, and makes its pictures; returns the exit status."""
+    """Shows how a run ended, and draws its pictures; returns the exit status."""
     if result.signal is not None:
         print(f"Stopped by {signal.Signals(result.signal).name} at env step {result.env_step}.")
         print(f"Saved; continue with: dime resume {result.run_dir}")
-        return exit_code(result.signal)
-    failed = result.state == "failed"
-    if failed:
+        return exit_status(result)
+    if result.state == "failed":
         print(f"error: the run failed: {result.reason}", file=sys.stderr)
-    print(result_table(result.run_dir))
+    newest: dict[tuple[int, str], dict[str, Any]] = {}
+    for record in read_records(result.run_dir / "evaluations.jsonl"):
+        newest[record["seed"], record["mode"]] = record
+    print_evaluations(newest[key] for key in sorted(newest))
     print(f"run directory: {result.run_dir}")
     leave_pictures(result.run_dir, video)
-    return EXIT_FAILED if failed else 0
+    return exit_status(result)
 
 
 def leave_pictures(run_dir: Path, video: bool) -> None:
     """Draws `learning_curve.png` and records `video.mp4`; says so if one cannot be made."""
-    pictures = {"learning curve": _draw_curve} | ({"video": _record_video} if video else {})
+    pictures: dict[str, Callable[[], object]] = {
+        "learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")
+    }
+    if video:
+        pictures["video"] = lambda: _record_video(run_dir)
     for name, make in pictures.items():
         try:
-            print(f"wrote {make(run_dir)}")
-        except Exception as error:  # no picture is worth the end of a good run
+            print(f"wrote {make()}")
+        except Exception as error:  # a good run does not end with a failed picture
             print(f"no {name}: {error if isinstance(error, DimeError) else describe(error)}")
-
-
-def _draw_curve(run_dir: Path) -> str:
-    return str(plot([run_dir], run_dir / "learning_curve.png"))
 
 
 def _record_video(run_dir: Path) -> str:
@@ -133,16 +138,8 @@ def _record_video(run_dir: Path) -> str:
     return f"{run_dir / 'video.mp4'} (an episode, {mode} actions)"
 
 
-def result_table(run_dir: Path) -> str:
-    """The newest evaluation of every seed and mode."""
-    newest: dict[tuple[int, str], dict[str, Any]] = {}
-    for record in read_records(run_dir / "evaluations.jsonl"):
-        newest[record["seed"], record["mode"]] = record
-    return evaluation_table([newest[key] for key in sorted(newest)])
-
-
-def evaluation_table(records: list[dict[str, Any]]) -> str:
-    """Evaluations, a row each."""
+def print_evaluations(records: Iterable[dict[str, Any]]) -> None:
+    """Prints a table with a row for each evaluation."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for title in ("seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"):
         table.add_column(title, justify="left" if title == "mode" else "right")
@@ -156,7 +153,4 @@ def evaluation_table(records: list[dict[str, Any]]) -> str:
             *map(return_text, (fmean(returns), min(returns), max(returns))),
             "-" if success is None else f"{100.0 * fmean(success):.0f} %",
         )
-    console = rich.console.Console(width=100)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+    rich.console.Console(width=100).print(table)

@@ -22,9 +22,9 @@ class CriticNetworkConfig(OptimizerConfig):
     hidden_dim: int = 256
     """Width of the hidden layers."""
     num_hidden_layers: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
     num_critics: int = 2
-    """Critics; the head combines their values."""
+    """Number of critics; the head combines their values."""
 
     def __post_init__(self):
         super().__post_init__()

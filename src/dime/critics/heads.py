@@ -289,16 +289,16 @@ class HeadConfig(Checked):
     """A critic's head, and the support of a categorical one."""
 
     head: HeadName = "scalar"
-    """`scalar` or, as the variants of figure 8, `categorical`."""
+    """`scalar`, or `categorical` for the variants of figure 8."""
     v_min: float | None = None
-    """Lowest return of the support, in units of reward (paper, appendix E: -200 on DMC, -1600 on
-    Gym, -3600 on MyoSuite, which the presets fill in); None where it is still to be given."""
+    """Lower end of the support of returns (paper, appendix E: -200 on DMC, -1600 on Gym, -3600 on
+    MyoSuite; presets set these). None: it must still be given."""
     v_max: float | None = None
-    """Highest return of the support (paper, appendix E: 200, 1600, 3600)."""
+    """Upper end of the support (paper, appendix E: 200, 1600, 3600)."""
     num_atoms: int = 101
-    """Atoms of the support, at least 2. The paper's tables say 100, the released code uses 101."""
+    """Number of atoms, at least 2. The paper's tables say 100; the released code uses 101."""
     entropy_weight: float = 0.005
-    """Weight of the distribution's entropy in the loss, at least 0 (paper, appendix D)."""
+    """Weight of the value distribution's entropy in the loss, at least 0 (paper, appendix D)."""
 
     def __post_init__(self):
         super().__post_init__()

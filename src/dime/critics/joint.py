@@ -16,9 +16,9 @@ class CrossQCriticConfig(CriticNetworkConfig):
     hidden_dim: int = 2048
     """Width of the hidden layers (paper, table 2)."""
     adam_b1: float = 0.5
-    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    """Adam's decay rate of the first moment, in [0, 1) (released code)."""
     renorm_warmup_updates: int = WARMUP_CALLS
-    """Critic updates with plain batch normalisation before renormalisation (released code)."""
+    """Critic updates before batch renormalisation replaces plain batch norm (released code)."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,10 +15,10 @@ from dime.types import EnvSpec
 
 @dataclass(frozen=True)
 class TargetCriticConfig(CriticNetworkConfig):
-    """The critics, and how fast their target parameters follow."""
+    """The critics and their target parameters."""
 
     target_rate: float = 0.005
-    """How far the target parameters move towards the online ones in each update, in (0, 1]."""
+    """Polyak rate of the target parameters, per update, in (0, 1]."""
 
     def __post_init__(self):
         super().__post_init__()

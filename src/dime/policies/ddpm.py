@@ -26,9 +26,9 @@ class DdpmPolicyConfig(OptimizerConfig):
     num_denoising_steps: int
     """Length of the chain, at least 1."""
     hidden_dim: int = 256
-    """Width of the network."""
+    """Width of the hidden layers."""
     num_hidden_layers: int = 3
-    """Hidden layers of the network."""
+    """Number of hidden layers."""
 
     def __post_init__(self):
         super().__post_init__()

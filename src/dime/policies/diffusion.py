@@ -34,18 +34,17 @@ class DiffusionPolicyConfig(OptimizerConfig):
     num_denoising_steps: int = 16
     """Length of the chain, at least 1 (paper, table 2)."""
     prior_std: float = 2.5
-    """Standard deviation of the prior, in latent units. The paper's N(0, 2.5) names the standard
-    deviation (released code)."""
+    """Standard deviation of the prior, the 2.5 in the paper's N(0, 2.5), in latent units."""
     initial_step_scale: float = 0.1
-    """Integrated diffusion of the first, largest step at the start of training (released code)."""
+    """Initial integrated diffusion of the first step, the largest (released code)."""
     hidden_dim: int = 256
-    """Width of the network and of its step embedding (paper, table 2)."""
+    """Width of the hidden layers and of the step embedding (paper, table 2)."""
     num_hidden_layers: int = 3
-    """Hidden layers of the network (paper, table 2)."""
+    """Number of hidden layers (paper, table 2)."""
     adam_b1: float = 0.5
-    """Adam's decay of the first moment, in [0, 1) (released code)."""
+    """Adam's decay rate of the first moment, in [0, 1) (released code)."""
     max_gradient: float | None = 1.0
-    """Each entry of the gradient is clipped to +- this (released code)."""
+    """Clip each entry of the gradient to +- this value; None: no clipping (released code)."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -57,12 +57,12 @@ class TanhGaussian(eqx.Module):
 
 @dataclass(frozen=True)
 class GaussianPolicyConfig(OptimizerConfig):
-    """The perceptron that gives mean and standard deviation."""
+    """The network that outputs mean and standard deviation."""
 
     hidden_dim: int = 256
     """Width of the hidden layers."""
     num_hidden_layers: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
 
     def __post_init__(self):
         super().__post_init__()

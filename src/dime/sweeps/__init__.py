@@ -1,1 +1,163 @@
-"""Many runs: studies, searches, and the folders they share."""
+"""Many runs: all trials of a study with Ray Tune, or one by itself, and what they will cost."""
+
+import importlib.util
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich
+import rich.box
+import rich.table
+
+from dime.benchmark.timing import hours, read_costs
+from dime.errors import require
+from dime.sweeps.folder import StudyFolder, run_trial
+from dime.sweeps.study import Study, Trial, read_study, source_of, trials_of
+from dime.training.loop import RunResult
+
+_JOB_ARRAY = Path(__file__).with_name("job_array.sh")
+StudyLike = Study | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    folder: Path
+    """The study's."""
+    finished: tuple[str, ...]
+    """Names of the trials that reached their last env step."""
+    failed: Mapping[str, str]
+    """Those that failed for good, and why."""
+    stopped_early: tuple[str, ...]
+    """Those of a search that ASHA stopped."""
+
+
+def sweep(
+    study: StudyLike,
+    *,
+    storage: str | Path = "runs",
+    variant: str | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> SweepResult:
+    """Runs the unfinished trials of a study; the same call continues it after any stop.
+
+    Each trial is a run directory in `storage/NAME`, written and resumed as by `dime.train` and
+    `dime.resume`. A trial that fails is restarted from its last checkpoint, `retries` times.
+
+    Args:
+        study: a .toml or .py file, a shipped study's name, a table or a `Study`.
+        storage: parent of the study's folder: a folder that all machines share, or a URI that Ray
+            accepts (s3://bucket/path), to which runs are copied at each record.
+        variant: "laptop" for the small variant.
+        address: of a Ray cluster ("auto", "host:6379"); None runs on this machine alone.
+        progress: whether to show how far the trials are.
+
+    Raises:
+        DimeError: the study, the storage or the address is refused; no trial was started then.
+        KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
+    """
+    _require_installed("ray", "Sweeps need Ray Tune")
+    from dime.sweeps.tuner import connected, run_grid
+
+    chosen, folder, source = _open(study, str(storage), variant)
+    folder.pull_records()
+    scored: set[str] = set()
+    if chosen.of_search is None:
+        trials = trials_of(chosen)
+        folder.plan(chosen, source, trials)
+        with connected(address):
+            run_grid(chosen, folder, trials, progress)
+    else:
+        _require_installed("optuna", "A search needs Optuna")
+        from dime.sweeps.search import search
+
+        with connected(address):
+            trials, scored = search(chosen, folder, source, progress)
+    folder.pull_records()
+    finished = tuple(trial.name for trial in trials if folder.is_finished(trial))
+    others = [trial.name for trial in trials if trial.name not in finished]
+    failed = {name: folder.reason(name) for name in others if name not in scored}
+    stopped_early = tuple(name for name in others if name in scored)
+    return SweepResult(folder.path, finished, failed, stopped_early)
+
+
+def _require_installed(module: str, what: str) -> None:
+    found = importlib.util.find_spec(module) is not None
+    require(found, f"{what}: pip install 'dime-rl[sweep]'")
+
+
+def _open(study: StudyLike, storage: str, variant: str | None) -> tuple[Study, StudyFolder, str]:
+    """The study, its folder, and the text that it was read from."""
+    chosen = read_study(study, variant)
+    source = source_of(Path(study)) if isinstance(study, str | Path) else ""
+    if variant is not None:
+        source = f"# --variant {variant}\n{source}"
+    return chosen, StudyFolder.open(storage, chosen.name), source
+
+
+def _plan(
+    study: Path, storage: str, variant: str | None, option: str
+) -> tuple[Study, StudyFolder, list[Trial]]:
+    """The study and its trials; writes their plan to a local folder."""
+    require("://" not in storage, f"--storage is {storage}; {option} needs a shared folder.")
+    chosen, folder, source = _open(study, storage, variant)
+    trials = trials_of(chosen)
+    folder.plan(chosen, source, trials)
+    return chosen, folder, trials
+
+
+def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunResult | None:
+    """Runs or resumes one trial without Ray; None if it has finished already."""
+    chosen, folder, trials = _plan(study, storage, variant, "--trial")
+    require(
+        0 <= number < len(trials),
+        f"--trial is {number}; {chosen.name} has the trials 0 to {len(trials) - 1}.",
+    )
+    return run_trial(folder.path, trials[number], progress=True)
+
+
+def write_job_array(study: Path, storage: str, variant: str | None) -> Path:
+    """Writes the study's plan and a job array for SLURM; returns the script for `sbatch`."""
+    require("\n" not in storage, f"--storage is {storage!r}; a script cannot name such a folder.")
+    chosen, folder, trials = _plan(study, storage, variant, "--emit")
+    place = folder.path.absolute()
+    script = place / "sweep.sbatch"
+    script.write_text(
+        _JOB_ARRAY.read_text("utf-8").format(
+            name=chosen.name,
+            last=len(trials) - 1,
+            cpus=chosen.cpus,
+            gpus=f"#SBATCH --gpus-per-task={math.ceil(chosen.gpus)}\n" * (chosen.gpus > 0),
+            folder=place,
+            study=shlex.quote(str(study.absolute() if study.suffix else study)),
+            storage=shlex.quote(str(place.parent)),
+            variant=f" --variant {variant}" if variant else "",
+        )
+    )
+    return script
+
+
+def show_costs(study: Path, variant: str | None, figures: Path | None) -> None:
+    """Prints the trials, and the hours that their updates and actions take."""
+    chosen = read_study(study, variant)
+    costs, note = read_costs(figures, chosen.preset)
+    table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
+    for column in ("#", "trial", "env steps", "hours"):
+        table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
+    expected = []
+    for number, (name, config) in enumerate(trials_of(chosen)):
+        expected.append(cost := hours(config, costs))
+        steps = config.training.num_env_steps * len(config.training.seeds)
+        table.add_row(str(number), name, f"{steps:,}", "?" if cost is None else f"{cost:.2f}")
+    rich.print(table)
+    unknown = ", without those of unknown cost" if None in expected else ""
+    print(
+        f"{sum(filter(None, expected)):.1f} hours in all{unknown}, at {chosen.cpus} cores and "
+        f"{chosen.gpus:g} GPUs per trial, {note}. Environments, evaluations and compilation come "
+        "on top."
+    )

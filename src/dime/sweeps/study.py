@@ -5,12 +5,12 @@ import itertools
 import re
 import runpy
 import tomllib
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dime.envs.registry import make
 from dime.errors import DimeError, choose, require, require_at_least
@@ -19,29 +19,25 @@ from dime.training.config import RunConfig, replace_nested
 from dime.training.presets import make_config
 from dime.training.return_support import require_support
 
-SHIPPED_STUDIES = resources.files("dime").joinpath("sweeps", "studies")
-_FIELDS = {
-    "seeds": "the field seeds",
-    "algorithm": "the field algorithms or arms",
-    "env": "the field environments",
-}
+_SHIPPED = Path(__file__).with_name("studies")
+_OWN_FIELDS = {"seeds": "seeds", "algorithm": "algorithms or arms", "env": "environments"}
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for settings instead of a grid: Optuna proposes, ASHA stops what lags behind."""
+    """A search for settings instead of a grid."""
 
     space: dict[str, Any] = field(default_factory=dict)
-    """By option: `{low, high}`, with `log = true` on a logarithmic scale and whole numbers for
-    whole numbers; or `{choices = [...]}`."""
+    """By option: `{low, high}`, integers or floats, with `log = true` on a logarithmic scale; or
+    `{choices = [...]}`."""
     num_samples: int = 20
-    """How many settings to try."""
+    """How many combinations to try."""
     mode: str = ""
     """Action mode whose mean return is maximised; by default the algorithm's official one."""
     grace_env_steps: int = 0
-    """ASHA stops no trial before this environment step; 0 lets all of them end."""
+    """ASHA stops no trial before this environment step; 0 runs all of them to the end."""
     reduction_factor: int = 3
-    """ASHA continues one in so many at each of its rungs."""
+    """ASHA continues one trial in this many at each of its rungs."""
 
     def __post_init__(self):
         require_at_least(self, 1, "num_samples")
@@ -57,37 +53,37 @@ class Study:
     """
 
     name: str = ""
-    """Of the study's folder; by default the file's name."""
+    """Name of the study's folder; by default the file's name."""
     description: str = ""
     """What it is for."""
     environments: tuple[str, ...] = ()
-    """Ids of environments."""
+    """Environment ids."""
     algorithms: tuple[str, ...] = ()
     """Names of algorithms."""
     arms: tuple[dict[str, Any], ...] = ()
-    """In addition to or instead of `algorithms`: tables with `algorithm` and its options."""
+    """Tables with `algorithm` and its options, in addition to or instead of `algorithms`."""
     preset: str = "paper"
     """What the options start from."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Options of every trial; also `env_kwargs`, a table that the environments are made with."""
+    """Options of every trial; also `env_kwargs`, a table of arguments for the environments."""
     by_environment: dict[str, Any] = field(default_factory=dict)
-    """By environment, options that replace those of `settings` there."""
+    """By environment, options that replace those in `settings`."""
     grid: dict[str, Any] = field(default_factory=dict)
-    """By option a list of values; all combinations are run."""
+    """By option, a list of values; all combinations are run."""
     search: dict[str, Any] = field(default_factory=dict)
-    """A search instead of the grid (`Search`)."""
+    """Fields of `Search`, instead of a grid."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
     seeds_per_trial: int = 1
-    """Seeds that share one program and one folder."""
+    """How many seeds share one program and one folder."""
     cpus: int = 1
-    """Cores of a trial."""
+    """CPU cores per trial."""
     gpus: float = 0.0
-    """GPUs of a trial; below 1 several share one."""
+    """GPUs per trial; below 1, several trials share one."""
     retries: int = 2
-    """How often a trial that failed is restarted from its last checkpoint."""
+    """How often a failed trial is restarted from its last checkpoint."""
     laptop: dict[str, Any] = field(default_factory=dict)
-    """What differs in the variant that ends in minutes on two cores."""
+    """Fields that differ in the variant that takes minutes on two cores."""
 
     def __post_init__(self):
         require(
@@ -108,7 +104,6 @@ class Study:
                 isinstance(values, list | tuple) and len(values) > 0,
                 f"grid: {option} is {values!r}; it must be a list of at least one value.",
             )
-        _refuse_fields_among_options(self)
         for environment, own in self.by_environment.items():
             choose("environment in by_environment:", environment, self.environments)
             require(
@@ -116,6 +111,19 @@ class Study:
             )
         for place, arm in enumerate(self.arms):
             require("algorithm" in arm, f"arms: number {place + 1} names no algorithm: {arm}.")
+        self._refuse_own_fields_among_options()
+
+    def _refuse_own_fields_among_options(self) -> None:
+        """They would be ignored."""
+        arms = [{name for name in arm if name != "algorithm"} for arm in self.arms]
+        space = self.search.get("space")
+        tables = [self.settings, self.grid, *self.by_environment.values(), *arms]
+        tables += [space] if isinstance(space, Mapping) else []
+        for option in {name for table in tables for name in table} & set(_OWN_FIELDS):
+            raise DimeError(
+                f"'{option}' is among the options of the study; its place is the field "
+                f"{_OWN_FIELDS[option]}."
+            )
 
     @property
     def of_search(self) -> Search | None:
@@ -123,20 +131,7 @@ class Study:
         return replace_nested(Search(), self.search, "search.") if self.search else None
 
 
-def _refuse_fields_among_options(study: Study) -> None:
-    """Options that a field of the study already gives would be ignored."""
-    arms = [{name: arm[name] for name in arm if name != "algorithm"} for arm in study.arms]
-    tables = [study.settings, study.grid, *arms, *study.by_environment.values()]
-    for table in [*tables, study.search.get("space")]:
-        for option, instead in _FIELDS.items():
-            require(
-                not (isinstance(table, Mapping) and option in table),
-                f"'{option}' is among the options of the study; its place is {instead}.",
-            )
-
-
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One program of a study: a run directory of this name, with one or several seeds."""
 
     name: str
@@ -152,20 +147,17 @@ def trials_of(study: Study) -> list[Trial]:
     """
     require(
         study.of_search is None,
-        "A search draws its trials as it goes: they can neither be listed nor numbered before.",
+        "A search draws its trials as it runs; they can be neither listed nor numbered in advance.",
     )
-    values = [
-        dict(zip(study.grid, values, strict=True))
-        for values in itertools.product(*study.grid.values())
-    ]
     starts = range(0, len(study.seeds), study.seeds_per_trial)
     groups = [study.seeds[start : start + study.seeds_per_trial] for start in starts]
     trials = []
-    for env, arm, value, seeds in itertools.product(
-        study.environments, arms_of(study), values, groups
+    for env, arm, values, seeds in itertools.product(
+        study.environments, arms_of(study), itertools.product(*study.grid.values()), groups
     ):
-        config = configured(study, env, {**arm, **value}, seeds)
-        trials.append(Trial(_name(config, {**arm, **value}), config))
+        options = {**arm, **dict(zip(study.grid, values, strict=True))}
+        config = configured(study, env, options, seeds)
+        trials.append(Trial(_name(config, options), config))
     check_trials(trials)
     return trials
 
@@ -181,9 +173,9 @@ def check_trials(trials: list[Trial]) -> None:
             f"Two trials would share the folder {trial.name}: an algorithm, environment, value or "
             "arm occurs twice in the study.",
         )
-    by_environment: dict[str, list[RunConfig]] = {}
+    by_environment: dict[str, list[RunConfig]] = defaultdict(list)
     for config in (trial.config for trial in trials):
-        by_environment.setdefault(f"{config.env} {config.env_kwargs}", []).append(config)
+        by_environment[f"{config.env} {config.env_kwargs}"].append(config)
     for configs in by_environment.values():
         with closing(make(configs[0].env, configs[0].env_kwargs)) as env:
             for config in configs:
@@ -192,17 +184,16 @@ def check_trials(trials: list[Trial]) -> None:
 
 def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
     """Settings that differ between trials of one algorithm on one environment, by their path."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for trial in trials:
-        config = trial.config
-        groups.setdefault((config.algorithm, config.env), []).append(flatten(config.to_json()))
-    varied = {
-        name: None
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for config in (trial.config for trial in trials):
+        groups[config.algorithm, config.env].append(flatten(config.to_json()))
+    varied = dict.fromkeys(
+        name
         for configs in groups.values()
         for config in configs
         for name in config
         if name not in OPERATIONAL and any(other.get(name) != config[name] for other in configs)
-    }
+    )
     return tuple(varied)
 
 
@@ -262,10 +253,11 @@ def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | Non
     Raises:
         DimeError: no such study, an unknown field (with the nearest), an empty grid, ...
     """
-    name = "study" if isinstance(study, Study | Mapping) else Path(study).stem
-    found = study if isinstance(study, Study | Mapping) else _read_file(Path(study))
-    content = dataclasses.asdict(found) if isinstance(found, Study) else dict(found)
-    content["name"] = content.get("name") or name or "study"
+    name = "study"
+    if not isinstance(study, Study | Mapping):
+        name, study = Path(study).stem or name, _read_file(Path(study))
+    content = dataclasses.asdict(study) if isinstance(study, Study) else dict(study)
+    content["name"] = content.get("name") or name
     if variant is not None:
         choose("variant", variant, ["laptop"])
         small = content.pop("laptop", None) or {}
@@ -280,18 +272,16 @@ def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | Non
     return replace_nested(Study(environments=("",), algorithms=("",)), empty | content)
 
 
-def _read_file(path: Path) -> Study | dict[str, Any]:
+def _read_file(path: Path) -> Study | Mapping[str, Any]:
     if path.suffix == ".py":
         source_of(path)
         try:
             found = runpy.run_path(str(path)).get("STUDY")
         except (Exception, SystemExit) as error:  # it is the user's own program
             raise DimeError(f"The study {path} cannot be run ({error!r}).") from error
-        if isinstance(found, Mapping):
-            return {str(field): value for field, value in found.items()}
-        if not isinstance(found, Study):
-            raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
-        return found
+        if isinstance(found, Study | Mapping):
+            return found
+        raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
     try:
         return tomllib.loads(source_of(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -310,10 +300,9 @@ def source_of(path: Path) -> str:
                 f"The study {path} is not text in UTF-8 ({error}): save it as UTF-8."
             ) from error
     choose("shipped study", str(path), shipped_studies())
-    return SHIPPED_STUDIES.joinpath(f"{path}.toml").read_text("utf-8")
+    return _SHIPPED.joinpath(f"{path}.toml").read_text("utf-8")
 
 
 def shipped_studies() -> list[str]:
     """Names of the studies that come with the package."""
-    names = (file.name for file in SHIPPED_STUDIES.iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return sorted(file.stem for file in _SHIPPED.glob("*.toml"))

@@ -1,4 +1,4 @@
-"""A study's trials in Ray Tune: the cluster, what runs in its workers, what is shown of it."""
+"""A study's trials in Ray Tune: the cluster, its workers, the progress display."""
 
 import contextlib
 import logging
@@ -9,11 +9,10 @@ import traceback
 import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import rich.console
@@ -30,7 +29,7 @@ from dime.training.run_directory import RunDirectory
 _ANSWER_WITHIN_S = 5.0
 _LINE_EVERY_S = 30.0
 _ALONE = {
-    "address": "local",  # does not join a cluster of others on this machine
+    "address": "local",  # joins no other cluster on this machine
     "_node_ip_address": "127.0.0.1",
     "include_dashboard": False,
     "object_store_memory": 80 * 2**20,  # trials exchange nothing but numbers
@@ -41,7 +40,7 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Or Ray warns that it will hide GPUs from trials that declare none, which do not look.
+    # Or Ray warns that it will hide GPUs from trials that declare none; these use none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -54,24 +53,22 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # by the caller
         yield
         return
-    options: dict[str, Any] = {"address": address} if address is not None else _ALONE
+    options: dict[str, Any] = _ALONE if address is None else {"address": address}
     try:
         if address is not None:
             _require_answer(address)
         with warnings.catch_warnings():
-            # JAX warns of any fork; Ray's children run other programs at once.
+            # JAX warns of any fork; Ray's children exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"The cluster at {address}" if address else "Ray on this machine"
         raise DimeError(
-            f"{place} does not answer ({error}). Start it (ray start --head), look at its address "
-            "(ray status), or leave --address out to use this machine."
+            f"{place} does not answer ({error}). Start it (ray start --head), check its address "
+            "(ray status), or omit --address to use this machine."
         ) from error
-    try:
+    with context:
         yield
-    finally:
-        ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
@@ -82,58 +79,46 @@ def _require_answer(address: str) -> None:
 
 
 def _require_resources(study: Study) -> None:
-    """Raises `DimeError` if no trial could ever start; Ray would wait for ever."""
+    """Refuses a study whose trials could never start; Ray would wait forever."""
     available = ray.cluster_resources()
     for what, wanted in {"CPU": study.cpus, "GPU": study.gpus}.items():
         require(
             wanted <= available.get(what, 0),
-            f"A trial of {study.name} asks for {wanted:g} {what}s, and there are "
-            f"{available.get(what, 0):g}. Change {what.lower()}s in the study, use its small "
-            "variant (--variant laptop), or name a cluster (--address).",
+            f"A trial of {study.name} needs {wanted:g} {what}s; {available.get(what, 0):g} are "
+            f"available. Change {what.lower()}s in the study, use its small variant (--variant "
+            "laptop), or name a cluster (--address).",
         )
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs in addition to Ray's parameters of a trial.
-
-    Attributes:
-        study: what the trial belongs to.
-        storage: where the study's folder is, a path or a URI.
-        trial_of: the trial with these parameters.
-        mode: evaluation mode that a search maximises; None outside searches.
-    """
+class Job(NamedTuple):
+    """What a worker needs besides Ray's parameters of a trial."""
 
     study: Study
     storage: str
+    """Parent of the study's folder, a path or a URI."""
     trial_of: Callable[[Mapping[str, Any]], Trial]
+    """The trial with these parameters."""
     mode: str | None = None
+    """Evaluation mode that a search maximises; None outside searches."""
 
 
 def run_grid(study: Study, folder: StudyFolder, trials: list[Trial], progress: bool) -> None:
     """Runs the trials that have not finished."""
     unfinished = {trial.name: trial for trial in trials if not folder.is_finished(trial)}
-    if not unfinished:
-        return
-    job = Job(study, folder.storage, lambda parameters: unfinished[parameters["trial"]])
-    finished = len(trials) - len(unfinished)
-    display = SweepProgress(job, unfinished, finished, len(trials), quiet=not progress)
-    run_trials(job, folder, {"trial": tune.grid_search(list(unfinished))}, [display])
+    if unfinished:
+        job = Job(study, folder.storage, lambda parameters: unfinished[parameters["trial"]])
+        counts = len(trials) - len(unfinished), len(trials)
+        display = SweepProgress(job, folder, counts, quiet=not progress)
+        run_trials(display, {"trial": tune.grid_search(list(unfinished))})
 
 
-def run_trials(
-    job: Job,
-    folder: StudyFolder,
-    parameters: dict[str, Any],
-    callbacks: list[Any],
-    **tune_options: Any,
-) -> None:
-    """Hands trials to Ray Tune and waits for them; the first callback is a `SweepProgress`.
+def run_trials(display: "SweepProgress", parameters: dict[str, Any], **tune_options: Any) -> None:
+    """Hands trials to Ray Tune and waits for them.
 
-    Ray's own state, which is pickled, goes to a new place each time and is thrown away unread.
-    Raises `KeyboardInterrupt` if Ctrl-C stopped it, from which Ray returns as if all were well.
+    Ray's own state, which is pickled, goes to a new place each time and is deleted unread.
+    Raises `KeyboardInterrupt` after Ctrl-C, for which Ray returns normally.
     """
-    display = callbacks[0]
+    job, folder = display.job, display.folder
     study = job.study
     _require_resources(study)
     folder.push_small()
@@ -148,7 +133,7 @@ def run_trials(
             name=uuid.uuid4().hex,
             storage_path=f"{folder.storage}/{study.name}/.ray",
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            callbacks=callbacks,
+            callbacks=[display],
             verbose=0,
         ),
     )
@@ -156,11 +141,8 @@ def run_trials(
         tuner.fit()
     finally:
         folder.remove(".ray")
-        for name, error in display.errors.items():
-            if folder.failure(name) is None:  # its worker died and left no word
-                folder.note_failure(name, error)
         folder.push_small()
-    if display.interrupted:
+    if display.trials_left:
         raise KeyboardInterrupt
 
 
@@ -179,19 +161,21 @@ def train_trial(parameters: Mapping[str, Any], job: Job) -> None:
         if not stopped and (found := summary(record)):
             try:
                 tune.report(found)
-            except SystemExit:  # how Ray stops a trial; it may not wait for the run to save itself
+            except SystemExit:  # how Ray stops a trial; the run still has to save itself
                 stopped = True
         return stopped
 
-    folder.note_failure(trial.name, None)
+    folder.failure(trial.name).unlink(missing_ok=True)
     try:
         result = run_trial(folder.path, trial, report)
         if result is None:  # it finished before its score was noted
             records = read_records(folder.path / trial.name / "evaluations.jsonl")
-            found = [found for record in records if (found := summary(record))]
-            tune.report(found[-1])
+            *_, newest = filter(None, map(summary, records))
+            tune.report(newest)
         elif result.state == "failed":
-            raise RuntimeError(_reason(result.run_dir))
+            tracebacks = RunDirectory(result.run_dir).failures_folder.rglob("*.txt")
+            texts = [file.read_text() for file in sorted(tracebacks)]
+            raise RuntimeError("\n\n".join([str(result.reason), *texts]))
     except Exception:
         folder.note_failure(trial.name, traceback.format_exc())
         raise
@@ -201,27 +185,27 @@ def train_trial(parameters: Mapping[str, Any], job: Job) -> None:
 
 
 def _summary_of(job: Job, trial: Trial) -> Callable[[Record], dict[str, Any] | None]:
-    """Makes of records what Ray needs to know: `env_step`, and the `score` over all seeds or None.
+    """Turns records into Ray's results: `env_step`, and the `score` over all seeds or None.
 
-    A search needs a score each time; it gets None instead of a summary without one.
+    In a search every result needs a score; records without one give None.
     """
     training = trial.config.training
     mode = job.mode or next(iter(training.evaluation_modes), None)
-    scores: dict[int, list[float]] = defaultdict(list)
+    means: dict[int, list[float]] = defaultdict(list)
 
     def summary(record: Record) -> dict[str, Any] | None:
         env_step, score = record["env_step"], None
         if "returns" in record and record["mode"] == mode:
-            scores[env_step].append(fmean(record["returns"]))
-            if len(scores[env_step]) == len(training.seeds):
-                score = fmean(scores[env_step])
+            means[env_step].append(fmean(record["returns"]))
+            if len(means[env_step]) == len(training.seeds):
+                score = fmean(means[env_step])
         return None if score is None and job.mode else {"env_step": env_step, "score": score}
 
     return summary
 
 
 def _choose_device(gpus: float) -> None:
-    """Before JAX looks for devices: a trial takes no more than it declared."""
+    """Before JAX looks for devices: a trial uses no more than it declared."""
     if gpus == 0:
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif gpus < 1:
@@ -232,101 +216,105 @@ def _choose_device(gpus: float) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
-def _reason(run_dir: Path) -> str:
-    """Why a run failed: what its status says, and the traceback that it left."""
-    directory = RunDirectory(run_dir)
-    texts = [text.read_text() for text in sorted(directory.failures_folder.rglob("*.txt"))]
-    return "\n\n".join([str(directory.status().get("reason")), *texts])
-
-
 class SweepProgress(tune.Callback):
-    """Is notified of all trials and shows how far they are: bars, or lines without a terminal.
+    """Shows how far all trials are: bars, or lines without a terminal. Notes their failures.
 
-    Attributes:
-        errors: of trials that failed for good, what Ray knows of it.
+    `counts` are how many trials have ended before, and how many there are. `note` is called with a
+    trial's name and parameters when it starts, and when it ends also with its `score` (None if it
+    failed).
     """
 
-    def __init__(self, job: Job, waiting: Iterable[str], finished: int, total: int, quiet: bool):
-        self._job = job
-        self._states = dict.fromkeys(waiting, "waiting")
-        self.errors: dict[str, str] = {}
-        self._console = rich.console.Console(quiet=quiet)
+    def __init__(
+        self,
+        job: Job,
+        folder: StudyFolder,
+        counts: tuple[int, int],
+        quiet: bool,
+        note: Callable[..., None] = lambda *_, **score: None,
+    ):
+        self.job, self.folder, self._note = job, folder, note
+        console = rich.console.Console(quiet=quiet)
         self._bars = rich.progress.Progress(
             "{task.description}",
             "{task.completed:,.0f} of {task.total:,.0f}",
             "{task.fields[score]}",
             rich.progress.TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not console.is_terminal,
         )
-        self._ended = self._bars.add_task("trials", total=total, completed=finished, score="")
+        ended, total = counts
+        self._ended = self._bars.add_task("trials", total=total, completed=ended, score="")
         self._tasks: dict[str, rich.progress.TaskID] = {}
         self._shown_at = time.monotonic()
-        if finished:
-            self._console.print(f"{finished} trials have finished before.", highlight=False)
+        if ended:
+            console.print(f"{ended} trials had finished already.", highlight=False)
         self._bars.start()
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether trials were left that had neither ended nor failed."""
-        return any(state not in ("finished", "failed") for state in self._states.values())
-
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing of the screen: Ray pickles its callbacks together with its state."""
-        return {"errors": self.errors}
+        """Nothing: Ray pickles its callbacks together with its state."""
+        return {}
+
+    @property
+    def trials_left(self) -> bool:
+        """Whether there are trials that have neither ended nor failed."""
+        return not self._bars.tasks[self._ended].finished
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker starts a trial, or restarts it."""
-        planned = self._job.trial_of(trial.config)
-        if planned.name in self._tasks:
-            self._bars.reset(self._tasks[planned.name])
-            self._enter(trial, "training", "is resumed")
+        name, config = self.job.trial_of(trial.config)
+        if name in self._tasks:
+            self._bars.reset(self._tasks[name])
+            self._say(name, "is resumed", visible=True)
         else:
-            steps = planned.config.training.num_env_steps
-            self._tasks[planned.name] = self._bars.add_task(planned.name, total=steps, score="")
-            self._enter(trial, "training", "begins")
+            steps = config.training.num_env_steps
+            self._tasks[name] = self._bars.add_task(name, total=steps, score="")
+            self._say(name, "begins", visible=True)
+        self._note(name, trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A record of a trial."""
-        if "env_step" not in result:  # Ray's own last word
+        if "env_step" not in result:  # Ray's last result of a trial
             return
-        task = self._tasks[self._job.trial_of(trial.config).name]
+        task = self._tasks[self.job.trial_of(trial.config).name]
         self._bars.update(task, completed=result["env_step"])
         if result["score"] is not None:
             self._bars.update(task, score=f"return {return_text(result['score'])}")
         if self._bars.disable and time.monotonic() - self._shown_at >= _LINE_EVERY_S:
             self._shown_at = time.monotonic()
-            self._console.print(self._bars.get_renderable())
+            self._bars.console.print(self._bars.get_renderable())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended well."""
-        self._enter(trial, "finished", "finished")
+        """A trial ended normally, or ASHA stopped it."""
+        name = self.job.trial_of(trial.config).name
+        shown = self._bars.tasks[self._tasks[name]].fields["score"]
+        self._say(name, f"finished, {shown}" if shown else "finished")
+        self._bars.advance(self._ended)
+        if (score := trial.last_result.get("score")) is not None:
+            self._note(name, trial.config, score=score)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed, or its worker died, and is restarted."""
-        self._enter(trial, "waiting", "failed and is restarted")
+        self._say(self.job.trial_of(trial.config).name, "failed and is restarted")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
-        file = trial.error_file
-        known = Path(file).read_text() if file and Path(file).is_file() else "its worker died"
-        self.errors[self._enter(trial, "failed", "failed")] = known
+        name = self.job.trial_of(trial.config).name
+        if not self.folder.failure(name).is_file():  # its worker died without writing it
+            file = Path(trial.error_file or "")
+            text = file.read_text() if file.is_file() else "its worker died"
+            self.folder.note_failure(name, text)
+        self._say(name, "failed")
+        self._bars.advance(self._ended)
+        self._note(name, trial.config, score=None)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Nothing runs any more."""
         self._bars.stop()
 
-    def _enter(self, trial: Any, state: str, what: str) -> str:
-        """Notes the state of a trial, and says it; returns the trial's name."""
-        name = self._job.trial_of(trial.config).name
-        self._states[name] = state
-        self._bars.update(self._tasks[name], visible=state == "training")
-        if state in ("finished", "failed"):
-            self._bars.advance(self._ended)
-        score = self._bars.tasks[self._tasks[name]].fields["score"]
-        text = f"{name} {what}, {score}" if state == "finished" and score else f"{name} {what}"
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-        return name
+    def _say(self, name: str, what: str, visible: bool = False) -> None:
+        """Prints what happened to a trial, and shows or hides its bar."""
+        self._bars.update(self._tasks[name], visible=visible)
+        self._bars.console.print(f"{name} {what}", highlight=False, markup=False, soft_wrap=True)

@@ -32,46 +32,45 @@ class TrainingConfig:
     """Settings of the loop, for every algorithm. All intervals are in env steps of one seed."""
 
     seeds: tuple[int, ...] = (0,)
-    """One agent and one environment each, trained side by side in one program."""
+    """Random seeds. Each trains its own agent; all share one program."""
     num_env_steps: int = 1_000_000
-    """Length of the run (paper: 1M; 3M in figure 6c)."""
+    """Length of the run, per seed (paper: 1M; 3M in figure 6c)."""
     num_random_steps: int = 5_000
-    """First steps: uniform random actions, no updates (paper, table 2)."""
+    """Initial env steps with uniform random actions, no updates (paper, table 2)."""
     updates_per_env_step: int = 2
-    """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
+    """Critic updates per env step, the update-to-data ratio (paper, table 2)."""
     env_steps_per_update: int = 1
     """Env steps between rounds of updates."""
     envs_per_seed: int = 1
-    """Environments of a seed that step together; more than 1 only for those that JAX computes."""
+    """Parallel environments per seed; more than 1 only for environments computed by JAX."""
     batch_size: int = 256
-    """Transitions in a minibatch; each update draws its own (paper, table 2)."""
+    """Transitions per minibatch; each update draws a new one (paper, table 2)."""
     replay_capacity: int = 1_000_000
-    """How many of the newest transitions the replay keeps (paper, table 2)."""
+    """Transitions kept in the replay buffer (paper, table 2)."""
     replay_dtype: Literal["float32", "float16"] = "float32"
-    """Of the observations in the replay; float16 halves its memory."""
+    """Type of the stored observations; float16 halves their memory."""
     bootstrap_at_time_limits: bool = True
-    """If off, a time limit counts as the end of the MDP, as in some released code."""
+    """If off, a time limit counts as termination, as in some released code."""
     evaluate_every: int = 24_000
-    """Env steps between evaluations, with one at step 0 and one at the end (published curves)."""
+    """Env steps between evaluations, plus one at step 0 and one at the end (published curves)."""
     num_evaluation_episodes: int = 5
     """Episodes per evaluation and mode (paper)."""
     evaluation_modes: tuple[str, ...] = ("stochastic", "deterministic")
-    """How evaluations choose actions; presets use the algorithm's official mode and a common one
-    (`dime list algorithms`)."""
+    """How evaluations choose actions; by default in the official mode and in a common one."""
     log_every: int = 500
-    """Env steps between lines of metrics.jsonl: 10 to 500, or to envs_per_seed if that is more."""
+    """Env steps between lines of metrics.jsonl: 10 to 500, or to envs_per_seed if larger."""
     checkpoint_every: int = 10_000
-    """Env steps between checkpoints, with one before the first step and one at the end."""
+    """Env steps between checkpoints, plus one before the first step and one at the end."""
     max_env_restarts: int = 3
-    """How often a seed's environments are re-created after an exception before the seed fails."""
+    """How often a seed's environments may be re-created after exceptions before the seed fails."""
     env_process: bool = False
     """Run each environment in its own process; one that hangs or dies is re-created too."""
     env_timeout_s: float = 60.0
-    """With env_process, the longest time for a step, a reset or making an environment."""
+    """With env_process: time limit for a step, a reset or the creation of an environment."""
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """Precision of matrix products' inputs on a GPU; sums are float32. CPUs always use float32."""
+    """Input precision of matrix products on GPUs, which sum in float32. CPUs always use float32."""
     overlap: bool = False
-    """Update while the environments take the next step; updates lag one env step behind."""
+    """Update while the environments take the next step; updates lag by one env step."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb_project: str | None = None

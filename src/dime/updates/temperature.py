@@ -18,13 +18,13 @@ class LearntTemperatureConfig:
     """The temperature, and how it is learnt."""
 
     initial: float = 1.0
-    """At the start, in units of reward per nat (released code)."""
+    """Initial temperature, in units of reward per nat (released code)."""
     learn: bool = True
-    """Off: the temperature stays as it started (paper, figure 2a-b)."""
+    """If off, the initial value is kept (DIME, figure 2a-b)."""
     learning_rate: float = 1e-3
-    """Of Adam on the log temperature (paper, table 2)."""
+    """Adam's learning rate for the log temperature (paper, table 2)."""
     adam_b1: float = 0.9
-    """Adam's decay of the first moment, in [0, 1)."""
+    """Adam's decay rate of the first moment, in [0, 1)."""
 
     def __post_init__(self):
         require_positive(self, "initial", "learning_rate")
@@ -37,12 +37,12 @@ class LearntTemperatureConfig:
 
 @dataclass(frozen=True)
 class TemperatureConfig(LearntTemperatureConfig):
-    """DIME's temperature: driven by the running cost."""
+    """DIME's temperature: drives the running cost to a target."""
 
     target_running_cost_per_dim: float = 4.0
-    """Where the mean running cost is driven, in nats per action dimension (paper, table 2: 4).
-    The prior's share of the log density is left out of it; with prior_std 2.5 that share is -2.335,
-    so 4 aims at an entropy bound of -1.665 nats per dimension (SAC's habit: -1)."""
+    """Target of the mean running cost, in nats per action dimension (paper, table 2: 4).
+    It excludes the prior's share of the log density, -2.335 for prior_std 2.5, so 4 aims at an
+    entropy bound of -1.665 nats per dimension (SAC: -1)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,12 +51,12 @@ class TemperatureConfig(LearntTemperatureConfig):
 
 @dataclass(frozen=True)
 class EntropyTemperatureConfig(LearntTemperatureConfig):
-    """SAC's temperature: driven by the entropy."""
+    """SAC's temperature: drives the entropy to a target."""
 
     learning_rate: float = 3e-4
-    """Of Adam on the log temperature."""
+    """Adam's learning rate for the log temperature."""
     target_entropy_per_dim: float = -1.0
-    """Where the policy's entropy is driven, in nats per action dimension (SAC: -1)."""
+    """Target of the policy's entropy, in nats per action dimension (SAC: -1)."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -37,13 +37,13 @@ class BroCriticConfig(BroNetConfig):
     """The two critics and their target parameters."""
 
     hidden_dim: int = 512
-    """Width of the networks."""
+    """Width of the hidden layers."""
     num_blocks: int = 2
-    """Residual blocks."""
+    """Number of residual blocks."""
     num_quantiles: int = 100
     """Quantiles of the return (DIME, table 3)."""
     target_rate: float = 0.005
-    """How far the copies move towards the critics in each update, in (0, 1]."""
+    """Polyak rate of the target parameters, per update, in (0, 1]."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,7 +73,7 @@ class BroConfig(AlgorithmConfig):
         default_factory=lambda: EntropyTemperatureConfig(target_entropy_per_dim=-0.5, adam_b1=0.5)
     )
     reset_env_steps: tuple[int, ...] = _RESETS
-    """Env steps at which everything but the replay begins again (released code)."""
+    """Env steps at which everything except the replay is reset (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -88,7 +88,7 @@ class BroFastConfig(BroConfig):
     """BRO with two updates per env step (the preset's) and one reset."""
 
     reset_env_steps: tuple[int, ...] = _RESETS[:1]
-    """Env steps at which everything but the replay begins again (released code)."""
+    """Env steps at which everything except the replay is reset (released code)."""
 
 
 class BroState(NamedTuple):

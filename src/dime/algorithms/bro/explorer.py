@@ -25,11 +25,11 @@ class BroNetConfig(OptimizerConfig):
     """A residual network and its optimiser, Adam with decoupled weight decay."""
 
     hidden_dim: int = 256
-    """Width of the network."""
+    """Width of the hidden layers."""
     num_blocks: int = 1
-    """Residual blocks."""
+    """Number of residual blocks."""
     weight_decay: float = 1e-4
-    """Share of the parameters subtracted in each update, times the learning rate."""
+    """Decoupled weight decay, multiplied by the learning rate."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -38,18 +38,18 @@ class BroNetConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class OptimismConfig(BroNetConfig):
-    """The actor that explores, and the two weights that keep it near the other one."""
+    """The optimistic actor, and the two weights that keep it close to the policy."""
 
     std_multiplier: float = 0.75
-    """Its standard deviation relative to the other actor's."""
+    """Its standard deviation, relative to the policy's."""
     initial_optimism: float = 1.0
-    """Weight of the critics' disagreement at the start, in (e^-10, e^7.5)."""
+    """Initial weight of the critics' disagreement, in (e^-10, e^7.5)."""
     initial_divergence_weight: float = 0.25
-    """Weight of the divergence from the other actor at the start, in (e^-10, e^7.5)."""
+    """Initial weight of the divergence from the policy, in (e^-10, e^7.5)."""
     target_divergence_per_dim: float = 0.05
-    """Divergence to which both weights drive, in nats per action dimension."""
+    """Target of the divergence for both weights, in nats per action dimension."""
     weight_learning_rate: float = 3e-5
-    """Of Adam on the two weights."""
+    """Adam's learning rate for the two weights."""
 
     def __post_init__(self):
         super().__post_init__()

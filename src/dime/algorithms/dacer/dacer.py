@@ -41,20 +41,19 @@ class NoiseConfig(EntropyTemperatureConfig):
     """The noise added to actions: `std_per_scale` times a learnt scale."""
 
     initial: float = 3.0
-    """The scale at the start (released code)."""
+    """Initial scale (released code)."""
     learning_rate: float = 0.03
-    """Of Adam on the scale's logarithm (DIME, table 2)."""
+    """Adam's learning rate for the log scale (DIME, table 2)."""
     target_entropy_per_dim: float = -0.9
-    """Where the estimated entropy is driven, in nats per action dimension (DIME, table 2)."""
+    """Target of the estimated entropy, in nats per action dimension (DIME, table 2)."""
     std_per_scale: float = 0.1
-    """Standard deviation of the noise at a scale of 1 (released code; 0.15 on Humanoid and
-    HalfCheetah)."""
+    """Noise standard deviation at scale 1 (released code; 0.15 on Humanoid and HalfCheetah)."""
     estimate_every: int = 10_000
-    """Updates from one estimate of the entropy to the next."""
+    """Updates between estimates of the entropy."""
     num_actions: int = 200
-    """Actions of each state that a mixture is fitted to."""
+    """Actions per state to which a Gaussian mixture is fitted."""
     num_components: int = 3
-    """Gaussians in a mixture."""
+    """Components of the mixture."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,7 +78,7 @@ class DacerConfig(AlgorithmConfig):
     )
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     reward_scale: float = 0.2
-    """What rewards are multiplied by before all else (released code)."""
+    """Factor by which all rewards are multiplied (released code)."""
     policy_delay: int = 2
     """Critic updates per update of the policy and the target parameters."""
 
