@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from dime.errors import Checked, choose, require, require_at_least, require_unit_interval
+from dime.errors import Checked, Count, Fraction, choose, require
 from dime.types import Agent, EnvSpec
 
 
@@ -12,15 +12,10 @@ from dime.types import Agent, EnvSpec
 class AlgorithmConfig(Checked):
     """What the config of every algorithm has."""
 
-    discount: float = 0.99
+    discount: Fraction = 0.99
     """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
+    num_action_candidates: Count = 16
     """Candidates of the evaluation mode best_of_n (our choice)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_unit_interval(self, "discount")
-        require_at_least(self, 1, "num_action_candidates")
 
 
 @dataclass(frozen=True)

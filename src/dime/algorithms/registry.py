@@ -7,10 +7,9 @@ from typing import Any
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.bro.bro import BRO, BRO_FAST
-from dime.algorithms.consistency_ac import CONSISTENCY_AC
 from dime.algorithms.crossq import CROSSQ
 from dime.algorithms.dacer.dacer import DACER
-from dime.algorithms.diffusion_ql import DIFFUSION_QL
+from dime.algorithms.diffusion_ql import CONSISTENCY_AC, DIFFUSION_QL
 from dime.algorithms.dime import DIME, DIME_GAUSSIAN, DIME_GB
 from dime.algorithms.dipo import DIPO
 from dime.algorithms.qsm import QSM

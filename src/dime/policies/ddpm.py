@@ -12,32 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step
-from dime.diffusion.schedules import variance_preserving_betas
-from dime.errors import require_at_least
+from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step, variance_preserving_betas
+from dime.errors import Count
 from dime.networks.chain_networks import Denoiser
-from dime.optimizers import OptimizerConfig
+from dime.optimizers import NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DdpmPolicyConfig(OptimizerConfig):
+class DdpmPolicyConfig(NetworkConfig):
     """The denoising chain, its network and its optimiser."""
 
-    num_denoising_steps: int
+    num_denoising_steps: Count
     """Length of the chain, at least 1."""
-    hidden_dim: int = 256
-    """Width of the network."""
-    num_hidden_layers: int = 3
+    num_hidden_layers: Count = 3
     """Hidden layers of the network."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "num_denoising_steps", "hidden_dim", "num_hidden_layers")
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """Widths of the hidden layers."""
-        return (self.hidden_dim,) * self.num_hidden_layers
 
 
 class DdpmPolicy(eqx.Module):

@@ -13,7 +13,7 @@ Arrays are safetensors, everything else JSON; nothing is ever unpickled. The sum
 file that was forged, with a right sum, is refused or read, but it runs no code.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -190,13 +190,17 @@ def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in expected])
 
 
-def _with_present_names(arrays: Arrays, names: Iterable[str]) -> Arrays:
+def _with_present_names(arrays: Arrays, names: Collection[str]) -> Arrays:
     """The arrays under `names`, if a checkpoint has them under the names of earlier releases.
 
-    There the policy and its optimiser stood side by side in the state, and SAC's policy was the
-    perceptron itself.
+    There the policy and its optimiser stood side by side in the state, SAC's policy was the
+    perceptron itself, and a delayed policy's metrics were in the state.
     """
-    present = dict(arrays)
+    present = {
+        name: array
+        for name, array in arrays.items()
+        if name in names or not name.startswith(".policy_metrics[")
+    }
     for name in set(names) - set(arrays):
         former = name.replace(".policy.module", ".policy", 1)
         former = former.replace(".policy.optimizer", ".policy_optimizer", 1)
