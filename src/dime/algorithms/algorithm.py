@@ -54,6 +54,8 @@ class Algorithm:
     network_evaluations: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
     """How often an update evaluates the policy's networks for each row of its minibatch, in forward
     passes: in every update, and in one in which everything is due. (0, 0) means not known."""
+    url: str = ""
+    """Of the paper."""
 
     def __post_init__(self):
         modes = self.modes

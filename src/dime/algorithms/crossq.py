@@ -142,6 +142,7 @@ def _distribution(state: CrossQState, obs) -> TanhGaussian:
 CROSSQ = Algorithm(
     name="crossq",
     paper="Bhatt et al., ICLR 2024",
+    url="https://arxiv.org/abs/1902.05605",
     year=2024,
     policy="tanh-Gaussian, batch renormalisation",
     critic="scalar x2, joint pass, batch renormalisation",

@@ -211,6 +211,7 @@ def _network_evaluations(settings: DiffusionQlConfig) -> tuple[int, int]:
 DIFFUSION_QL = Algorithm(
     name="diffusion-ql",
     paper="Wang et al., ICLR 2023",
+    url="https://arxiv.org/abs/2208.06193",
     year=2023,
     policy="denoising chain",
     critic="scalar x2, target networks",
@@ -248,6 +249,7 @@ CONSISTENCY_AC = replace(
     DIFFUSION_QL,
     name="consistency-ac",
     paper="Ding & Jin, ICLR 2024",
+    url="https://arxiv.org/abs/2309.16984",
     year=2024,
     policy="consistency model",
     config=ConsistencyAcConfig,

@@ -169,6 +169,7 @@ def _evaluations_of(num_networks: int):
 DIME = Algorithm(
     name="dime",
     paper="Celik et al., ICML 2025",
+    url="https://proceedings.mlr.press/v267/celik25a.html",
     year=2025,
     policy="denoising chain with a bound on its entropy",
     critic="categorical x2, joint pass, batch renormalisation",

@@ -230,6 +230,7 @@ def _network_evaluations(settings: DipoConfig) -> tuple[int, int]:
 DIPO = Algorithm(
     name="dipo",
     paper="Yang et al., 2023",
+    url="https://arxiv.org/abs/2305.13122",
     year=2023,
     policy="denoising chain",
     critic="scalar x2, target networks",

@@ -127,6 +127,7 @@ def _network_evaluations(settings: QsmConfig) -> tuple[int, int]:
 QSM = Algorithm(
     name="qsm",
     paper="Psenka et al., ICML 2024",
+    url="https://arxiv.org/abs/2312.11752",
     year=2024,
     policy="denoising chain",
     critic="scalar x2, target networks",

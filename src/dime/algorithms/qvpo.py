@@ -176,6 +176,7 @@ def _network_evaluations(settings: QvpoConfig) -> tuple[int, int]:
 QVPO = Algorithm(
     name="qvpo",
     paper="Ding et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.16173",
     year=2024,
     policy="denoising chain, best of k",
     critic="scalar x2, target networks",

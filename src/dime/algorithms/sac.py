@@ -96,6 +96,7 @@ def sac(config: SacConfig, spec: EnvSpec) -> Agent:
 SAC = Algorithm(
     name="sac",
     paper="Haarnoja et al., ICML 2018",
+    url="https://arxiv.org/abs/1801.01290",
     year=2018,
     policy="tanh-Gaussian",
     critic="scalar x2, target networks",

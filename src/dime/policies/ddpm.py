@@ -36,20 +36,10 @@ class DdpmPolicy(eqx.Module):
 
     denoiser: Denoiser
     num_denoising_steps: int = eqx.field(static=True)
-    betas_of: Callable[[int], np.ndarray] = eqx.field(static=True)
-    reverse_step: Callable[..., Array] = eqx.field(static=True)
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        num_denoising_steps: int,
-        betas_of: Callable[[int], np.ndarray] = variance_preserving_betas,
-        reverse_step: Callable[..., Array] = posterior_step,
-    ):
-        self.denoiser = denoiser
-        self.num_denoising_steps = num_denoising_steps
-        self.betas_of = betas_of
-        self.reverse_step = reverse_step
+    betas_of: Callable[[int], np.ndarray] = eqx.field(
+        static=True, default=variance_preserving_betas
+    )
+    reverse_step: Callable[..., Array] = eqx.field(static=True, default=posterior_step)
 
     def sample(
         self, obs: Float[Array, "*batch obs"], key: Key[Array, ""], num: int | None = None

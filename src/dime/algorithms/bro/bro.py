@@ -179,6 +179,7 @@ def refuse_missed_resets(settings: BroConfig, training: Any) -> None:
 BRO = Algorithm(
     name="bro",
     paper="Nauman et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.16158",
     year=2024,
     policy="tanh-Gaussian, a second one explores",
     critic="quantile x2, residual networks, target networks",

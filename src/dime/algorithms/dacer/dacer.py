@@ -219,6 +219,7 @@ def _network_evaluations(settings: DacerConfig) -> tuple[int, int]:
 DACER = Algorithm(
     name="dacer",
     paper="Wang et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.15177",
     year=2024,
     policy="denoising chain with added noise",
     critic="Gaussian x2, target networks",
