@@ -37,7 +37,7 @@ class Transition(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """A minibatch and where in the replay each of its rows stands."""
+    """A minibatch and where in the replay each of its rows is."""
 
     transition: Transition
     index: Int[Array, " batch"]

@@ -36,8 +36,7 @@ class Algorithm:
     """An algorithm by name, with its source.
 
     `make(config, spec)` makes its agent. `modes` are its evaluation modes, its authors' own first.
-    The preset `paper` is the ground that the others stand on; one that is not there differs in
-    nothing from it.
+    The other presets build on the preset `paper`; one that is missing equals it.
     """
 
     name: str

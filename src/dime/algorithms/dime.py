@@ -1,7 +1,7 @@
 """DIME: diffusion-based maximum-entropy reinforcement learning (Celik et al., ICML 2025).
 
-SAC with a denoising chain as its policy: the chain's bound on the entropy (eq. 15) stands where
-SAC has the entropy, in the critic's target (eq. 21) and in the policy's loss (eq. 27). The critic
+SAC with a denoising chain as its policy: the chain's bound on the entropy (eq. 15) replaces the
+entropy, in the critic's target (eq. 21) and in the policy's loss (eq. 27). The critic
 is CrossQ's with a categorical head; the mean of two is used instead of the minimum.
 """
 

@@ -79,7 +79,7 @@ _NONE = -(2**31)  # the number of no transition, also of none in a row still to 
 class ActionMemory(eqx.Module):
     """Actions by row of the replay, and which transition each was remembered for.
 
-    Transition number t (0, 1, 2, ...) stands in row t % capacity until a newer one takes its
+    Transition number t (0, 1, 2, ...) is in row t % capacity until a newer one takes its
     place; what was remembered for the older one counts no longer then.
     """
 

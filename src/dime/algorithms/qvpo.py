@@ -26,7 +26,7 @@ from dime.updates.max_entropy import Value
 
 @dataclass(frozen=True)
 class UniformActionsConfig(Checked):
-    """The uniform actions that stand beside the best one of each state."""
+    """The uniform actions that are imitated with the best one of each state."""
 
     num: Count = 10
     """For each state, at least 1."""
@@ -67,7 +67,7 @@ class QvpoConfig(AlgorithmConfig):
     num_training_candidates: Annotated[int, at_least(2)] = 64
     """Actions drawn for each state of a policy update."""
     num_exploration_candidates: Count = 4
-    """The most valued of so many actions is taken in training, and stands in the target."""
+    """The most valued of so many actions is taken in training, and in the target."""
     num_action_candidates: Count = 32
     """The most valued of so many actions is taken in the evaluation mode best_of_n."""
 

@@ -62,7 +62,7 @@ def find_algorithm(name: str) -> Algorithm:
     except Exception as error:  # whatever a user's module raises
         hint = " Is its folder on PYTHONPATH?" if getattr(error, "name", "") == module_name else ""
         raise DimeError(
-            f"The algorithm '{name}' is to come from the module '{module_name}', which cannot be "
+            f"The algorithm '{name}' needs the module '{module_name}', which cannot be "
             f"imported ({type(error).__name__}: {error}).{hint}"
         ) from error
     offered = {key: value for key, value in vars(module).items() if isinstance(value, Algorithm)}

@@ -143,7 +143,7 @@ class CategoricalHead(Head):
     def project(
         self, probs: Float[Array, "batch atoms"], positions: Float[Array, "batch atoms"]
     ) -> Float[Array, "batch atoms"]:
-        """Splits each mass linearly between the atoms beside its position (within the support).
+        """Splits each mass linearly between the two atoms nearest its position in the support.
 
         A hat function around each atom instead of a scatter: the same numbers, twenty times
         faster on a CPU.

@@ -20,7 +20,7 @@ def _with_derivative(
 ) -> Callable[[Array], Array]:
     """The first of the two that `function` returns, the second is its derivative.
 
-    It is computed beside the value and kept for the backward pass. Recomputing a tanh there, as the
+    It is computed with the value and kept for the backward pass. Recomputing a tanh there, as the
     default rule does, costs a CPU more than the matrix products of a denoising chain.
     """
 
@@ -90,8 +90,8 @@ def orthogonal_with(gain: float) -> Start:
     """An orthogonal kernel times `gain`; bias 0.
 
     By Gram-Schmidt, each column twice, in place of the library's QR decomposition (the numbers are
-    the same up to rounding): several of those in one program, each with threads of its own, were
-    seen to wait for each other for ever on a CPU.
+    the same up to rounding): several of those in one program, each with its own threads, were
+    seen to wait for each other forever on a CPU.
     """
 
     def start(key, in_dim, out_dim):

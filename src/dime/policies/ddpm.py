@@ -65,7 +65,7 @@ class DdpmPolicy(eqx.Module):
         """A draw whose random numbers the observation alone decides (DACER's evaluation).
 
         They come from its bits, summed as integers: a sum of floats may round differently where
-        other observations stand beside it (the released code takes mean and standard deviation).
+        the batch holds other observations (the released code takes mean and standard deviation).
         """
         rows = obs.reshape(-1, obs.shape[-1])
         odd = 2 * jnp.arange(obs.shape[-1], dtype=jnp.uint32) + 1

@@ -61,7 +61,7 @@ def log_variance_policy_loss(
     """Half the variance of `log_prob - Q / temperature` over the chains of each state.
 
     0 where the policy is exp(Q / temperature) up to a factor per state (Richter et al. 2020; DIME
-    section 6). Over the chains of one state and not over states, which have factors of their own.
+    section 6). Over the chains of one state and not over states, whose factors differ.
     The paths must carry no gradient; the value and the temperature are held fixed here.
     """
     log_target = jax.lax.stop_gradient(value / temperature)

@@ -72,7 +72,7 @@ class BroConfig(AlgorithmConfig):
         default_factory=lambda: EntropyTemperatureConfig(target_entropy_per_dim=-0.5, adam_b1=0.5)
     )
     reset_env_steps: tuple[int, ...] = _RESETS
-    """Env steps at which everything but the replay begins again (released code)."""
+    """Env steps at which everything except the replay is reset (released code)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -87,7 +87,7 @@ class BroFastConfig(BroConfig):
     """BRO with two updates per env step (the preset's) and one reset."""
 
     reset_env_steps: tuple[int, ...] = _RESETS[:1]
-    """Env steps at which everything but the replay begins again (released code)."""
+    """Env steps at which everything except the replay is reset (released code)."""
 
 
 class BroState(NamedTuple):
