@@ -130,8 +130,7 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    act = {"explore": modes["stochastic"], **modes}
-    return Agent(init, act, update, delayed=delayed)
+    return Agent(init, {"explore": modes["stochastic"], **modes}, update, delayed=delayed)
 
 
 def _distribution(state: CrossQState, obs) -> TanhGaussian:

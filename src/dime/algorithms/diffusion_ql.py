@@ -160,8 +160,7 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
         next_action = state.averaged_policy.sample(transition.next_obs, critic_key)
         backup = SoftBackup.of(transition, config.discount)
         new, metrics = critics.step(state.critics, transition, next_action, backup)
-        state = state._replace(critics=new)
-        state, policy_metrics = update_policy(state, transition, policy_key)
+        state, policy_metrics = update_policy(state._replace(critics=new), transition, policy_key)
         averaged = config.policy.average(
             state.averaged_policy, state.policy.module, counters.update
         )
@@ -198,9 +197,8 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
         action = softmax_of_n(state, obs, act_key, counters)
         return config.exploration.mix(action, counters.env_step, uniform_keys)
 
-    modes = chain_modes(value, config.num_action_candidates)
-    act = {"explore": explore, "softmax_of_n": softmax_of_n, **modes}
-    return Agent(init=init, act=act, update=update)
+    modes = chain_modes(value, config.num_action_candidates) | {"softmax_of_n": softmax_of_n}
+    return Agent(init=init, act={"explore": explore, **modes}, update=update)
 
 
 def _network_evaluations(settings: DiffusionQlConfig) -> tuple[int, int]:

@@ -152,8 +152,7 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
         return critics.value(state.critics, obs, action)
 
     modes = policy_modes(value, config.num_action_candidates)
-    act = {"explore": modes["stochastic"], **modes}
-    return Agent(init, act, update, delayed=delayed)
+    return Agent(init, {"explore": modes["stochastic"], **modes}, update, delayed=delayed)
 
 
 def _evaluations_of(num_networks: int):

@@ -125,8 +125,8 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         explorer, explorer_metrics = explore_step(
             config.optimism, state.explorer, obs, policy, outputs_of, explorer_key
         )
-        state = state._replace(explorer=explorer)
-        return state, critic_metrics | policy_metrics | explorer_metrics
+        metrics = critic_metrics | policy_metrics | explorer_metrics
+        return state._replace(explorer=explorer), metrics
 
     def update_critics(state: BroState, transition, key) -> tuple[BroState, Metrics]:
         next_sample = state.policy.module.sample(transition.next_obs, key)
@@ -136,19 +136,17 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         return state._replace(critics=critics.follow(new)), metrics
 
     def update_policy(state: BroState, obs, key) -> tuple[BroState, Metrics]:
-        temperature = state.temperature.value
-
         def loss(policy):
-            return reverse_kl(policy, obs, key, partial(value, state), temperature)
+            return reverse_kl(policy, obs, key, partial(value, state), state.temperature.value)
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
         log_prob = descent.aux.log_prob
-        new_temperature = state.temperature.step(
+        temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
-        return state._replace(policy=policy, temperature=new_temperature), descent.metrics() | {
+        return state._replace(policy=policy, temperature=temperature), descent.metrics() | {
             "entropy_per_dim": -log_prob.mean() / spec.action_dim,
-            "temperature": temperature,
+            "temperature": state.temperature.value,
         }
 
     def explore(state: BroState, obs, key, counters):
