@@ -36,8 +36,9 @@ def test_official_modes():
 
 def test_updates_and_batches_of_the_papers_tables():
     updates = {name: training(name).updates_per_env_step for name in ALGORITHMS}
-    two = {"dime", "dime-gaussian", "dime-gb", "crossq", "bro-fast"}
-    assert updates == {name: 2 if name in two else 10 if name == "bro" else 1 for name in updates}
+    expected = dict.fromkeys(("dime", "dime-gaussian", "dime-gb", "crossq", "bro-fast"), 2)
+    expected |= dict.fromkeys(("sac", "dacer", "qsm", "dipo", "qvpo", "diffusion-ql"), 1)
+    assert updates | expected | {"bro": 10, "consistency-ac": 1} == updates
     assert (training("bro").batch_size, training("bro").num_random_steps) == (128, 2_500)
     assert training("diffusion-ql").replay_capacity == 100_000
     assert training("qvpo").num_random_steps == 10_000
