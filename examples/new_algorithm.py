@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 import dime
+from dime.critics.critics import TargetCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig
 from dime.types import Agent
 from dime.updates.action_modes import best_of
 

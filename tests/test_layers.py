@@ -29,7 +29,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])
 REINFORCEMENT_LEARNING = set().union(*LAYERS[1:5])
 PURE_MAY_IMPORT = {
-    "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
+    "abc", "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
     "difflib", "functools", "importlib", "math", "numpy", "tomllib",
 }  # fmt: skip
 STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}

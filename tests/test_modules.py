@@ -19,10 +19,15 @@ import dime
 from dime.algorithms.bro.explorer import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
 from dime.algorithms.bro.networks import BroNet, BroTrunk, LayerNorm, ResidualBlock
 from dime.algorithms.dipo import ActionMemory
-from dime.critics.joint import CriticConfig
+from dime.critics.critics import CriticConfig
 from dime.networks.batch_renorm import BatchRenorm, BatchRenormMlp, RunningStats
-from dime.networks.chain_networks import ControlNetwork, Denoiser
-from dime.networks.embeddings import LearntFourierFeatures, SinusoidalFeatures, StepEmbedding
+from dime.networks.chain_networks import (
+    ControlNetwork,
+    Denoiser,
+    LearntFourierFeatures,
+    SinusoidalFeatures,
+    StepEmbedding,
+)
 from dime.networks.layers import Dense, Mlp
 from dime.policies.consistency import ConsistencyPolicy
 from dime.policies.ddpm import DdpmPolicy

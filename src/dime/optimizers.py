@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from dime.errors import Checked, require_at_least, require_positive, require_unit_interval
+from dime.errors import Checked, Count, Fraction, NonNegative, Positive, require_positive
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
     """Adam, and how far a gradient is trusted."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's learning rate."""
-    adam_b1: float = 0.9
+    adam_b1: Fraction = 0.9
     """Adam's decay rate of the first moment, in [0, 1)."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: Positive = 1e-8
     """Adam's epsilon, added to the root of the second moment."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled weight decay, multiplied by the learning rate."""
     max_gradient: float | None = None
     """Clip each entry of the gradient to +- this value; None: no clipping."""
@@ -31,11 +31,9 @@ class OptimizerConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        require_positive(self, "learning_rate", "adam_epsilon")
-        require_unit_interval(self, "adam_b1")
-        require_at_least(self, 0.0, "weight_decay")
-        limits = ("max_gradient", "max_gradient_norm")
-        require_positive(self, *(name for name in limits if getattr(self, name) is not None))
+        for name in ("max_gradient", "max_gradient_norm"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
 
     def make_optimizer(
         self, schedule: optax.Schedule | None = None
@@ -55,12 +53,31 @@ class OptimizerConfig(Checked):
         return steps[0] if len(steps) == 1 else optax.chain(*steps)
 
 
+@dataclass(frozen=True)
+class NetworkConfig(OptimizerConfig):
+    """A perceptron's hidden layers and its optimiser."""
+
+    hidden_dim: Count = 256
+    """Width of the hidden layers."""
+    num_hidden_layers: Count = 2
+    """Number of hidden layers."""
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return (self.hidden_dim,) * self.num_hidden_layers
+
+
 class Descent(NamedTuple):
     """What a step was made from: the loss, the raw gradient's norm, and the loss's `aux`."""
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     aux: Any
+
+    def metrics(self, of: str = "policy") -> dict[str, Float[Array, ""]]:
+        """Loss and gradient norm `of` something, under the names of the records."""
+        return {f"{of}_loss": self.loss, f"{of}_gradient_norm": self.gradient_norm}
 
 
 class TrainState(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 AlgorithmState: TypeAlias = Any
@@ -36,7 +37,7 @@ class Transition(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """A minibatch and where in the replay each of its rows stands."""
+    """A minibatch and where in the replay each of its rows is."""
 
     transition: Transition
     index: Int[Array, " batch"]
@@ -89,6 +90,26 @@ Act: TypeAlias = Callable[
 ]
 
 
+class Delayed(NamedTuple):
+    """A policy update that only some updates make, and its metrics: zeros in the others.
+
+    `is_due(number)` says whether the update of this number (0, 1, 2, ...) makes it.
+    """
+
+    metrics: tuple[str, ...]
+    is_due: Callable[[Any], Any]
+
+    def if_due(
+        self,
+        number: Int[Array, ""],
+        make: Callable[[AlgorithmState], tuple[AlgorithmState, Metrics]],
+        state: AlgorithmState,
+    ) -> tuple[AlgorithmState, Metrics]:
+        """`make(state)` if it is due; otherwise the state as it is."""
+        zeros = dict.fromkeys(self.metrics, jnp.zeros(()))
+        return jax.lax.cond(self.is_due(number), make, lambda state: (state, zeros), state)
+
+
 class Agent(NamedTuple):
     """An algorithm: pure functions over one state pytree.
 
@@ -96,7 +117,8 @@ class Agent(NamedTuple):
     - `act[mode](state, obs, key, counters) -> action`; "explore" is the training mode, the
       others are evaluation modes ("stochastic", "deterministic", "best_of_n", ...).
     - `update(state, batch, key, counters) -> (state, metrics)`; the batch has the rows of
-      `batches_per_update` minibatches, all drawn independently.
+      `batches_per_update` minibatches, all drawn independently. Of the metrics that `delayed`
+      names, the loop records those of the last update that made them.
     """
 
     init: Callable[[Key[Array, ""]], AlgorithmState]
@@ -105,3 +127,4 @@ class Agent(NamedTuple):
         [AlgorithmState, Batch, Key[Array, ""], Counters], tuple[AlgorithmState, Metrics]
     ]
     batches_per_update: int = 1
+    delayed: Delayed | None = None

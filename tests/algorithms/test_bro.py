@@ -11,7 +11,7 @@ from dime.algorithms.bro.bro import BroConfig, BroCriticConfig, BroFastConfig, b
 from dime.algorithms.bro.explorer import BroNetConfig, BroPolicy, OptimismConfig
 from dime.critics.critics import critic_outputs
 from dime.critics.heads import QuantileHead
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 from tests.algorithms.pieces import SPEC, assert_trees_close, batch, counters, same, split
 
 CONFIG = BroConfig(

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig, dacer
 from dime.algorithms.dacer.gaussian import GaussianReturn, gaussian_loss, gaussian_target
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from tests.algorithms.pieces import (
     SPEC,

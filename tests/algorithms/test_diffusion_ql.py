@@ -13,7 +13,7 @@ from dime.algorithms.diffusion_ql import (
     ExplorationConfig,
     diffusion_ql,
 )
-from dime.critics.target import HeadedTargetCriticConfig
+from dime.critics.critics import HeadedTargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,

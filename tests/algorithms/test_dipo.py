@@ -17,7 +17,7 @@ from dime.algorithms.dipo import (
     dipo_policy,
     improved_actions,
 )
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import EnvSpec
 from tests.algorithms.pieces import (

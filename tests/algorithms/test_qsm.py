@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig, qsm
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,

@@ -9,7 +9,7 @@ import pytest
 
 from dime.algorithms.dipo import SlowDdpmPolicyConfig
 from dime.algorithms.qvpo import QvpoConfig, UniformActionsConfig, advantage_of_best, qvpo
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,

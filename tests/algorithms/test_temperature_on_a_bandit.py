@@ -6,11 +6,10 @@ import pytest
 
 from dime.algorithms.crossq import CrossQConfig, CrossQPolicyConfig, crossq
 from dime.algorithms.sac import SacConfig, sac
-from dime.critics.joint import CrossQCriticConfig
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import CrossQCriticConfig, TargetCriticConfig
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 
 ROWS = 64
 BEST = 0.3

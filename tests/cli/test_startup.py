@@ -56,10 +56,11 @@ def test_python_m_dime_is_the_command():
     assert refused.returncode == 2 and "nearest: train" in refused.stderr
 
 
-def test_the_shipped_table_of_algorithms_is_that_of_the_algorithms():
-    assert json.loads(listed.FILES["algorithms"].read_text()) == listed.algorithms(), (
-        "python -m tests.listed regenerates it"
-    )
+def test_the_tables_of_algorithms_are_those_of_the_algorithms():
+    regenerate = "python -m tests.listed regenerates it"
+    assert json.loads(listed.FILES["algorithms"].read_text()) == listed.algorithms(), regenerate
+    page = listed.PAGE.read_text()
+    assert page == listed.documented(page), regenerate
 
 
 def test_garbage_is_collected_again_once_the_command_is_read(monkeypatch):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dime.critics.critics import CriticConfig
 from dime.critics.heads import CategoricalHead, ScalarHead
-from dime.critics.joint import CriticConfig
 from dime.types import EnvSpec
 from tests import joint_critics
 

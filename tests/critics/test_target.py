@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.critics import critic_outputs, follow
+from dime.critics.critics import TargetCriticConfig, critic_outputs, follow
 from dime.critics.heads import ScalarHead, SoftBackup
-from dime.critics.target import TargetCriticConfig
 from dime.errors import DimeError
 from dime.types import EnvSpec
 

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dime.critics.critics import CriticConfig
 from dime.critics.heads import SoftBackup
-from dime.critics.joint import CriticConfig
 from dime.networks.batch_renorm import BatchRenormMlp, RunningStats
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec, Transition
-from dime.updates.policy_losses import max_entropy_policy_loss
-from dime.updates.temperature import TemperatureConfig
+from dime.updates.max_entropy import TemperatureConfig, max_entropy_policy_loss
 from tests.joint_critics import combined_value, init_critics
 
 FOLDER = Path(os.environ.get("DIME_GOLDEN_DIR", Path(__file__).parent))

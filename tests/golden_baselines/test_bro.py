@@ -12,7 +12,7 @@ from dime.algorithms.bro.explorer import BroNetConfig, OptimismConfig
 from dime.algorithms.registry import ALGORITHMS
 from dime.critics.critics import critic_outputs
 from dime.types import Counters
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 
 from .golden import (
     Training,

@@ -8,10 +8,8 @@ import pytest
 from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig
 from dime.algorithms.dacer.gaussian import GaussianReturn
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.critics import critic_outputs
-from dime.critics.target import TargetCriticConfig
-from dime.diffusion.ddpm import Noise
-from dime.diffusion.schedules import variance_preserving_betas
+from dime.critics.critics import TargetCriticConfig, critic_outputs
+from dime.diffusion.ddpm import Noise, variance_preserving_betas
 from dime.policies.ddpm import DdpmPolicyConfig
 from dime.types import Agent, Counters
 

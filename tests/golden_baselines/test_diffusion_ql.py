@@ -8,7 +8,7 @@ import pytest
 
 from dime.algorithms import diffusion_ql
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target import HeadedTargetCriticConfig
+from dime.critics.critics import HeadedTargetCriticConfig
 from dime.updates.action_modes import softmax_of
 
 from . import pool

@@ -11,9 +11,8 @@ import pytest
 from dime.algorithms import dipo
 from dime.algorithms.dipo import ActionMemory
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.critics import critic_outputs
+from dime.critics.critics import TargetCriticConfig, critic_outputs
 from dime.critics.heads import ScalarHead, smallest
-from dime.critics.target import TargetCriticConfig
 
 from . import pool
 from .golden import Training, Update, assert_close, counters_of, every_array_is_read, widened

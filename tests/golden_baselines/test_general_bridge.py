@@ -10,7 +10,7 @@ import pytest
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicyConfig
 from dime.policies.tanh_gaussian import tanh_log_det
 from dime.types import EnvSpec
-from dime.updates.policy_losses import log_variance_policy_loss, max_entropy_policy_loss
+from dime.updates.max_entropy import log_variance_policy_loss, max_entropy_policy_loss
 
 from .golden import (
     assert_close,

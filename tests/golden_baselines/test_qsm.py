@@ -7,11 +7,9 @@ import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.critics import critic_outputs
+from dime.critics.critics import TargetCriticConfig, critic_outputs
 from dime.critics.heads import ScalarHead
-from dime.critics.target import TargetCriticConfig
-from dime.diffusion.ddpm import Noise
-from dime.diffusion.schedules import variance_preserving_betas
+from dime.diffusion.ddpm import Noise, variance_preserving_betas
 from dime.types import Counters
 
 from .golden import (

@@ -6,11 +6,10 @@ import pytest
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.algorithms.sac import SacConfig
-from dime.critics.critics import critic_outputs
-from dime.critics.target import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig, critic_outputs
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Counters
-from dime.updates.temperature import log_temperature_loss
+from dime.updates.max_entropy import log_temperature_loss
 
 from .golden import (
     Training,

@@ -7,8 +7,7 @@ import pytest
 from dime.algorithms.dime import DimeGaussianConfig
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.policy_losses import max_entropy_policy_loss
-from dime.updates.temperature import Temperature, temperature_loss
+from dime.updates.max_entropy import Temperature, max_entropy_policy_loss, temperature_loss
 
 from .golden import (
     assert_close,

@@ -8,7 +8,7 @@ import pytest
 
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.policy_losses import log_variance_policy_loss
+from dime.updates.max_entropy import log_variance_policy_loss
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 SIZES = {"num_denoising_steps": 5, "hidden_dim": 8, "num_hidden_layers": 2}

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.chain_networks import Denoiser
-from dime.networks.embeddings import SinusoidalFeatures
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures
 from dime.policies.consistency import ConsistencyPolicy, training_time
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from dime.critics.heads import ScalarHead, SoftBackup
-from dime.updates.policy_losses import max_entropy_policy_loss
+from dime.updates.max_entropy import max_entropy_policy_loss
 
 STATES, ACTIONS, LATENTS = 5, 3, 4
 DISCOUNT, TEMPERATURE = 0.9, 0.5

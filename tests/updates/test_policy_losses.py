@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dime.critics.critics import CriticConfig
 from dime.critics.heads import SoftBackup
-from dime.critics.joint import CriticConfig
 from dime.types import EnvSpec, Transition
-from dime.updates.policy_losses import max_entropy_policy_loss
+from dime.updates.max_entropy import max_entropy_policy_loss
 from tests import joint_critics
 from tests.joint_critics import (
     combined_value,

@@ -7,46 +7,42 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
-from dime.critics.critics import CriticState
+from dime.critics.critics import CriticState, CrossQCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.joint import CrossQCriticConfig
-from dime.errors import require_at_least
+from dime.errors import Count, Fraction, Positive, Whole
 from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenormMlp, Stats
-from dime.optimizers import OptimizerConfig, TrainState
+from dime.optimizers import NetworkConfig, TrainState
 from dime.policies.tanh_gaussian import TanhGaussian
-from dime.types import Agent, EnvSpec, Metrics
+from dime.types import Agent, Delayed, EnvSpec, Metrics
 from dime.updates.action_modes import action_modes
-from dime.updates.policy_losses import max_entropy_policy_loss
-from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
+from dime.updates.max_entropy import (
+    EntropyTemperatureConfig,
+    Temperature,
+    max_entropy_policy_loss,
+    temperature_loss,
+)
 
 
 @dataclass(frozen=True)
-class CrossQPolicyConfig(OptimizerConfig):
+class CrossQPolicyConfig(NetworkConfig):
     """The batch-normalised network that outputs mean and standard deviation."""
 
-    hidden_dim: int = 256
+    hidden_dim: Count = 256
     """Width of the hidden layers (CrossQ; DIME table 3)."""
-    num_hidden_layers: int = 3
+    num_hidden_layers: Count = 3
     """Number of hidden layers (DIME table 3; CrossQ on Gym: 2)."""
-    learning_rate: float = 7e-4
+    learning_rate: Positive = 7e-4
     """Adam's learning rate (DIME table 3; CrossQ on Gym: 1e-3)."""
-    adam_b1: float = 0.5
+    adam_b1: Fraction = 0.5
     """Adam's decay rate of the first moment, in [0, 1) (released code)."""
-    renorm_warmup_updates: int = WARMUP_CALLS
+    renorm_warmup_updates: Whole = WARMUP_CALLS
     """Policy updates before batch renormalisation replaces plain batch norm (released code)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "hidden_dim", "num_hidden_layers")
-        require_at_least(self, 0, "renorm_warmup_updates")
 
     def make(self, spec: EnvSpec, key) -> BatchRenormMlp:
         """The network at the start of training."""
-        hidden = [self.hidden_dim] * self.num_hidden_layers
-        sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
+        sizes = (spec.obs_dim, *self.hidden, 2 * spec.action_dim)
         return BatchRenormMlp(sizes, self.renorm_warmup_updates, key)
 
 
@@ -59,12 +55,8 @@ class CrossQConfig(AlgorithmConfig):
         default_factory=lambda: CrossQCriticConfig(learning_rate=7e-4)
     )
     temperature: EntropyTemperatureConfig = field(default_factory=EntropyTemperatureConfig)
-    policy_delay: int = 3
+    policy_delay: Count = 3
     """Critic updates per update of the policy and the temperature."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "policy_delay")
 
 
 _POLICY_METRICS = ("policy_loss", "policy_gradient_norm", "entropy_per_dim")
@@ -77,7 +69,6 @@ class CrossQState(NamedTuple):
     policy_stats: Stats
     critics: CriticState
     temperature: Temperature
-    policy_metrics: Metrics  # of the last policy update, zeros before the first
 
 
 def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
@@ -85,6 +76,7 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
     critics = config.critic.make(spec, ScalarHead(combine=smallest))
     policy_optimizer = config.policy.make_optimizer()
     target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim
+    delayed = Delayed(_POLICY_METRICS, lambda update: (update + 1) % config.policy_delay == 0)
 
     def init(key) -> CrossQState:
         policy_key, critic_key = jax.random.split(key)
@@ -94,19 +86,17 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
             policy_stats=policy.initial_stats(),
             critics=critics.start(critic_key),
             temperature=Temperature.start(config.temperature),
-            policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
 
     def update(state: CrossQState, batch, key, counters) -> tuple[CrossQState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
         state, metrics = update_critics(state, batch.transition, critic_key)
-        state = jax.lax.cond(
-            (counters.update + 1) % config.policy_delay == 0,
+        state, policy_metrics = delayed.if_due(
+            counters.update,
             lambda state: update_policy(state, batch.transition.obs, policy_key),
-            lambda state: state,
             state,
         )
-        return state, metrics | state.policy_metrics | {"temperature": state.temperature.value}
+        return state, metrics | policy_metrics | {"temperature": state.temperature.value}
 
     def update_critics(state: CrossQState, transition, key) -> tuple[CrossQState, Metrics]:
         next_sample = _distribution(state, transition.next_obs).sample(key)  # running statistics
@@ -115,7 +105,7 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         new, metrics = critics.step(state.critics, transition, next_sample.action, backup)
         return state._replace(critics=new), metrics
 
-    def update_policy(state: CrossQState, obs, key) -> CrossQState:
+    def update_policy(state: CrossQState, obs, key) -> tuple[CrossQState, Metrics]:
         def loss(policy: BatchRenormMlp) -> Any:
             output, stats = policy.train(obs, state.policy_stats)
             sample = TanhGaussian.from_output(output).sample(key)
@@ -128,14 +118,8 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
-        entropy_per_dim = -log_prob.mean() / spec.action_dim
-        measured = (descent.loss, descent.gradient_norm, entropy_per_dim)
-        return state._replace(
-            policy=policy,
-            policy_stats=stats,
-            temperature=temperature,
-            policy_metrics=dict(zip(_POLICY_METRICS, measured, strict=True)),
-        )
+        state = state._replace(policy=policy, policy_stats=stats, temperature=temperature)
+        return state, descent.metrics() | {"entropy_per_dim": -log_prob.mean() / spec.action_dim}
 
     def value(state: CrossQState, obs, action):
         return critics.value(state.critics, obs, action)
@@ -146,7 +130,7 @@ def crossq(config: CrossQConfig, spec: EnvSpec) -> Agent:
         value,
         config.num_action_candidates,
     )
-    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
+    return Agent(init, {"explore": modes["stochastic"], **modes}, update, delayed=delayed)
 
 
 def _distribution(state: CrossQState, obs) -> TanhGaussian:
@@ -157,6 +141,7 @@ def _distribution(state: CrossQState, obs) -> TanhGaussian:
 CROSSQ = Algorithm(
     name="crossq",
     paper="Bhatt et al., ICLR 2024",
+    url="https://arxiv.org/abs/1902.05605",
     year=2024,
     policy="tanh-Gaussian, batch renormalisation",
     critic="scalar x2, joint pass, batch renormalisation",

@@ -1,32 +1,33 @@
 """DIME: diffusion-based maximum-entropy reinforcement learning (Celik et al., ICML 2025).
 
-SAC with a denoising chain as its policy: the chain's bound on the entropy (eq. 15) stands where
-SAC has the entropy, in the critic's target (eq. 21) and in the policy's loss (eq. 27). The critic
+SAC with a denoising chain as its policy: the chain's bound on the entropy (eq. 15) replaces the
+entropy, in the critic's target (eq. 21) and in the policy's loss (eq. 27). The critic
 is CrossQ's with a categorical head; the mean of two is used instead of the minimum.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
-from dime.critics.critics import CriticState
+from dime.critics.critics import CriticConfig, CriticState
 from dime.critics.heads import SoftBackup
-from dime.critics.joint import CriticConfig
-from dime.errors import require, require_at_least
+from dime.errors import Count, at_least
 from dime.optimizers import TrainState
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicyConfig
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
-from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.action_modes import action_modes
-from dime.updates.policy_losses import Objective, log_variance_over, reverse_kl
-from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
-
-ObjectiveName: TypeAlias = Literal["reverse-kl", "log-variance"]
+from dime.types import Agent, Delayed, EnvSpec, Metrics
+from dime.updates.action_modes import policy_modes
+from dime.updates.max_entropy import (
+    Objective,
+    Temperature,
+    TemperatureConfig,
+    log_variance_over,
+    reverse_kl,
+    temperature_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,8 @@ class _SharedConfig(AlgorithmConfig):
     """What does not depend on the policy; the defaults are the paper's."""
 
     critic: CriticConfig = field(default_factory=CriticConfig)
-    policy_delay: int = 3
+    policy_delay: Count = 3
     """Critic updates per update of the policy and the temperature (released code)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "policy_delay")
 
     def make_objective(self) -> Objective:
         """What makes the policy end in exp(Q / temperature)."""
@@ -52,20 +49,11 @@ class DimeConfig(_SharedConfig):
 
     policy: DiffusionPolicyConfig = field(default_factory=DiffusionPolicyConfig)
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    objective: ObjectiveName = "reverse-kl"
+    objective: Literal["reverse-kl", "log-variance"] = "reverse-kl"
     """Loss of the policy: `reverse-kl` through the chain (paper, eq. 27), or `log-variance` over
     several chains per state (paper, section 6)."""
-    num_chains: int = 4
+    num_chains: Annotated[int, at_least(2)] = 4
     """Chains per state for the log-variance objective, at least 2 (our choice)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 2, "num_chains")
-        require(
-            self.objective in get_args(ObjectiveName),
-            f"objective is {self.objective!r}; it must be one of: "
-            f"{', '.join(get_args(ObjectiveName))}.",
-        )
 
     def make_objective(self) -> Objective:
         """What makes the policy's chain end in exp(Q / temperature)."""
@@ -109,9 +97,6 @@ class DimeState(NamedTuple):
     policy: TrainState
     critics: CriticState
     temperature: Temperature
-    # Of the last policy update (zeros before the first): both branches of a `lax.cond` must give
-    # the same leaves, and every record is to have them.
-    policy_metrics: Metrics
 
 
 def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
@@ -120,6 +105,7 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
     objective = config.make_objective()
     policy_optimizer = config.policy.make_optimizer()
     target_running_cost = config.temperature.target_running_cost_per_dim * spec.action_dim
+    delayed = Delayed(_POLICY_METRICS, lambda update: (update + 1) % config.policy_delay == 0)
 
     def init(key) -> DimeState:
         policy_key, critic_key = jax.random.split(key)
@@ -127,25 +113,18 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
             policy=TrainState.start(config.policy.make(spec, policy_key), policy_optimizer),
             critics=critics.start(critic_key),
             temperature=Temperature.start(config.temperature),
-            policy_metrics={name: jnp.zeros(()) for name in _POLICY_METRICS},
         )
 
     def update(state: DimeState, batch, key, counters) -> tuple[DimeState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
-
-        def update_policy_and_temperature(state: DimeState) -> DimeState:
-            state, running_cost = update_policy(state, batch.transition.obs, policy_key)
-            temperature = state.temperature.step(
-                config.temperature,
-                lambda log: temperature_loss(log, running_cost, target_running_cost),
-            )
-            return state._replace(temperature=temperature)
-
-        due = (counters.update + 1) % config.policy_delay == 0
-        state = jax.lax.cond(due, update_policy_and_temperature, lambda state: state, state)
+        state, policy_metrics = delayed.if_due(
+            counters.update,
+            lambda state: update_policy(state, batch.transition.obs, policy_key),
+            state,
+        )
         present = state.policy.module.metrics() | {"temperature": state.temperature.value}
-        return state, critic_metrics | state.policy_metrics | present
+        return state, critic_metrics | policy_metrics | present
 
     def update_critics(state: DimeState, transition, key) -> tuple[DimeState, Metrics]:
         next_sample = state.policy.module.sample(transition.next_obs, key)
@@ -154,82 +133,63 @@ def dime(config: DimeConfig | DimeGaussianConfig, spec: EnvSpec) -> Agent:
         new, metrics = critics.step(state.critics, transition, next_sample.action, backup)
         return state._replace(critics=new), metrics
 
-    def update_policy(state: DimeState, obs, key) -> tuple[DimeState, Array]:
+    def update_policy(state: DimeState, obs, key) -> tuple[DimeState, Metrics]:
         def loss(policy):
             return objective(policy, obs, key, partial(value, state), state.temperature.value)
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
         sample = descent.aux
-        metrics = {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
+        temperature = state.temperature.step(
+            config.temperature,
+            lambda log: temperature_loss(log, sample.running_cost, target_running_cost),
+        )
+        return state._replace(policy=policy, temperature=temperature), descent.metrics() | {
             "running_cost": sample.running_cost.mean(),
             "entropy_bound_per_dim": -sample.log_prob.mean() / spec.action_dim,
         }
-        return state._replace(policy=policy, policy_metrics=metrics), sample.running_cost
 
     def value(state: DimeState, obs, action):
         return critics.value(state.critics, obs, action)
 
-    modes = action_modes(
-        lambda state, obs, key: state.policy.module.sample(obs, key).action,
-        lambda state, obs: state.policy.module.deterministic(obs),
-        value,
-        config.num_action_candidates,
-    )
-    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
+    modes = policy_modes(value, config.num_action_candidates)
+    return Agent(init, {"explore": modes["stochastic"], **modes}, update, delayed=delayed)
 
 
-_CRITIC = "categorical x2, joint pass, batch renormalisation"
-_MODES = ("stochastic", "deterministic", "best_of_n")
+def _evaluations_of(num_networks: int):
+    """The next action's chain, and the policy's; of a general bridge both networks."""
 
+    def evaluations(settings: DimeConfig) -> tuple[int, int]:
+        steps = num_networks * settings.policy.num_denoising_steps
+        return steps, 2 * steps
 
-def _of_one_chain(settings: DimeConfig) -> tuple[int, int]:
-    steps = settings.policy.num_denoising_steps
-    return steps, 2 * steps  # the next action's chain, and the policy's
-
-
-def _of_two_chains(settings: DimeGbConfig) -> tuple[int, int]:
-    steps = settings.policy.num_denoising_steps
-    return 2 * steps, 4 * steps
+    return evaluations
 
 
 DIME = Algorithm(
     name="dime",
     paper="Celik et al., ICML 2025",
+    url="https://proceedings.mlr.press/v267/celik25a.html",
     year=2025,
     policy="denoising chain with a bound on its entropy",
-    critic=_CRITIC,
+    critic="categorical x2, joint pass, batch renormalisation",
     make=dime,
     config=DimeConfig,
-    network_evaluations=lambda settings: (
-        settings.policy.num_denoising_steps,
-        2 * settings.policy.num_denoising_steps,
-    ),
-    modes=_MODES,
+    network_evaluations=_evaluations_of(1),
+    modes=("stochastic", "deterministic", "best_of_n"),
 )
-DIME_GAUSSIAN = Algorithm(
+DIME_GAUSSIAN = replace(
+    DIME,
     name="dime-gaussian",
     paper="Celik et al., ICML 2025, section 5.1",
-    year=2025,
     policy="tanh-Gaussian",
-    critic=_CRITIC,
-    make=dime,
     config=DimeGaussianConfig,
     network_evaluations=lambda settings: (1, 2),
-    modes=_MODES,
 )
-DIME_GB = Algorithm(
+DIME_GB = replace(
+    DIME,
     name="dime-gb",
     paper="Celik et al., ICML 2025, appendix F",
-    year=2025,
     policy="general bridge: denoising and noising chain both learnt",
-    critic=_CRITIC,
-    make=dime,
     config=DimeGbConfig,
-    network_evaluations=lambda settings: (
-        2 * settings.policy.num_denoising_steps,
-        4 * settings.policy.num_denoising_steps,
-    ),
-    modes=_MODES,
+    network_evaluations=_evaluations_of(2),
 )

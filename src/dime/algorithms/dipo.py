@@ -3,7 +3,9 @@
 Remembered actions climb the critics' gradient; a denoising policy learns to make such actions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,15 +15,12 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
-from dime.critics.critics import Critics, CriticState, follow
+from dime.critics.critics import Critics, CriticState, TargetCriticConfig, follow
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig
-from dime.diffusion.schedules import cosine_betas
-from dime.errors import require_at_least, require_positive, require_rate
-from dime.networks.activations import mish
-from dime.networks.chain_networks import Denoiser
-from dime.networks.embeddings import SinusoidalFeatures, sinusoidal_frequencies
-from dime.networks.initializers import normal_with
+from dime.diffusion.ddpm import cosine_betas
+from dime.errors import Checked, Count, Positive, Rate
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures, sinusoidal_frequencies
+from dime.networks.layers import mish, normal_with
 from dime.optimizers import TrainState, gradient_step
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, Batch, EnvSpec, Metrics
@@ -35,36 +34,28 @@ _START = normal_with(0.5)
 class SlowDdpmPolicyConfig(DdpmPolicyConfig):
     """The denoising chain, its network, and the slow copy that the critics' target uses."""
 
-    num_denoising_steps: int = 100
+    num_denoising_steps: Count = 100
     """Length of the chain, at least 1 (DIME, table 2)."""
-    adam_epsilon: float = 1e-5
+    adam_epsilon: Positive = 1e-5
     """Added to the root of Adam's second moment (released code)."""
     max_gradient_norm: float | None = 2.0
     """Clip the gradient to this global norm; None: no clipping (released code)."""
-    target_rate: float = 0.005
+    target_rate: Rate = 0.005
     """Polyak rate of the slow copy, per update of it, in (0, 1]."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_rate(self, "target_rate")
 
 
 @dataclass(frozen=True)
-class ImprovementConfig:
+class ImprovementConfig(Checked):
     """How stored actions are improved along the critics' gradient."""
 
-    num_steps: int = 20
+    num_steps: Count = 20
     """Gradient steps per minibatch (K; released code)."""
-    learning_rate: float = 0.03
+    learning_rate: Positive = 0.03
     """Adam's learning rate for these steps."""
-    max_gradient_norm_per_dim: float = 0.1
+    max_gradient_norm_per_dim: Positive = 0.1
     """Norm to which the minibatch's gradient is clipped, per action dimension (rho)."""
     write_back: bool = True
     """Store the improved actions, as the paper says; the released code never does."""
-
-    def __post_init__(self):
-        require_at_least(self, 1, "num_steps")
-        require_positive(self, "learning_rate", "max_gradient_norm_per_dim")
 
 
 @dataclass(frozen=True)
@@ -78,12 +69,8 @@ class DipoConfig(AlgorithmConfig):
         )
     )
     improvement: ImprovementConfig = field(default_factory=ImprovementConfig)
-    target_policy_delay: int = 1
+    target_policy_delay: Count = 1
     """Policy updates per update of the slow copy (HalfCheetah: 2)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "target_policy_delay")
 
 
 _NONE = -(2**31)  # the number of no transition, also of none in a row still to be filled
@@ -92,7 +79,7 @@ _NONE = -(2**31)  # the number of no transition, also of none in a row still to 
 class ActionMemory(eqx.Module):
     """Actions by row of the replay, and which transition each was remembered for.
 
-    Transition number t (0, 1, 2, ...) stands in row t % capacity until a newer one takes its
+    Transition number t (0, 1, 2, ...) is in row t % capacity until a newer one takes its
     place; what was remembered for the older one counts no longer then.
     """
 
@@ -135,10 +122,8 @@ class DipoState(NamedTuple):
 
 def dipo_policy(config: SlowDdpmPolicyConfig, spec: EnvSpec, key) -> DdpmPolicy:
     """The policy of DIPO and of QVPO, which builds on it, at the start of training."""
-
-    def features(key):
-        return SinusoidalFeatures(sinusoidal_frequencies(16, 15), (256, 32), key, _START)
-
+    frequencies = sinusoidal_frequencies(16, 15)
+    features = partial(SinusoidalFeatures, frequencies, (256, 32), start=_START)
     denoiser = Denoiser(spec, config.hidden, features, key, _START)
     return DdpmPolicy(denoiser, config.num_denoising_steps, cosine_betas)
 
@@ -172,8 +157,12 @@ def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
         backup = SoftBackup.of(transition, config.discount)
         new, metrics = critics.step(state.critics, transition, next_action, backup)
         state = state._replace(critics=new)
-        state, action = improve(state, for_policy, counters)
-        state, policy_metrics = imitate(state, for_policy.transition.obs, action, policy_key)
+        obs = for_policy.transition.obs
+        value_of = partial(critics.value, state.critics, obs)
+        memory, action = improve(
+            config.improvement, state.memory, value_of, for_policy, counters.env_step
+        )
+        state, policy_metrics = imitate(state._replace(memory=memory), obs, action, policy_key)
         slow_policy = jax.lax.cond(
             counters.update % config.target_policy_delay == 0,
             lambda: follow(state.slow_policy, state.policy.module, config.policy.target_rate),
@@ -182,26 +171,12 @@ def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
         state = state._replace(slow_policy=slow_policy, critics=critics.follow(state.critics))
         return state, metrics | policy_metrics
 
-    def improve(state: DipoState, batch, counters) -> tuple[DipoState, Array]:
-        """Remembered actions climb the critics, and are remembered again."""
-        write_back, action = config.improvement.write_back, batch.transition.action
-        if write_back:
-            action = state.memory.recall(batch, counters.env_step)
-        improved = improved_actions(
-            config.improvement, lambda action: value(state, batch.transition.obs, action), action
-        )
-        if write_back:
-            memory = state.memory.remember(batch, counters.env_step, improved)
-            state = state._replace(memory=memory)
-        return state, improved
-
     def imitate(state: DipoState, obs, action, key) -> tuple[DipoState, Metrics]:
         def loss(policy: DdpmPolicy):
             return policy.noise_errors(obs, action, key).mean(), None
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
-        metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
-        return state._replace(policy=policy), metrics
+        return state._replace(policy=policy), descent.metrics()
 
     def value(state: DipoState, obs, action):
         return critics.value(state.critics, obs, action)
@@ -212,6 +187,20 @@ def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
         **chain_modes(value, config.num_action_candidates),
     }
     return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def improve(
+    config: ImprovementConfig,
+    memory: ActionMemory,
+    value_of: Callable[[Array], Array],
+    batch: Batch,
+    env_step: Int[Array, ""],
+) -> tuple[ActionMemory, Float[Array, "batch act"]]:
+    """Remembered actions climb the critics, and are remembered again."""
+    if not config.write_back:
+        return memory, improved_actions(config, value_of, batch.transition.action)
+    action = improved_actions(config, value_of, memory.recall(batch, env_step))
+    return memory.remember(batch, env_step, action), action
 
 
 def improved_actions(
@@ -234,15 +223,14 @@ def improved_actions(
 
 
 def _network_evaluations(settings: DipoConfig) -> tuple[int, int]:
-    per_update = (
-        settings.policy.num_denoising_steps + 1
-    )  # the next action's chain; the noise's regression
+    per_update = settings.policy.num_denoising_steps + 1  # the next action's; the regression
     return per_update, per_update
 
 
 DIPO = Algorithm(
     name="dipo",
     paper="Yang et al., 2023",
+    url="https://arxiv.org/abs/2305.13122",
     year=2023,
     policy="denoising chain",
     critic="scalar x2, target networks",

@@ -5,6 +5,7 @@ gradient through the chain.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,15 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
-from dime.critics.critics import CriticState
+from dime.critics.critics import CriticState, TargetCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig
-from dime.diffusion.ddpm import ancestral_step
-from dime.diffusion.schedules import variance_preserving_betas
-from dime.errors import require_at_least, require_positive
-from dime.networks.chain_networks import Denoiser
-from dime.networks.embeddings import LearntFourierFeatures
-from dime.networks.initializers import xavier
+from dime.diffusion.ddpm import ancestral_step, variance_preserving_betas
+from dime.errors import Count, NonNegative, Positive
+from dime.networks.chain_networks import Denoiser, LearntFourierFeatures
+from dime.networks.layers import xavier
 from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
@@ -31,14 +29,10 @@ from dime.updates.action_modes import chain_modes
 class QsmPolicyConfig(DdpmPolicyConfig):
     """The denoising chain, its network and its learning-rate schedule."""
 
-    num_denoising_steps: int = 15
+    num_denoising_steps: Count = 15
     """Length of the chain, at least 1 (DIME: 15, appendix E 10 or 15; released code: 5)."""
-    decay_updates: int = 2_000_000
+    decay_updates: Count = 2_000_000
     """Policy updates over which the learning rate decays to 0, along a cosine (released code)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "decay_updates")
 
 
 @dataclass(frozen=True)
@@ -47,16 +41,11 @@ class QsmConfig(AlgorithmConfig):
 
     policy: QsmPolicyConfig = field(default_factory=QsmPolicyConfig)
     critic: TargetCriticConfig = field(default_factory=lambda: TargetCriticConfig(hidden_dim=2048))
-    alignment: float = 50.0
+    alignment: Positive = 50.0
     """Factor of the critics' gradient, where others divide by a temperature (M; DIME, appendix E:
     50, on most of DMC 100 to 200, on Ant 1)."""
-    exploration_std: float = 0.1
+    exploration_std: NonNegative = 0.1
     """Standard deviation of the noise on actions, in training and in the critics' target."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_positive(self, "alignment")
-        require_at_least(self, 0.0, "exploration_std")
 
 
 class QsmState(NamedTuple):
@@ -107,8 +96,7 @@ def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
             return ((predicted - target) ** 2).mean(), None
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
-        metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
-        return state._replace(policy=policy), metrics
+        return state._replace(policy=policy), descent.metrics()
 
     def explore(state: QsmState, obs, key, counters):
         chain_key, noise_key = jax.random.split(key)
@@ -125,25 +113,21 @@ def qsm(config: QsmConfig, spec: EnvSpec) -> Agent:
 
 def initial_policy(config: QsmPolicyConfig, spec: EnvSpec, key) -> DdpmPolicy:
     """The policy at the start of training."""
-
-    def features(key):
-        return LearntFourierFeatures(64, (128, 128), key, xavier)
-
+    features = partial(LearntFourierFeatures, 64, (128, 128), start=xavier)
     denoiser = Denoiser(spec, config.hidden, features, key, xavier)
     steps = config.num_denoising_steps
     return DdpmPolicy(denoiser, steps, variance_preserving_betas, ancestral_step)
 
 
 def _network_evaluations(settings: QsmConfig) -> tuple[int, int]:
-    per_update = (
-        settings.policy.num_denoising_steps + 1
-    )  # the next action's chain; the score's regression
+    per_update = settings.policy.num_denoising_steps + 1  # the next action's; the regression
     return per_update, per_update
 
 
 QSM = Algorithm(
     name="qsm",
     paper="Psenka et al., ICML 2024",
+    url="https://arxiv.org/abs/2312.11752",
     year=2024,
     policy="denoising chain",
     critic="scalar x2, target networks",

@@ -6,7 +6,7 @@ its average, and a few uniform actions that keep it exploring.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,38 +14,41 @@ from jaxtyping import Array, Float
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
 from dime.algorithms.dipo import SlowDdpmPolicyConfig, dipo_critics, dipo_policy
-from dime.critics.critics import CriticState, follow
+from dime.critics.critics import CriticState, TargetCriticConfig, follow
 from dime.critics.heads import SoftBackup
-from dime.critics.target import TargetCriticConfig
-from dime.errors import require, require_at_least
+from dime.errors import Checked, Count, NonNegative, at_least, require
 from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import Agent, EnvSpec, Metrics
 from dime.updates.action_modes import best_of, chain_modes, repeat
-from dime.updates.policy_losses import Value
+from dime.updates.max_entropy import Value
 
 
 @dataclass(frozen=True)
-class UniformActionsConfig:
+class UniformActionsConfig(Checked):
     """Uniform actions in the policy's loss, next to the best sampled action of each state."""
 
-    num: int = 10
+    num: Count = 10
     """Number per state, at least 1."""
-    initial_weight: float = 0.02
+    initial_weight: NonNegative = 0.02
     """Initial weight, relative to the best action's."""
-    final_weight: float = 0.002
+    final_weight: NonNegative = 0.002
     """Final weight."""
-    decay_env_steps: int = 1_000_000
+    decay_env_steps: Count = 1_000_000
     """Env steps in which the weight would decay linearly to 0 (released code: the run's)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "num", "decay_env_steps")
-        require_at_least(self, 0.0, "initial_weight", "final_weight")
+        super().__post_init__()
         require(
             self.final_weight <= self.initial_weight,
             f"final_weight is {self.final_weight}; it must be at most initial_weight, "
             f"{self.initial_weight}.",
         )
+
+    def weight(self, env_step):
+        """Their weight at this env step."""
+        remaining = 1.0 - env_step / self.decay_env_steps
+        return jnp.maximum(self.final_weight, self.initial_weight * remaining)
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,12 @@ class QvpoConfig(AlgorithmConfig):
         )
     )
     uniform_actions: UniformActionsConfig = field(default_factory=UniformActionsConfig)
-    num_training_candidates: int = 64
+    num_training_candidates: Annotated[int, at_least(2)] = 64
     """Actions sampled per state in a policy update."""
-    num_exploration_candidates: int = 4
+    num_exploration_candidates: Count = 4
     """Actions sampled in training and in the target; the one with the largest value is used."""
-    num_action_candidates: int = 32
+    num_action_candidates: Count = 32
     """Actions sampled in the evaluation mode best_of_n; the one with the largest value is used."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "num_exploration_candidates")
-        require_at_least(self, 2, "num_training_candidates")
 
 
 class QvpoState(NamedTuple):
@@ -101,8 +99,9 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
         critic_key, policy_key = jax.random.split(key)
         for_critics, for_policy = batch.halves()
         state, metrics = update_critics(state, for_critics.transition, critic_key)
-        weight = uniform_weight(counters.env_step)
-        state, policy_metrics = update_policy(state, for_policy.transition.obs, weight, policy_key)
+        state, policy_metrics = update_policy(
+            state, for_policy.transition.obs, policy_key, counters.env_step
+        )
         rate = config.policy.target_rate
         return state._replace(
             slow_policy=follow(state.slow_policy, state.policy.module, rate),
@@ -110,28 +109,18 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
         ), metrics | policy_metrics
 
     def update_critics(state: QvpoState, transition, key) -> tuple[QvpoState, Metrics]:
-        next_action = best_action(
-            state.slow_policy,
-            partial(critics.slow_value, state.critics),
-            transition.next_obs,
-            config.num_exploration_candidates,
-            key,
-        )
+        value, num = partial(critics.slow_value, state.critics), config.num_exploration_candidates
+        next_action = best_action(state.slow_policy, value, transition.next_obs, num, key)
         backup = SoftBackup.of(transition, config.discount)
         new, metrics = critics.step(state.critics, transition, next_action, backup)
         return state._replace(critics=new), metrics
 
-    def update_policy(state: QvpoState, obs, uniform_weight, key) -> tuple[QvpoState, Metrics]:
+    def update_policy(state: QvpoState, obs, key, env_step) -> tuple[QvpoState, Metrics]:
         draw_key, uniform_key, noise_key = jax.random.split(key, 3)
         drawn = state.policy.module.sample(obs, draw_key, config.num_training_candidates)
         q = value(state, obs, drawn)
         advantage = advantage_of_best(q)
-        best = best_of(drawn, q)[None]
-        shape = (uniform.num, *best.shape[1:])
-        others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-        # One row per state and action, each with a step and a noise of its own.
-        action = jnp.concatenate([best, others])
-        relative = jnp.concatenate([jnp.ones(1), jnp.full(uniform.num, uniform_weight)])
+        action, relative = with_uniform_actions(uniform, best_of(drawn, q), uniform_key, env_step)
         weight = relative[:, None, None] * advantage[None, :, None]
 
         def loss(policy: DdpmPolicy):
@@ -139,16 +128,8 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
             return (weight * errors).mean(), None
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
-        metrics = {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
-            "advantage": advantage.mean(),
-        }
+        metrics = descent.metrics() | {"advantage": advantage.mean()}
         return state._replace(policy=policy), metrics
-
-    def uniform_weight(env_step):
-        remaining = 1.0 - env_step / uniform.decay_env_steps
-        return jnp.maximum(uniform.final_weight, uniform.initial_weight * remaining)
 
     def value(state: QvpoState, obs, action):
         return critics.value(state.critics, obs, action)
@@ -159,6 +140,16 @@ def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
 
     act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
     return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def with_uniform_actions(
+    config: UniformActionsConfig, best: Float[Array, "batch act"], key, env_step
+) -> tuple[Float[Array, "actions batch act"], Float[Array, " actions"]]:
+    """The best action of each state and, after it, uniform ones; their relative weights."""
+    shape = (config.num, *best.shape)
+    others = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    relative = jnp.concatenate([jnp.ones(1), jnp.full(config.num, config.weight(env_step))])
+    return jnp.concatenate([best[None], others]), relative
 
 
 def advantage_of_best(value: Float[Array, "draws batch"]) -> Float[Array, " batch"]:
@@ -185,6 +176,7 @@ def _network_evaluations(settings: QvpoConfig) -> tuple[int, int]:
 QVPO = Algorithm(
     name="qvpo",
     paper="Ding et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.16173",
     year=2024,
     policy="denoising chain, best of k",
     critic="scalar x2, target networks",

@@ -7,10 +7,9 @@ from typing import Any
 
 from dime.algorithms.algorithm import Algorithm, Preset
 from dime.algorithms.bro.bro import BRO, BRO_FAST
-from dime.algorithms.consistency_ac import CONSISTENCY_AC
 from dime.algorithms.crossq import CROSSQ
 from dime.algorithms.dacer.dacer import DACER
-from dime.algorithms.diffusion_ql import DIFFUSION_QL
+from dime.algorithms.diffusion_ql import CONSISTENCY_AC, DIFFUSION_QL
 from dime.algorithms.dime import DIME, DIME_GAUSSIAN, DIME_GB
 from dime.algorithms.dipo import DIPO
 from dime.algorithms.qsm import QSM
@@ -63,7 +62,7 @@ def find_algorithm(name: str) -> Algorithm:
     except Exception as error:  # whatever a user's module raises
         hint = " Is its folder on PYTHONPATH?" if getattr(error, "name", "") == module_name else ""
         raise DimeError(
-            f"The algorithm '{name}' is to come from the module '{module_name}', which cannot be "
+            f"The algorithm '{name}' needs the module '{module_name}', which cannot be "
             f"imported ({type(error).__name__}: {error}).{hint}"
         ) from error
     offered = {key: value for key, value in vars(module).items() if isinstance(value, Algorithm)}

@@ -10,15 +10,18 @@ from typing import NamedTuple
 import jax
 
 from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
-from dime.critics.critics import CriticState
+from dime.critics.critics import CriticState, TargetCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target import TargetCriticConfig
 from dime.optimizers import TrainState
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.action_modes import action_modes
-from dime.updates.policy_losses import reverse_kl
-from dime.updates.temperature import EntropyTemperatureConfig, Temperature, log_temperature_loss
+from dime.updates.action_modes import policy_modes
+from dime.updates.max_entropy import (
+    EntropyTemperatureConfig,
+    Temperature,
+    log_temperature_loss,
+    reverse_kl,
+)
 
 
 @dataclass(frozen=True)
@@ -78,31 +81,22 @@ def sac(config: SacConfig, spec: EnvSpec) -> Agent:
         new_temperature = state.temperature.step(
             config.temperature, lambda log: log_temperature_loss(log, log_prob, target_log_prob)
         )
-        return state._replace(policy=policy, temperature=new_temperature), {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
+        return state._replace(policy=policy, temperature=new_temperature), descent.metrics() | {
             "entropy_per_dim": -log_prob.mean() / spec.action_dim,
             "temperature": temperature,
         }
 
-    def sample(state: SacState, obs, key):
-        return state.policy.module.sample(obs, key).action
-
     def value(state: SacState, obs, action):
         return critics.value(state.critics, obs, action)
 
-    modes = action_modes(
-        sample,
-        lambda state, obs: state.policy.module.deterministic(obs),
-        value,
-        config.num_action_candidates,
-    )
+    modes = policy_modes(value, config.num_action_candidates)
     return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
 
 
 SAC = Algorithm(
     name="sac",
     paper="Haarnoja et al., ICML 2018",
+    url="https://arxiv.org/abs/1801.01290",
     year=2018,
     policy="tanh-Gaussian",
     critic="scalar x2, target networks",

@@ -9,31 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from dime.critics.heads import SoftBackup
-from dime.errors import require_at_least
-from dime.optimizers import OptimizerConfig, descend
+from dime.critics.heads import HeadConfig, HeadName, SoftBackup
+from dime.errors import Count, Fraction, Rate, Whole
+from dime.networks.batch_renorm import WARMUP_CALLS, BatchRenormMlp
+from dime.networks.layers import Mlp, Start, lecun
+from dime.optimizers import Descent, NetworkConfig, descend
 from dime.types import EnvSpec, Metrics, Transition
-
-
-@dataclass(frozen=True)
-class CriticNetworkConfig(OptimizerConfig):
-    """The networks of the critics and their optimiser."""
-
-    hidden_dim: int = 256
-    """Width of the hidden layers."""
-    num_hidden_layers: int = 2
-    """Number of hidden layers."""
-    num_critics: int = 2
-    """Number of critics; the head combines their values."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "hidden_dim", "num_hidden_layers", "num_critics")
-
-    def sizes(self, spec: EnvSpec, output_dim: int) -> tuple[int, ...]:
-        """Widths of a critic, from the pair of observation and action to the output."""
-        hidden = [self.hidden_dim] * self.num_hidden_layers
-        return (spec.obs_dim + spec.action_dim, *hidden, output_dim)
 
 
 class CriticState(NamedTuple):
@@ -56,7 +37,7 @@ class CriticState(NamedTuple):
 
     def descend(
         self, optimizer: optax.GradientTransformation, loss: Callable[[Any], tuple[Array, Any]]
-    ) -> tuple["CriticState", Any]:
+    ) -> tuple["CriticState", Descent]:
         """After one step of the online critics on `loss(online) -> (value, aux)`."""
         online, state, descent = descend(optimizer, loss, self.optimizer, self.online)
         return self._replace(online=online, optimizer=state), descent
@@ -68,8 +49,8 @@ class Critics:
 
     `make(key)` makes one network; a network with `initial_stats` normalises by batch statistics,
     and current and next pairs then share one pass in training mode (Bhatt et al. 2024; DIME
-    section 4.4). With `target_rate` None there are no target parameters. `head` is a `Head`; a
-    `ValueHead` suffices where `step` is not used.
+    section 4.4). With `target_rate` None there are no target parameters. `head` is a `Head`; if
+    `step` is not used, `output_dim` and `combined_value` suffice.
     """
 
     make: Callable[[Key[Array, ""]], Any]
@@ -81,7 +62,8 @@ class Critics:
     def start(self, key: Key[Array, ""]) -> CriticState:
         """Before training; target parameters begin as the online ones are."""
         online = jax.vmap(self.make)(jax.random.split(key, self.num_critics))
-        stats = jax.vmap(lambda one: one.initial_stats())(online) if _normalises(online) else None
+        normalises = hasattr(online, "initial_stats")
+        stats = jax.vmap(lambda one: one.initial_stats())(online) if normalises else None
         slow = None if self.target_rate is None else jax.tree.map(jnp.copy, online)
         return CriticState(online, self.optimizer.init(online), stats, slow)
 
@@ -117,8 +99,7 @@ class Critics:
 
         critics, descent = critics.descend(self.optimizer, loss)
         stats, metrics = descent.aux
-        metrics |= {"critic_loss": descent.loss, "critic_gradient_norm": descent.gradient_norm}
-        return critics._replace(stats=stats), metrics
+        return critics._replace(stats=stats), metrics | descent.metrics("critic")
 
     def loss(
         self,
@@ -154,10 +135,6 @@ class Critics:
         return critics._replace(slow=follow(critics.slow, critics.online, self.target_rate))
 
 
-def _normalises(critic: Any) -> bool:
-    return hasattr(critic, "initial_stats")
-
-
 def critic_outputs(
     critics: Any,
     obs: Float[Array, "*batch obs"],
@@ -187,3 +164,75 @@ def joint_outputs(
 def follow(slow: Any, online: Any, rate: float) -> Any:
     """A copy moved towards the online parameters: `(1 - rate) * slow + rate * online`."""
     return optax.incremental_update(online, slow, rate)
+
+
+@dataclass(frozen=True)
+class CriticNetworkConfig(NetworkConfig):
+    """The networks of the critics and their optimiser."""
+
+    num_critics: Count = 2
+    """Number of critics; the head combines their values."""
+
+    def sizes(self, spec: EnvSpec, output_dim: int) -> tuple[int, ...]:
+        """Widths of a critic, from the pair of observation and action to the output."""
+        return (spec.obs_dim + spec.action_dim, *self.hidden, output_dim)
+
+
+@dataclass(frozen=True)
+class TargetCriticConfig(CriticNetworkConfig):
+    """The critics of SAC and most of its successors, with target parameters."""
+
+    target_rate: Rate = 0.005
+    """Polyak rate of the target parameters, per update, in (0, 1]."""
+
+    def make(
+        self,
+        spec: EnvSpec,
+        head: Any,
+        activation: Callable[[Array], Array],
+        start: Start = lecun,
+    ) -> Critics:
+        """Perceptrons for an environment of the given sizes."""
+        sizes = self.sizes(spec, head.output_dim)
+        return Critics(
+            make=lambda key: Mlp(sizes, activation, key, start),
+            num_critics=self.num_critics,
+            head=head,
+            optimizer=self.make_optimizer(),
+            target_rate=self.target_rate,
+        )
+
+
+@dataclass(frozen=True)
+class HeadedTargetCriticConfig(TargetCriticConfig, HeadConfig):
+    """The same, with a plain value or a distribution of returns."""
+
+
+@dataclass(frozen=True)
+class CrossQCriticConfig(CriticNetworkConfig):
+    """CrossQ's critics, with batch renormalisation instead of target parameters."""
+
+    hidden_dim: Count = 2048
+    """Width of the hidden layers (paper, table 2)."""
+    adam_b1: Fraction = 0.5
+    """Adam's decay rate of the first moment, in [0, 1) (released code)."""
+    renorm_warmup_updates: Whole = WARMUP_CALLS
+    """Critic updates before batch renormalisation replaces plain batch norm (released code)."""
+
+    def make(self, spec: EnvSpec, head: Any) -> Critics:
+        """The critics for an environment of the given sizes."""
+        sizes = self.sizes(spec, head.output_dim)
+        return Critics(
+            make=lambda key: BatchRenormMlp(sizes, self.renorm_warmup_updates, key),
+            num_critics=self.num_critics,
+            head=head,
+            optimizer=self.make_optimizer(),
+        )
+
+
+@dataclass(frozen=True)
+class CriticConfig(CrossQCriticConfig, HeadConfig):
+    """DIME's critics and their head."""
+
+    head: HeadName = "categorical"
+    """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""

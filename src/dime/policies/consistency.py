@@ -80,11 +80,6 @@ class ConsistencyPolicy(eqx.Module):
     num_denoising_steps: int = eqx.field(static=True)
     num_noise_levels: int = eqx.field(static=True)
 
-    def __init__(self, denoiser: Denoiser, num_denoising_steps: int, num_noise_levels: int):
-        self.denoiser = denoiser
-        self.num_denoising_steps = num_denoising_steps
-        self.num_noise_levels = num_noise_levels
-
     def sample(
         self, obs: Float[Array, "*batch obs"], key: Key[Array, ""], num: int | None = None
     ) -> Float[Array, "*draws act"]:

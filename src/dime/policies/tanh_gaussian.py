@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dime.errors import require_at_least
-from dime.networks.activations import gelu
-from dime.networks.layers import Mlp
-from dime.optimizers import OptimizerConfig
+from dime.networks.layers import Mlp, gelu
+from dime.optimizers import NetworkConfig
 from dime.types import EnvSpec, Metrics, Sample
 
 
@@ -56,24 +54,14 @@ class TanhGaussian(eqx.Module):
 
 
 @dataclass(frozen=True)
-class GaussianPolicyConfig(OptimizerConfig):
+class GaussianPolicyConfig(NetworkConfig):
     """The network that outputs mean and standard deviation."""
-
-    hidden_dim: int = 256
-    """Width of the hidden layers."""
-    num_hidden_layers: int = 2
-    """Number of hidden layers."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "hidden_dim", "num_hidden_layers")
 
     def make(
         self, spec: EnvSpec, key: Key[Array, ""], activation: Callable[[Array], Array] = gelu
     ) -> "GaussianPolicy":
         """The policy at the start of training."""
-        hidden = [self.hidden_dim] * self.num_hidden_layers
-        sizes = (spec.obs_dim, *hidden, 2 * spec.action_dim)
+        sizes = (spec.obs_dim, *self.hidden, 2 * spec.action_dim)
         return GaussianPolicy(Mlp(sizes, activation, key))
 
 

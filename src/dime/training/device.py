@@ -49,7 +49,7 @@ from dime.training.host.programs import (
     seed_keys,
 )
 from dime.training.replay import Replay, empty_replay, store
-from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Transition
+from dime.types import Agent, AlgorithmState, Counters, EnvSpec, Metrics, Transition
 
 _CALL_S = 0.25  # about how long one call of a program may take: signals are noticed between calls
 _CHECKED = ("action", "observation", "reward")  # to be finite, besides the metrics
@@ -200,11 +200,13 @@ def step_round(context: Context, keys: Key[Array, " seeds"], before: DeviceState
     numbers = before.at.env_step + jnp.arange(num_envs)
     replay = jax.vmap(store, in_axes=(0, 0, None))(before.replay, transition, numbers)
     due = config.learns_after(at.env_step)
+
+    def learn_now(state: AlgorithmState) -> Learned:
+        learned = learn(agent, config, state, replay, keys, at)
+        return learned._replace(metrics=_newest(context, learned, before))
+
     learned = jax.lax.cond(
-        due,
-        lambda state: learn(agent, config, state, replay, keys, at),
-        lambda state: before.learned._replace(state=state),
-        before.learned.state,
+        due, learn_now, lambda state: before.learned._replace(state=state), before.learned.state
     )
     action = _actions(context, learned.state, episodes.state.obs, keys, at)
     seen = jnp.stack([transition.next_obs, episodes.state.obs], axis=1)  # resets' too
@@ -221,6 +223,18 @@ def step_round(context: Context, keys: Key[Array, " seeds"], before: DeviceState
         finite=jnp.where(first[:, None], finite, before.finite),
         first_bad_step=jnp.where(first, at.env_step, before.first_bad_step),
     )
+
+
+def _newest(context: Context, learned: Learned, before: DeviceState) -> Metrics:
+    """The metrics, with delayed ones from before if none of the updates made them."""
+    delayed = context.agent.delayed
+    if delayed is None:
+        return learned.metrics
+    made = delayed.is_due(before.at.update + jnp.arange(context.config.updates_per_turn)).any()
+    return learned.metrics | {
+        name: jnp.where(made, learned.metrics[name], before.learned.metrics[name])
+        for name in delayed.metrics
+    }
 
 
 def _finite(values: Float[Array, "seeds ..."]) -> Bool[Array, "seeds 1"]:

@@ -8,7 +8,7 @@ from dime.envs.environment import Environment
 from dime.errors import DimeError, describe
 from dime.training.config import RunConfig
 from dime.training.presets import lacks_support
-from dime.updates.temperature import TemperatureConfig
+from dime.updates.max_entropy import TemperatureConfig
 
 _NUM_STEPS = 1000
 _ROUNDING = 1e-9

@@ -34,6 +34,16 @@ def action_modes(
     }
 
 
+def policy_modes(value: Value, num: int) -> dict[str, Act]:
+    """`action_modes` of an algorithm whose `state.policy.module` has a density."""
+    return action_modes(
+        lambda state, obs, key: state.policy.module.sample(obs, key).action,
+        lambda state, obs: state.policy.module.deterministic(obs),
+        value,
+        num,
+    )
+
+
 def chain_modes(value: Value, num: int) -> dict[str, Act]:
     """`action_modes` of an algorithm whose `state.policy.module` is a denoising chain.
 

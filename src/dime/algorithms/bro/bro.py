@@ -4,7 +4,7 @@ SAC with large residual critics of quantiles, a second actor that explores where
 disagree, and full resets.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,12 +22,16 @@ from dime.algorithms.bro.networks import BroNet
 from dime.algorithms.bro.resets import with_resets
 from dime.critics.critics import Critics, CriticState
 from dime.critics.heads import QuantileHead, SoftBackup
-from dime.errors import require, require_at_least, require_rate
+from dime.errors import Count, Rate, require
 from dime.optimizers import TrainState
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.action_modes import action_modes
-from dime.updates.policy_losses import reverse_kl
-from dime.updates.temperature import EntropyTemperatureConfig, Temperature, temperature_loss
+from dime.updates.action_modes import policy_modes
+from dime.updates.max_entropy import (
+    EntropyTemperatureConfig,
+    Temperature,
+    reverse_kl,
+    temperature_loss,
+)
 
 _RESETS = (15_001, 50_001, 250_001, 500_001, 750_001, 1_000_001, 1_500_001, 2_000_001)
 
@@ -36,19 +40,14 @@ _RESETS = (15_001, 50_001, 250_001, 500_001, 750_001, 1_000_001, 1_500_001, 2_00
 class BroCriticConfig(BroNetConfig):
     """The two critics and their target parameters."""
 
-    hidden_dim: int = 512
+    hidden_dim: Count = 512
     """Width of the hidden layers."""
-    num_blocks: int = 2
+    num_blocks: Count = 2
     """Number of residual blocks."""
-    num_quantiles: int = 100
+    num_quantiles: Count = 100
     """Quantiles of the return (DIME, table 3)."""
-    target_rate: float = 0.005
+    target_rate: Rate = 0.005
     """Polyak rate of the target parameters, per update, in (0, 1]."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "num_quantiles")
-        require_rate(self, "target_rate")
 
     def make(self, spec: EnvSpec) -> Critics:
         """Two residual critics of quantiles."""
@@ -121,16 +120,13 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         obs = batch.transition.obs
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
         state, policy_metrics = update_policy(state, obs, policy_key)
+        policy = state.policy.module.distribution(obs)
+        outputs_of = partial(state.critics.outputs, obs)
         explorer, explorer_metrics = explore_step(
-            config.optimism,
-            state.explorer,
-            obs,
-            state.policy.module.distribution(obs),
-            lambda action: state.critics.outputs(obs, action),
-            explorer_key,
+            config.optimism, state.explorer, obs, policy, outputs_of, explorer_key
         )
-        state = state._replace(explorer=explorer)
-        return state, critic_metrics | policy_metrics | explorer_metrics
+        metrics = critic_metrics | policy_metrics | explorer_metrics
+        return state._replace(explorer=explorer), metrics
 
     def update_critics(state: BroState, transition, key) -> tuple[BroState, Metrics]:
         next_sample = state.policy.module.sample(transition.next_obs, key)
@@ -140,21 +136,17 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
         return state._replace(critics=critics.follow(new)), metrics
 
     def update_policy(state: BroState, obs, key) -> tuple[BroState, Metrics]:
-        temperature = state.temperature.value
-
         def loss(policy):
-            return reverse_kl(policy, obs, key, partial(value, state), temperature)
+            return reverse_kl(policy, obs, key, partial(value, state), state.temperature.value)
 
         policy, descent = state.policy.descend(policy_optimizer, loss)
         log_prob = descent.aux.log_prob
-        new_temperature = state.temperature.step(
+        temperature = state.temperature.step(
             config.temperature, lambda log: temperature_loss(log, log_prob, target_log_prob)
         )
-        return state._replace(policy=policy, temperature=new_temperature), {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
+        return state._replace(policy=policy, temperature=temperature), descent.metrics() | {
             "entropy_per_dim": -log_prob.mean() / spec.action_dim,
-            "temperature": temperature,
+            "temperature": state.temperature.value,
         }
 
     def explore(state: BroState, obs, key, counters):
@@ -164,12 +156,7 @@ def bro(config: BroConfig, spec: EnvSpec) -> Agent:
     def value(state: BroState, obs, action):
         return critics.value(state.critics, obs, action)
 
-    modes = action_modes(
-        lambda state, obs, key: state.policy.module.sample(obs, key).action,
-        lambda state, obs: state.policy.module.distribution(obs).mode(),
-        value,
-        config.num_action_candidates,
-    )
+    modes = policy_modes(value, config.num_action_candidates)
     agent = Agent(init=init, act={"explore": explore, **modes}, update=update)
     return with_resets(agent, config.reset_env_steps)
 
@@ -190,6 +177,7 @@ def refuse_missed_resets(settings: BroConfig, training: Any) -> None:
 BRO = Algorithm(
     name="bro",
     paper="Nauman et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.16158",
     year=2024,
     policy="tanh-Gaussian, a second one explores",
     critic="quantile x2, residual networks, target networks",
@@ -198,14 +186,4 @@ BRO = Algorithm(
     network_evaluations=lambda settings: (4, 4),
     check=refuse_missed_resets,
 )
-BRO_FAST = Algorithm(
-    name="bro-fast",
-    paper="Nauman et al., NeurIPS 2024",
-    year=2024,
-    policy="tanh-Gaussian, a second one explores",
-    critic="quantile x2, residual networks, target networks",
-    make=bro,
-    config=BroFastConfig,
-    network_evaluations=lambda settings: (4, 4),
-    check=refuse_missed_resets,
-)
+BRO_FAST = replace(BRO, name="bro-fast", config=BroFastConfig)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,9 +12,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from dime.algorithms.bro.networks import BRO_START, BroTrunk
-from dime.errors import require, require_at_least, require_positive
-from dime.networks.initializers import orthogonal_with
-from dime.networks.layers import Dense
+from dime.errors import Count, NonNegative, Positive, within
+from dime.networks.layers import Dense, orthogonal_with
 from dime.optimizers import OptimizerConfig, descend
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import EnvSpec, Metrics, Sample
@@ -24,41 +23,35 @@ from dime.types import EnvSpec, Metrics, Sample
 class BroNetConfig(OptimizerConfig):
     """A residual network and its optimiser, Adam with decoupled weight decay."""
 
-    hidden_dim: int = 256
+    hidden_dim: Count = 256
     """Width of the hidden layers."""
-    num_blocks: int = 1
+    num_blocks: Count = 1
     """Number of residual blocks."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     """Decoupled weight decay, multiplied by the learning rate."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "hidden_dim", "num_blocks")
+
+def _in_bounds(weight: float) -> bool:
+    return 0.0 < weight and -10.0 < log(weight) < 7.5
+
+
+Weight = Annotated[float, within(_in_bounds, "in (e^-10, e^7.5)")]
 
 
 @dataclass(frozen=True)
 class OptimismConfig(BroNetConfig):
     """The optimistic actor, and the two weights that keep it close to the policy."""
 
-    std_multiplier: float = 0.75
+    std_multiplier: Positive = 0.75
     """Its standard deviation, relative to the policy's."""
-    initial_optimism: float = 1.0
+    initial_optimism: Weight = 1.0
     """Initial weight of the critics' disagreement, in (e^-10, e^7.5)."""
-    initial_divergence_weight: float = 0.25
+    initial_divergence_weight: Weight = 0.25
     """Initial weight of the divergence from the policy, in (e^-10, e^7.5)."""
-    target_divergence_per_dim: float = 0.05
+    target_divergence_per_dim: Positive = 0.05
     """Target of the divergence for both weights, in nats per action dimension."""
-    weight_learning_rate: float = 3e-5
+    weight_learning_rate: Positive = 3e-5
     """Adam's learning rate for the two weights."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_positive(self, "std_multiplier", "weight_learning_rate")
-        require_positive(self, "target_divergence_per_dim")
-        for name in ("initial_optimism", "initial_divergence_weight"):
-            value = getattr(self, name)
-            inside = 0.0 < value and -10.0 < log(value) < 7.5
-            require(inside, f"{name} is {value}; it must be in (e^-10, e^7.5).")
 
 
 class BroPolicy(eqx.Module):
@@ -84,6 +77,10 @@ class BroPolicy(eqx.Module):
     def sample(self, obs: Float[Array, "*batch obs"], key: Key[Array, ""]) -> Sample:
         """One action per observation and its exact log density, in nats."""
         return self.distribution(obs).sample(key)
+
+    def deterministic(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
+        """The mode's action."""
+        return self.distribution(obs).mode()
 
 
 class OptimisticShift(eqx.Module):

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dime.networks.initializers import orthogonal_with
-from dime.networks.layers import Dense, dense_stack
+from dime.networks.layers import Dense, dense_stack, orthogonal_with
 
 _EPSILON = 1e-6
 BRO_START = orthogonal_with(sqrt(2.0))

@@ -1,4 +1,4 @@
-"""Beginning again with what has been seen (Nikishin et al. 2022)."""
+"""Full resets that keep the replay (Nikishin et al. 2022)."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ def with_resets(agent: Agent, env_steps: tuple[int, ...]) -> Agent:
         return ResettingState(agent.init(key), data, jnp.zeros((), jnp.int32))
 
     def update(state: ResettingState, batch, key, counters: Counters):
-        def begin_again(state: ResettingState) -> ResettingState:
+        def reset(state: ResettingState) -> ResettingState:
             fresh = agent.init(jax.random.wrap_key_data(state.key_data))
             first = state.since != counters.env_step
             current = jax.tree.map(
@@ -41,7 +41,7 @@ def with_resets(agent: Agent, env_steps: tuple[int, ...]) -> Agent:
             return state._replace(current=current, since=counters.env_step)
 
         due = jnp.isin(counters.env_step, jnp.array(env_steps, jnp.int32))
-        state = jax.lax.cond(due, begin_again, lambda state: state, state)
+        state = jax.lax.cond(due, reset, lambda state: state, state)
         current, metrics = agent.update(state.current, batch, key, counters)
         return state._replace(current=current), metrics
 

@@ -67,7 +67,7 @@ def gaussian_target(
 def follow_spread(
     spread: Float[Array, " critics"], std: Float[Array, "critics batch"]
 ) -> Float[Array, " critics"]:
-    """The running mean of each critic's standard deviation; 0 stands for none yet."""
+    """The running mean of each critic's standard deviation; 0 means none yet."""
     current = std.mean(axis=-1)
     moved = (1.0 - _SPREAD_RATE) * spread + _SPREAD_RATE * current
     return jnp.where(spread > 0.0, moved, current)

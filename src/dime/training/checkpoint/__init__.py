@@ -13,7 +13,7 @@ Arrays are safetensors, everything else JSON; nothing is ever unpickled. The sum
 forged file with a right sum is refused or read, but runs no code.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -180,12 +180,17 @@ def from_arrays(arrays: Arrays, template: Any, of: str = "algorithm") -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in expected])
 
 
-def _with_present_names(arrays: Arrays, names: Iterable[str]) -> Arrays:
+def _with_present_names(arrays: Arrays, names: Collection[str]) -> Arrays:
     """The arrays under `names`, also if a checkpoint has them under those of earlier releases.
 
-    There the policy and its optimiser were separate in the state, and SAC's policy was its network.
+    There the policy and its optimiser were separate in the state, SAC's policy was its network,
+    and a delayed policy's metrics were in the state.
     """
-    present = dict(arrays)
+    present = {
+        name: array
+        for name, array in arrays.items()
+        if name in names or not name.startswith(".policy_metrics[")
+    }
     for name in set(names) - set(arrays):
         former = name.replace(".policy.module", ".policy", 1)
         former = former.replace(".policy.optimizer", ".policy_optimizer", 1)

@@ -193,8 +193,12 @@ class HostLearners:
         return self._check([*sorted(self.metrics), "action"], finite)
 
     def _keep(self, learned: Learned) -> None:
-        self.state, self.metrics = learned.state, learned.metrics
-        self.update += self.config.updates_per_env_step
+        numbers = self.update + np.arange(self.config.updates_per_env_step)
+        delayed, metrics = self._agent.delayed, learned.metrics
+        if delayed and self.metrics and not delayed.is_due(numbers).any():
+            metrics = metrics | {name: self.metrics[name] for name in delayed.metrics}
+        self.state, self.metrics = learned.state, metrics
+        self.update += len(numbers)
 
     def _check(self, quantities: list[str], finite: np.ndarray) -> list[Event]:
         events = poisoned(self.seeds, self.state, quantities, finite, self.env_step)

@@ -38,8 +38,9 @@ def derive(key: Key[Array, ""], stream: Stream, *numbers: Any) -> Key[Array, ""]
 class Learned(NamedTuple):
     """What one env step's updates leave behind. All leaves lead with the axis of seeds.
 
-    `metrics` are those of the last update; `finite` says of every metric (sorted by name) whether
-    it is finite in all of the step's updates.
+    `metrics` are those of the last update, delayed ones of the last that made them, 0 if none did.
+    `finite` says of every metric (sorted by name) whether it is finite in all of the step's
+    updates.
     """
 
     state: AlgorithmState
@@ -240,6 +241,10 @@ def learn(
         jnp.isfinite(metrics[name].reshape(keys.shape[0], -1)).all(-1) for name in sorted(metrics)
     ]
     last = jax.tree.map(lambda leaf: leaf[:, -1], metrics)
+    if agent.delayed is not None:
+        due = agent.delayed.is_due(at.update + jnp.arange(num_updates))
+        newest = num_updates - 1 - jnp.argmax(due[::-1])
+        last |= {name: metrics[name][:, newest] for name in agent.delayed.metrics}
     return Learned(state, last, jnp.stack(finite, axis=-1))
 
 

@@ -1,34 +1,85 @@
-"""The temperature: the weight of the entropy against the return."""
+"""Losses that make a policy exp(Q / temperature), and the temperature: the entropy's weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dime.errors import require, require_positive, require_unit_interval
+from dime.errors import Checked, Finite, Fraction, Positive
 from dime.optimizers import gradient_step
+from dime.types import Sample
+
+Value: TypeAlias = Callable[[Array, Array], Array]
+"""(obs, action) to one number from all critics."""
+Objective: TypeAlias = Callable[..., tuple[Array, Sample]]
+"""(policy, obs, key, value, temperature) to the loss and the samples that it was made from."""
+
+
+def reverse_kl(
+    policy: Any,
+    obs: Float[Array, "batch obs"],
+    key: Key[Array, ""],
+    value: Value,
+    temperature: Float[Array, ""],
+) -> tuple[Float[Array, ""], Sample]:
+    """SAC's objective, through the sample (a whole chain in DIME's eq. 27)."""
+    sample = policy.sample(obs, key)
+    q = value(obs, sample.action)
+    return max_entropy_policy_loss(sample.log_prob, q, temperature), sample
+
+
+def log_variance_over(num_chains: int) -> Objective:
+    """The objective over several chains of each state (DIME section 6)."""
+
+    def log_variance(policy, obs, key, value, temperature):
+        repeated = jnp.broadcast_to(obs, (num_chains, *obs.shape))
+        sample = policy.sample_detached(repeated, key)
+        q = value(repeated, sample.action)
+        return log_variance_policy_loss(sample.log_prob, q, temperature), sample
+
+    return log_variance
+
+
+def max_entropy_policy_loss(
+    log_prob: Float[Array, "*batch"],
+    value: Float[Array, "*batch"],
+    temperature: Float[Array, ""],
+) -> Float[Array, ""]:
+    """`mean[temperature * log_prob - Q]` (SAC; DIME eq. 27)."""
+    return (temperature * log_prob - value).mean()
+
+
+def log_variance_policy_loss(
+    log_prob: Float[Array, "chains batch"],
+    value: Float[Array, "chains batch"],
+    temperature: Float[Array, ""],
+) -> Float[Array, ""]:
+    """Half the variance of `log_prob - Q / temperature` over the chains of each state.
+
+    0 where the policy is exp(Q / temperature) up to a factor per state (Richter et al. 2020; DIME
+    section 6). Over the chains of one state and not over states, whose factors differ.
+    The paths must carry no gradient; the value and the temperature are held fixed here.
+    """
+    log_target = jax.lax.stop_gradient(value / temperature)
+    return 0.5 * (log_prob - log_target).var(axis=0).mean()
 
 
 @dataclass(frozen=True)
-class LearntTemperatureConfig:
+class LearntTemperatureConfig(Checked):
     """The temperature, and how it is learnt."""
 
-    initial: float = 1.0
+    initial: Positive = 1.0
     """Initial temperature, in units of reward per nat (released code)."""
     learn: bool = True
     """If off, the initial value is kept (DIME, figure 2a-b)."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's learning rate for the log temperature (paper, table 2)."""
-    adam_b1: float = 0.9
+    adam_b1: Fraction = 0.9
     """Adam's decay rate of the first moment, in [0, 1)."""
-
-    def __post_init__(self):
-        require_positive(self, "initial", "learning_rate")
-        require_unit_interval(self, "adam_b1")
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Adam on the log temperature."""
@@ -39,33 +90,20 @@ class LearntTemperatureConfig:
 class TemperatureConfig(LearntTemperatureConfig):
     """DIME's temperature: drives the running cost to a target."""
 
-    target_running_cost_per_dim: float = 4.0
+    target_running_cost_per_dim: Finite = 4.0
     """Target of the mean running cost, in nats per action dimension (paper, table 2: 4).
     It excludes the prior's share of the log density, -2.335 for prior_std 2.5, so 4 aims at an
     entropy bound of -1.665 nats per dimension (SAC: -1)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_finite(self, "target_running_cost_per_dim")
 
 
 @dataclass(frozen=True)
 class EntropyTemperatureConfig(LearntTemperatureConfig):
     """SAC's temperature: drives the entropy to a target."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's learning rate for the log temperature."""
-    target_entropy_per_dim: float = -1.0
+    target_entropy_per_dim: Finite = -1.0
     """Target of the policy's entropy, in nats per action dimension (SAC: -1)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_finite(self, "target_entropy_per_dim")
-
-
-def _require_finite(config: object, name: str) -> None:
-    value = getattr(config, name)
-    require(abs(value) < float("inf"), f"{name} is {value}; it must be finite.")
 
 
 class Temperature(NamedTuple):
