@@ -311,7 +311,7 @@ def test_killed_by_the_kernel(tmp_path, record_property):
     ended = subprocess.run(
         [sys.executable, "-c", CHILDREN, str(tmp_path), json.dumps(points)],
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": "."},
+        env=os.environ | {"PYTHONPATH": "src:."},
         capture_output=True,
         text=True,
         check=True,

@@ -417,7 +417,7 @@ def test_more_environments_than_transitions_are_refused():
 
 def test_a_run_goes_on_only_where_it_was(tmp_path):
     start(tmp_path / "run", env=jax_walk, **TOY)
-    with pytest.raises(DimeError, match="in one program with the learner; now .* outside"):
+    with pytest.raises(DimeError, match="stepped in one program with the learner. Resume it with"):
         resume(tmp_path / "run", env=walks(), num_env_steps=60)
     with pytest.raises(DimeError, match="env_process does not go with"):
         resume(tmp_path / "run", env=jax_walk, num_env_steps=60, env_process=True)

@@ -21,7 +21,7 @@ EnvLike = str | Callable[..., Any]
 def require_version(version: Any, where: object) -> None:
     """Raises `DimeError` unless this release reads this format version."""
     require(
-        isinstance(version, int) and version <= FORMAT_VERSION,
+        isinstance(version, int) and 0 < version <= FORMAT_VERSION,
         f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
         "Upgrade: pip install --upgrade dime-rl",
     )
