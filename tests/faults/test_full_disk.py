@@ -57,7 +57,9 @@ def in_a_small_disk(folder, environment):
     ended = subprocess.run(
         [*UNSHARE, "sh", "-c", MOUNT, folder, sys.executable, "-c", RUN, folder],
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": "src:.", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
+        env=os.environ
+        | {"PYTHONPATH": "src:.", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        | environment,
         capture_output=True,
         text=True,
         timeout=300,
