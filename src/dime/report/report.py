@@ -11,6 +11,7 @@ import re
 import statistics
 import threading
 import webbrowser
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -20,11 +21,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 import dime
 from dime.errors import DimeError, require
-from dime.figures.curves import counted, read_reference, span
+from dime.figures.curves import read_reference, span
 from dime.figures.runs import RunDirs, folders_of, is_study
 from dime.figures.style import writing
 from dime.report.results import OFFICIAL, content_of, score_text, steps_text
-from dime.report.sources import Entry, Reader, find_sources, listed, stamp_of
+from dime.report.sources import Entry, Reader, find_sources, stamp_of
 from dime.training.records import write_bytes
 
 MAX_BYTES = 20_000_000
@@ -81,10 +82,9 @@ def write_report(
         )
     sources = Reader().read(folders)
     content = content_of(sources, {}, published)
-    text = page.render(content)
+    text = page.render(content, {})
     if videos := videos_of(sources.entries):
-        inlined, left_out = _inlined(videos, MAX_BYTES - len(text) - _MARGIN)
-        text = page.render(content, inlined, left_out)
+        text = page.render(content, *_inlined(videos, MAX_BYTES - len(text) - _MARGIN))
     with writing(path):
         write_bytes(path, text)
     return path
@@ -111,12 +111,9 @@ class Page:
             "score": score_text,
             "steps": steps_text,
             "duration": lambda seconds: datetime.timedelta(seconds=round(seconds)),
-            "counted": counted,
             "span": span,
-            "listed": listed,
             "median": statistics.median,
             "json": lambda config: json.dumps(config, indent=2),
-            "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
         }
         environment.globals["official"] = OFFICIAL
         library = Path(str(plotly.origin)).with_name("package_data") / "plotly.min.js"
@@ -126,24 +123,20 @@ class Page:
     def render(
         self,
         content: dict[str, Any],
-        videos: dict[tuple[str, str], str] | None = None,
-        left_out: list[str] | None = None,
-        *,
+        videos: dict[tuple[str, str], str],
+        left_out: Sequence[str] = (),
         version: str = "",
     ) -> bytes:
         """The whole page, in UTF-8: markup, style, scripts and data, and nothing from elsewhere.
 
-        Args:
-            content: of `content_of`.
-            videos: addresses by algorithm and environment.
-            left_out: videos that there was no room for.
-            version: if its server has another one, the page reloads; "" for a file.
+        `videos` are addresses by algorithm and environment, `left_out` those that there was no room
+        for. If its server has another `version`, the page reloads.
         """
         data = {"version": version, "charts": content["charts"], "looks": content["looks"]}
         text = self._template.render(
             content,
-            videos=videos or {},
-            left_out=left_out or [],
+            videos=videos,
+            left_out=left_out,
             data=data,
             policy=_policy(self._scripts, live=bool(version)),
             style=_asset("report.css"),

@@ -17,7 +17,7 @@ from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, offic
 from dime.figures.learning import learning_caption
 from dime.figures.runs import Run, by_environment, flatten
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
-from dime.report.sources import Entry, Sources
+from dime.report.sources import Entry, Sources, typed
 from dime.statistics import bootstrap_interval, iqm
 from dime.training.listeners import return_text
 
@@ -26,7 +26,7 @@ OFFICIAL = "official"
 
 _NO_SETTINGS = {"env", "algorithm", "training.seeds"}
 _UNITS = {"dm_control": ("DeepMind Control, return / 1000", 1000.0), "myosuite": ("MyoSuite", 1.0)}
-_NUM_RESAMPLES = 2000
+_MACHINE = "device", "platform"  # of an entry of provenance.json
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
     "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon",
@@ -66,7 +66,7 @@ def content_of(
         "kinds": list(dict.fromkeys(entry.kind for entry in entries if entry.config)),
         "settings": _differing_settings(entries),
         "configs": _grouped((_config_text(entry), entry) for entry in entries if entry.config),
-        "paces": _grouped(((e.kind, _machine(e)), e) for e in entries if e.pace),
+        "paces": _grouped(((e.kind, _machine(e.starts)), e) for e in entries if e.pace),
         "commands": _grouped((_command(start), name) for name, start in starts if _command(start)),
         "versions": _grouped((_versions(start), name) for name, start in starts),
     }
@@ -92,34 +92,28 @@ def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]
 
 def _config_text(entry: Entry) -> str:
     """The config without its seeds: what runs that are listed together have in common."""
-    config = entry.config
-    if isinstance(training := config.get("training"), dict):
-        config = config | {"training": training | {"seeds": None}}
-    return json.dumps(config, sort_keys=True)
+    training = typed(dict, entry.config.get("training")) | {"seeds": None}
+    return json.dumps(entry.config | {"training": training}, sort_keys=True)
 
 
-def _machine(entry: Entry) -> str:
-    start = entry.last_start
-    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
+def _machine(starts: list[dict[str, Any]]) -> str:
+    return " · ".join(str(start.get(key, "–")) for start in starts[-1:] for key in _MACHINE)
 
 
 def _command(start: dict[str, Any]) -> str:
     """As it was typed, without the program's folder; "" for a worker of a sweep."""
-    words = start.get("command")
-    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
-        return ""
-    program, *arguments = map(str, words)
-    return shlex.join([PurePath(program).name, *arguments])
+    words = [str(word) for word in typed(list, start.get("command"))]
+    worker = words[:1] and words[0].endswith("default_worker.py")
+    return "" if worker else shlex.join([PurePath(word).name for word in words[:1]] + words[1:])
 
 
 def _versions(start: dict[str, Any]) -> tuple[str, ...]:
     """Versions, commit and machine."""
-    libraries = start.get("versions")
-    libraries = libraries if isinstance(libraries, dict) else {}
+    libraries = typed(dict, start.get("versions")).items()
     return (
         *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
         f"{start.get('device', '–')} ({start.get('backend', '–')})",
-        ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        ", ".join(f"{name} {version}" for name, version in libraries),
     )
 
 
@@ -199,13 +193,7 @@ class Scores(NamedTuple):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Places by value, the highest first; equal values share one, NaN has none.
-
-        >>> best, nothing = Final(2.0, None, {1}), Final(float("nan"), None, {1})
-        >>> finals = {"a": Final(1.0, None, {1}), "b": best, "c": best, "d": nothing}
-        >>> Scores("", "return", finals).ranks
-        {'a': 3, 'b': 1, 'c': 1}
-        """
+        """Places by value, the highest first; equal values share one, NaN has none."""
         values = {kind: f.value for kind, f in self.finals.items() if np.isfinite(f.value)}
         return {k: 1 + sum(v > value for v in values.values()) for k, value in values.items()}
 
@@ -253,22 +241,16 @@ def score_table(panels: list[Panel], mode: str) -> ScoreTable:
 
 
 def pooled(tasks: list[np.ndarray]) -> Final:
-    """The interquartile mean over runs and tasks; runs are resampled within each task.
+    """The interquartile mean over runs and tasks, and its interval if tasks have as many runs.
 
     `tasks` are scores (runs,) in one unit. Every run counts the same, so tasks with more of them
     weigh more.
     """
-    counts = {len(scores) for scores in tasks}
-    value = float(iqm(np.concatenate(tasks)[:, None]))
-    if min(counts) < MIN_RUNS:
-        return Final(value, None, counts)
-    if len(counts) == 1:
-        low, high = bootstrap_interval(np.stack(tasks, axis=1), num_resamples=_NUM_RESAMPLES)
-        return Final(value, (float(low), float(high)), counts)
-    random = np.random.default_rng(0)
-    drawn = [random.choice(scores, (_NUM_RESAMPLES, len(scores))) for scores in tasks]
-    low, high = np.quantile(iqm(np.concatenate(drawn, axis=1)[..., None]), [0.025, 0.975])
-    return Final(value, (float(low), float(high)), counts)
+    counts, interval = {len(scores) for scores in tasks}, None
+    if len(counts) == 1 and min(counts) >= MIN_RUNS:
+        low, high = bootstrap_interval(np.stack(tasks, axis=1))
+        interval = float(low), float(high)
+    return Final(float(iqm(np.concatenate(tasks)[:, None])), interval, counts)
 
 
 def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
