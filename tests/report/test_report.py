@@ -172,7 +172,7 @@ def test_no_run_is_dropped_silently(tmp_path, report):
     for reason in (
         "has no evaluations yet",
         "is damaged: line 1 is no record",
-        "evaluations.jsonl, line 1 lacks values",
+        "evaluations.jsonl, line 1, is damaged",
         "no evaluation of seed 6",
         "SIGTERM",
         "NaN in the critic",
@@ -265,7 +265,6 @@ def test_pace_and_machine_are_shown(tmp_path, report):
     assert "dime train" in page.text("reproduce")
     assert "/usr/bin" not in page.text("reproduce")
     assert "1.2.3 abc123 3.11.9 Linux-6.1 Fast GPU (gpu) jax 0.10.2" in page.text("reproduce")
-    assert "2026-01-02" in page.text("headline")
 
 
 def test_the_studys_file_is_in_the_report(tmp_path, report):

@@ -21,9 +21,7 @@ MIN_RUNS = 3
 """Fewer runs than this have no interval worth drawing."""
 
 SHIPPED = "shipped"
-_SHIPPED_NOTE = (
-    "the authors' published curves, 10 seeds, stochastic actions, 5 episodes per evaluation"
-)
+_NOTE = "the authors' published curves, 10 seeds, stochastic actions, 5 episodes per evaluation"
 _SUMMARY = ["environment", "metric", "env_step", "iqm", "ci_low", "ci_high"]
 _SCORES = ["environment", "metric", "seed", "env_step", "score"]
 
@@ -229,7 +227,7 @@ def read_reference(reference: str | Path | None) -> Reference | None:
     file, name, note = Path(reference), Path(reference).stem, Path(reference).name
     if reference == SHIPPED:
         file = resources.files("dime").joinpath("data", "dime_official_iqm.csv")
-        name, note = "DIME, published", _SHIPPED_NOTE
+        name, note = "DIME, published", _NOTE
     columns, line = [], 0
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     try:

@@ -22,7 +22,7 @@ from dime.figures.curves import (
     read_reference,
     span,
 )
-from dime.figures.runs import RunDirs, read_runs, studies_among, unevaluated_note
+from dime.figures.runs import RunDirs, folders_of, read_runs, unevaluated_note
 from dime.training.run_directory import RunDirectory
 
 _REFERENCE_STYLE = {"color": "#555555", "linestyle": (0, (6, 1.5, 1, 1.5)), "zorder": 2.5}
@@ -76,15 +76,12 @@ def plot_figure(
     runs = read_runs(run_dirs, by)
     panels, published = panels_of(runs), read_reference(reference)
     draws, captions = learning_panels(panels, published), learning_caption(panels, published)
-    in_studies = {trial for study in studies_among(run_dirs) for trial in study.begun}
-    multi_goal = [r.folder for r in runs if r.environment == ENVIRONMENT]
-    for folder in (folder for folder in multi_goal if folder not in in_studies):
-        name = folder.resolve().name
-        if not RunDirectory(folder).checkpoints.steps():
-            captions.append(f"No paths of {name}: no checkpoint yet.")
-            continue
-        paths = play_paths(load_policy(folder, mode="stochastic"), _NUM_PATHS)
-        draws.append(partial(draw_paths, paths=paths, title=f"{ENVIRONMENT}: paths\n{name}"))
+    alone = [run.folder for run in runs if run.folder in folders_of(run_dirs)]
+    for folder in (run.folder for run in runs if run.environment == ENVIRONMENT):
+        if folder in alone and RunDirectory(folder).checkpoints.steps():
+            paths = play_paths(load_policy(folder, mode="stochastic"), _NUM_PATHS)
+            title = f"{ENVIRONMENT}: paths\n{folder.resolve().name}"
+            draws.append(partial(draw_paths, paths=paths, title=title))
     captions += [_PATHS_NOTE] * (len(draws) > len(panels)) + unevaluated_note(run_dirs)
     return style.make_figure(draws, captions)
 
@@ -101,7 +98,6 @@ def learning_panels(panels: list[Panel], reference: Reference | None) -> list[st
 def _draw_panel(
     axes: Axes, panel: Panel, variants: dict[str, list[str]], reference: Reference | None
 ) -> None:
-    """Draws the curves of one environment, and the reference as far as they reach."""
     for curve in panel.curves:
         look = style.curve_style(curve.algorithm, curve.variant, curve.mode, variants)
         style.draw_series(axes, curve.series, curve.label, look)
@@ -119,12 +115,7 @@ def _draw_panel(
 
 def learning_caption(panels: list[Panel], reference: Reference | None) -> list[str]:
     """The sentences that a reader of learning curves needs, one paragraph per item."""
-    of_several = len(panels) > 1
-    named = [
-        (f"{curve.label} on {panel.environment}" if of_several else curve.label, curve)
-        for panel in panels
-        for curve in panel.curves
-    ]
+    named = [(f"{curve.label} on {p.environment}", curve) for p in panels for curve in p.curves]
     counts = Counter(curve.series.num_runs or 0 for _, curve in named)
     usual = counts.most_common(1)[0][0]
     seeds = f"Seeds per curve: {usual}"
@@ -144,8 +135,7 @@ def learning_caption(panels: list[Panel], reference: Reference | None) -> list[s
     ]
     if reference is not None:
         text = f"{reference.name}: {reference.note}; interquartile mean and 95 % interval."
-        known = [reference.find(panel.environment, panel.metric) for panel in panels]
-        missing = [p.environment for p, series in zip(panels, known, strict=True) if series is None]
+        missing = [p.environment for p in panels if not reference.find(p.environment, p.metric)]
         paragraphs.append(f"{text} None for {', '.join(missing)}." if missing else text)
     remarks = [f"{name}: {'; '.join(curve.remarks)}." for name, curve in named if curve.remarks]
     return [*paragraphs, " ".join(remarks)] if remarks else paragraphs

@@ -110,7 +110,6 @@ def official(runs: list[Run]) -> list[Run]:
 
 
 def _curves(runs: list[Run], reference: Reference | None) -> Content:
-    """Learning curves, one per algorithm and setting."""
     panels = panels_of(official(runs))
     return learning_panels(panels, reference), learning_caption(panels, reference)
 
@@ -181,7 +180,7 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
     for environment, own in by_environment(runs).items():
         labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
-        draws.append(partial(_draw_points, points=points, labels=labels, bottom=0.0))
+        draws.append(partial(_draw_points, points=points, labels=labels))
     note = (
         "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps; time "
         "up to the second evaluation, where programs are compiled, not counted. Seeds in one "
@@ -191,9 +190,7 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
     return draws, [note]
 
 
-def _draw_points(
-    axes: Axes, points: Points, labels: tuple[str, str, str], bottom: float | None = None
-) -> None:
+def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
     colour, settings, middle = style.colour_of("dime"), list(points), []
     for setting, numbers in points.items():
@@ -209,7 +206,7 @@ def _draw_points(
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
         axes.minorticks_off()
     style.plain_axes(axes, *labels)
-    axes.set_ylim(bottom=bottom)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
 
 
 # ---- figure 7: the learnt diffusion of action dimensions over training
@@ -218,7 +215,6 @@ _SCALE = "diffusion_scale"
 
 
 def _scales(runs: list[Run], _: Reference | None) -> Content:
-    """A panel for each of up to four action dimensions; runs of a kind are pooled."""
     environment, *others = by_environment(runs)
     require(
         not others,
@@ -258,7 +254,6 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
 
 
 def _recorded_scales(run: Run) -> list[dict[int, np.ndarray]]:
-    """Of each seed, the scales of all action dimensions by env step."""
     histories: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for record in read_records(RunDirectory(run.folder).metrics_file):
         if _SCALE in record:
@@ -298,7 +293,6 @@ class TemperatureChains(NamedTuple):
 
 
 def _temperature_chains(runs: list[Run], _: Reference | None) -> Content:
-    """A panel per temperature."""
     chains = sorted((chains_of(run.folder) for run in runs), key=lambda one: one[:2])
     listed = "; ".join(f"{one.temperature:g}: {one.source}" for one in chains)
     caption = [

@@ -245,7 +245,6 @@ def _play(restored: Restored, index: int, environment: Environment) -> tuple[np.
 
 
 def _spread(length: int, num: int) -> list[int]:
-    """Up to `num` env steps spread evenly over an episode, the first and the last among them."""
     return sorted(set(np.linspace(0, length - 1, num).round().astype(int).tolist()))
 
 

@@ -147,12 +147,11 @@ def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name
     left, right = -0.5 - gap, steps + 0.5 + gap
     prior, expected = policy.prior_masses(prior_std), state.density / state.density.sum()
     scale = side / max(expected.max(), mass[-1].max())
-    for base, heights, colour, label in (
-        (left, -side * np.sqrt(prior / prior.max()), GREY, "prior"),
-        (right, scale * mass[-1], FILL, "last actions"),
-    ):
-        style = {"orientation": "horizontal", "fill": True, "color": colour, "label": label}
-        axes.stairs(base + heights, edges, baseline=base, **style)
+    look = {"orientation": "horizontal", "fill": True}
+    widths = side * np.sqrt(prior / prior.max())
+    axes.stairs(left - widths, edges, baseline=left, color=GREY, label="prior", **look)
+    actions = right + scale * mass[-1]
+    axes.stairs(actions, edges, baseline=right, color=FILL, label="last actions", **look)
     style = {"color": TARGET, "linewidth": 1.4, "label": density_name}
     axes.plot(right + scale * expected, policy.bin_centres(1), **style)
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
@@ -163,10 +162,8 @@ def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name
 
 def _plane_rows(view: PolicyView) -> list[Draw]:
     """Row by row, the panels of each state: some denoising steps, then exp(Q / temperature)."""
-    num_steps = len(view.step_sizes)
-    shown = shown_steps(num_steps)
-    names = {0: ": prior", num_steps: ": actions"}
-    titles = [f"denoising step {n}{names.get(n, '')}" for n in shown] + ["exp(Q / temperature)"]
+    shown = shown_steps(len(view.step_sizes))
+    titles = [*(f"denoising step {number}" for number in shown), "exp(Q / temperature)"]
     x_label, y_label = (f"action {dim}" for dim in view.plane)
     draws: list[Draw] = []
     for state in view.states:

@@ -59,15 +59,9 @@ class Study(NamedTuple):
     path in config.json."""
 
     @property
-    def begun(self) -> list[Path]:
-        """The run directories of the trials that have begun."""
-        files = [self.folder / trial / "config.json" for trial in self.trials]
-        return [file.parent for file in files if file.is_file()]
-
-    @property
     def evaluated(self) -> list[Path]:
         """The run directories of the trials that have evaluations."""
-        files = [folder / "evaluations.jsonl" for folder in self.begun]
+        files = [self.folder / trial / "evaluations.jsonl" for trial in self.trials]
         return [file.parent for file in files if file.is_file() and file.stat().st_size]
 
 
@@ -140,16 +134,11 @@ def folders_of(run_dirs: RunDirs) -> list[Path]:
     return [Path(run_dirs)] if isinstance(run_dirs, str | Path) else list(map(Path, run_dirs))
 
 
-def studies_among(run_dirs: RunDirs) -> list[Study]:
-    """The studies among folders."""
-    return [open_study(path) for path in folders_of(run_dirs) if is_study(path)]
-
-
 def unevaluated_note(run_dirs: RunDirs) -> list[str]:
     """What a caption says of trials that a study plans and no figure can show yet."""
     return [
         f"Left out of {study.name}: {count} trials that have no evaluations yet."
-        for study in studies_among(run_dirs)
+        for study in map(open_study, filter(is_study, folders_of(run_dirs)))
         if (count := len(study.trials) - len(study.evaluated))
     ]
 
@@ -159,10 +148,12 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
     try:
         config = directory.config()
         seeds, texts = config["training"]["seeds"], (config["env"], config["algorithm"])
-        _refuse_unless(_are(list, [seeds]) and _are(int, seeds) and _are(str, texts), "config.json")
+        valid = _are(list, [seeds]) and _are(int, seeds) and _are(str, texts)
+        require(valid, f"{path}/config.json is damaged: other types than a run's.")
         records = list(read_records(directory.evaluations_file))
         for number, record in enumerate(records, 1):
-            _refuse_unless(_is_evaluation(record), f"evaluations.jsonl, line {number}")
+            place = f"{directory.evaluations_file}, line {number}"
+            require(_is_evaluation(record), f"{place}, is damaged or not an evaluation.")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DimeError(
             f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
@@ -175,11 +166,6 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
         "one, or leave this run out.",
     )
     return Run(path, config, records, variant_of(config, separate))
-
-
-def _refuse_unless(valid: bool, place: str) -> None:
-    if not valid:
-        raise ValueError(f"{place} lacks values, or has others than a run's")
 
 
 def _are(kind: Any, values: Iterable[Any]) -> bool:
@@ -213,11 +199,7 @@ def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with paths as names.
-
-    >>> flatten({"settings": {"discount": 0.99, "critic": {}}})
-    {'settings.discount': 0.99}
-    """
+    """A nested config with paths as names: {"settings.discount": 0.99}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):

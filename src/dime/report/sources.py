@@ -17,6 +17,10 @@ _MAX_TRACEBACK = 20_000  # characters, its end
 
 Stamp = tuple[Any, ...]
 """Changes when the files do."""
+Sources = dict[str, list[Any]]
+"""What a report is about: "studies" with "name", "source" (the text that it was made from) and
+"not_begun" (names of trials, each with the text of its failure or ""); "entries", each run once;
+"problems": folders that could not be read at all, with the reason."""
 
 
 class Entry(NamedTuple):
@@ -113,22 +117,6 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [value for value in numbers if 0 <= value < MAX_NUMBER and not isinstance(value, bool)]
 
 
-class StudyEntry(NamedTuple):
-    """A study: the text that it was made from, and what of it has not begun."""
-
-    name: str
-    source: str
-    not_begun: list[tuple[str, str]]  # names of trials, each with the text of its failure or ""
-
-
-class Sources(NamedTuple):
-    """Everything that a report is about."""
-
-    studies: list[StudyEntry]
-    entries: list[Entry]  # the runs, each once
-    problems: list[tuple[str, str]]  # folders that could not be read at all, with the reason
-
-
 class Reader:
     """Reads runs and studies; a run whose files are the same is not read again."""
 
@@ -157,13 +145,13 @@ class Reader:
             elif path.resolve() not in entries:  # as a trial of its study
                 entries[path.resolve()] = self._entry(path, name)
         self._known = {entry.folder: self._known[entry.folder] for entry in entries.values()}
-        return Sources(studies, list(entries.values()), problems)
+        return {"studies": studies, "entries": list(entries.values()), "problems": problems}
 
-    def _study(self, study: Study, prefix: str, entries: dict[Path, Entry]) -> StudyEntry:
+    def _study(self, study: Study, prefix: str, entries: dict[Path, Entry]) -> dict[str, Any]:
         """Adds the trials that have begun to `entries`."""
         not_begun, place = [], study.folder.resolve()
         for trial in study.trials:
-            folder, failure = place / trial, _text(_failure_file(place, trial))
+            folder, failure = place / trial, _text(place / "failures" / f"{trial}.txt")
             if not folder.resolve().is_relative_to(place):
                 failure = "The trial's folder is a link out of the study's folder."
             elif (folder / "config.json").is_file():
@@ -172,7 +160,7 @@ class Reader:
                 continue
             not_begun.append((trial, failure))
         source = typed(str, _object(place / STUDY_FILE).get("source"))
-        return StudyEntry(study.name, source, not_begun)
+        return {"name": study.name, "source": source, "not_begun": not_begun}
 
     def _entry(
         self, folder: Path, name: str, separate: tuple[str, ...] = (), failure: str = ""
@@ -204,7 +192,7 @@ def stamp_of(folder: Path) -> Stamp:
     files = [folder / name for name in _WATCHED]
     if is_study(folder):
         with suppress(DimeError):
-            files += [_failure_file(folder, trial) for trial in open_study(folder).trials]
+            files += [folder / "failures" / f"{t}.txt" for t in open_study(folder).trials]
     return folder, RunDirectory(folder).status().get("state"), *map(_stat, files)
 
 
@@ -220,10 +208,6 @@ def _object(file: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, RecursionError):
         return typed(dict, json.loads(file.read_text("utf-8-sig")))
     return {}
-
-
-def _failure_file(study: Path, trial: str) -> Path:
-    return study / "failures" / f"{trial}.txt"
 
 
 def _failures(directory: RunDirectory) -> list[tuple[str, str]]:
