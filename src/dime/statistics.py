@@ -50,7 +50,7 @@ def _as_scores(scores: np.ndarray) -> Float[np.ndarray, "*batch runs tasks"]:
     try:
         scores = np.asarray(scores, np.float64)
     except (TypeError, ValueError) as error:  # text, or runs of different lengths
-        raise DimeError(f"Scores must be numbers, (..., runs, tasks): {error}") from error
+        raise DimeError(f"Scores must be an array of numbers: {error}.") from error
     require(
         scores.ndim >= 2 and 0 not in scores.shape[-2:],
         f"There are no runs or no tasks in scores of shape {scores.shape}; they need (..., runs, "

@@ -141,11 +141,7 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
 
 
 def span(values: Iterable[int]) -> str:
-    """One value, or the ends of several.
-
-    >>> span({3}), span({10, 2, 4})
-    ('3', '2 to 10')
-    """
+    """One value, or the ends of several, as "2 to 10"."""
     ordered = sorted(values)
     return " to ".join(map(str, dict.fromkeys([ordered[0], ordered[-1]])))
 
@@ -166,10 +162,6 @@ def series_of(histories: Iterable[History], name: str) -> Series:
     """The IQM over runs and its interval, at the env steps that all runs share.
 
     Raises `DimeError` with the `name` of the runs if they share no env step.
-
-    >>> series_of([{0: 1.0, 500: 2.0}, {0: 3.0}], "two runs").lines
-    array([[1.],
-           [3.]])
     """
     runs = list(histories)
     shared = sorted(set.intersection(*map(set, runs)))
@@ -218,9 +210,6 @@ def read_reference(reference: str | Path | None) -> Reference | None:
 
     Raises:
         DimeError: no such file, other columns, a cell that is not a number, or no rows.
-
-    >>> read_reference("shipped").find("Ant-v3-compatible", "return").env_step.max() / 1e6
-    np.float64(0.984)
     """
     if reference is None:
         return None

@@ -14,14 +14,7 @@ from dime.deploy.policy import load_policy
 from dime.envs.registry import make_env
 from dime.envs.tiny import MultiGoal
 from dime.figures import style
-from dime.figures.curves import (
-    MIN_RUNS,
-    Panel,
-    Reference,
-    panels_of,
-    read_reference,
-    span,
-)
+from dime.figures.curves import MIN_RUNS, Panel, Reference, panels_of, read_reference, span
 from dime.figures.runs import RunDirs, folders_of, read_runs, unevaluated_note
 from dime.training.run_directory import RunDirectory
 

@@ -18,17 +18,8 @@ from dime.deploy.policy import load_policy, restore_agents
 from dime.envs.registry import make
 from dime.envs.tiny import two_mode_log_density
 from dime.errors import DimeError, choose, describe, require
-from dime.figures import policy, style
-from dime.figures.curves import (
-    Reference,
-    Series,
-    histories_of,
-    official_mode,
-    panels_of,
-    read_reference,
-    series_of,
-    span,
-)
+from dime.figures import curves, policy, style
+from dime.figures.curves import Reference, Series, histories_of, panels_of, series_of
 from dime.figures.learning import interval_note, learning_caption, learning_panels
 from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, draw_line_chain
 from dime.figures.runs import (
@@ -95,7 +86,7 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
         return gallery_figure()
     study, content = FIGURES[name]
     require(bool(folders), f"Figure {name} is drawn from runs: those of the {study}.")
-    draws, caption = content(read_runs(folders), read_reference(reference))
+    draws, caption = content(read_runs(folders), curves.read_reference(reference))
     size = (4.2, 3.4) if name == "1" else style.PANEL_SIZE
     return style.make_figure(draws, [*caption, *unevaluated_note(folders)], panel_size=size)
 
@@ -104,7 +95,9 @@ def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        mode = official_mode(run.config["algorithm"], [record["mode"] for record in run.records])
+        mode = curves.official_mode(
+            run.config["algorithm"], [record["mode"] for record in run.records]
+        )
         shown.append(run._replace(records=[r for r in run.records if r["mode"] == mode]))
     return shown
 
@@ -181,11 +174,11 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
         labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
         draws.append(partial(_draw_points, points=points, labels=labels))
+    seeds = curves.span(len(run.config["training"]["seeds"]) for run in runs)
     note = (
         "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps; time "
         "up to the second evaluation, where programs are compiled, not counted. Seeds in one "
-        f"program: {span(len(run.config['training']['seeds']) for run in runs)}. {_POINTS_NOTE} "
-        "Runs that shared a machine slowed each other."
+        f"program: {seeds}. {_POINTS_NOTE} Runs that shared a machine slowed each other."
     )
     return draws, [note]
 
@@ -210,8 +203,6 @@ def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> No
 
 
 # ---- figure 7: the learnt diffusion of action dimensions over training
-
-_SCALE = "diffusion_scale"
 
 
 def _scales(runs: list[Run], _: Reference | None) -> Content:
@@ -256,12 +247,12 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
 def _recorded_scales(run: Run) -> list[dict[int, np.ndarray]]:
     histories: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for record in read_records(RunDirectory(run.folder).metrics_file):
-        if _SCALE in record:
-            scales = np.asarray(record[_SCALE], np.float64)
+        if "diffusion_scale" in record:
+            scales = np.asarray(record["diffusion_scale"], np.float64)
             histories[record["seed"]][record["env_step"]] = scales
     require(
         bool(histories),
-        f"{run.folder} has no {_SCALE} in its metrics.jsonl: it has made no updates yet, or "
+        f"{run.folder} has no diffusion_scale in its metrics.jsonl: it has made no updates yet, or "
         f"{run.config['algorithm']} does not learn one, as dime and dime-gb do.",
     )
     return list(histories.values())

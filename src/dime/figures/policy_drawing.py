@@ -231,6 +231,7 @@ def _draw_bounds(axes: Axes, view: PolicyView) -> None:
         axes.axhline(view.target_bound, label=label, color=TARGET, linewidth=1.2, linestyle="--")
     for state in view.states:
         axes.axvline(state.env_step, color=GREY, linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
     open_frame(axes)
 
@@ -241,7 +242,7 @@ def _draw_scales(axes: Axes, view: PolicyView) -> None:
     axes.bar(range(count), view.diffusion_scale, color=colours)
     label = "diffusion scale before training"
     axes.axhline(view.initial_scale, label=label, color="#444444", linewidth=1.2, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(range(0, count, -(-count // 10)))
     margin = max(0.8, 3.0 - 0.5 * count)  # keeps a few bars from filling the panel
     axes.set(xlabel="action dimension", ylabel="diffusion scale")
     axes.set_xlim(-margin, count - 1 + margin)

@@ -81,11 +81,11 @@ def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]
             if name not in _NO_SETTINGS and text not in seen:
                 seen.append(text)
 
-    def same(of: dict[str, list[str]]) -> bool:
-        first, *others = (of.get(kind, []) for kind in kinds)
-        return len(first) < 2 and all(other == first for other in others)
-
-    return {name: of for name, of in sorted(values.items()) if not same(of)}
+    return {
+        name: of
+        for name, of in sorted(values.items())
+        if len({text for kind in kinds for text in of.get(kind, [None])}) > 1
+    }
 
 
 def _config_text(entry: Entry) -> str:
