@@ -95,9 +95,8 @@ def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        mode = curves.official_mode(
-            run.config["algorithm"], [record["mode"] for record in run.records]
-        )
+        modes = [record["mode"] for record in run.records]
+        mode = curves.official_mode(run.config["algorithm"], modes)
         shown.append(run._replace(records=[r for r in run.records if r["mode"] == mode]))
     return shown
 
@@ -173,7 +172,7 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
     for environment, own in by_environment(runs).items():
         labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
-        draws.append(partial(_draw_points, points=points, labels=labels))
+        draws.append(partial(_draw_points, points=points, labels=labels, bottom=0.0))
     seeds = curves.span(len(run.config["training"]["seeds"]) for run in runs)
     note = (
         "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps; time "
@@ -183,7 +182,9 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
     return draws, [note]
 
 
-def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> None:
+def _draw_points(
+    axes: Axes, points: Points, labels: tuple[str, str, str], bottom: float | None = None
+) -> None:
     """The number of each run over the setting, on a logarithmic axis, and the line between."""
     colour, settings, middle = style.colour_of("dime"), list(points), []
     for setting, numbers in points.items():
@@ -199,7 +200,7 @@ def _draw_points(axes: Axes, points: Points, labels: tuple[str, str, str]) -> No
         axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
         axes.minorticks_off()
     style.plain_axes(axes, *labels)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_ylim(bottom=bottom)
 
 
 # ---- figure 7: the learnt diffusion of action dimensions over training

@@ -231,7 +231,7 @@ def _draw_bounds(axes: Axes, view: PolicyView) -> None:
         axes.axhline(view.target_bound, label=label, color=TARGET, linewidth=1.2, linestyle="--")
     for state in view.states:
         axes.axvline(state.env_step, color=GREY, linewidth=0.8, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
     open_frame(axes)
 

@@ -170,13 +170,6 @@ def _place(algorithm: str) -> int:
     return known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
 
 
-def shade(colour: str, place: int, count: int) -> str:
-    """The colour of the `place`-th of `count` variants: from the colour itself towards white."""
-    white = 0.6 * place / max(count - 1, 1)
-    red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
 def variants_of(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """The variants of each algorithm, of pairs of algorithm and variant, in their order."""
     variants: dict[str, list[str]] = {}
@@ -190,7 +183,8 @@ def curve_style(
 ) -> dict[str, Any]:
     """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
     number = variants[algorithm].index(variant)
-    colour = shade(colour_of(algorithm), number, len(variants[algorithm]))
+    white = 0.6 * number / max(len(variants[algorithm]) - 1, 1)  # a variant's shade
+    colour = to_hex([part + (1.0 - part) * white for part in to_rgb(colour_of(algorithm))])
     return {
         "color": colour,
         "linestyle": _MODE_DASHES.get(mode, (0, (6, 2, 1, 2))),
