@@ -1,19 +1,15 @@
 """Statistics over few runs, after Agarwal et al. 2021 (docs/statistics.md).
 
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021). For all
-of them:
-
 - Scores are arrays (..., runs, tasks), in any unit. One task is an axis of length one. Several
   tasks need the same unit: `normalise` first.
 - In learning curves time is the last axis. Statistics over runs and tasks need it in front:
   `iqm(np.moveaxis(curves, -1, 0))` of curves (runs, tasks, time) is a curve (time,).
-- Statistics keep the leading axes and the unit.
-- A NaN among the scores makes their statistic NaN; it is never left out.
+- Statistics keep the leading axes and the unit. A NaN among the scores makes their statistic NaN.
 - `DimeError` is raised if there are no runs or no tasks, shapes do not match, env steps do not
   ascend, or an option is out of range.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,21 +47,14 @@ _NUMBERS_AT_ONCE = 1_000_000  # drawn scores in memory: 8 MB
 
 
 def _as_scores(scores: np.ndarray) -> Float[np.ndarray, "*batch runs tasks"]:
-    """The same numbers in double precision; refuses what is not an array of scores."""
     try:
         scores = np.asarray(scores, np.float64)
     except (TypeError, ValueError) as error:  # text, or runs of different lengths
-        raise DimeError(
-            f"Scores must be an array of numbers, (..., runs, tasks); these are not ({error})."
-        ) from error
+        raise DimeError(f"Scores must be an array of numbers: {error}.") from error
     require(
-        scores.ndim >= 2,
-        f"Scores of shape {scores.shape} lack an axis; they need (..., runs, tasks). For the runs "
-        "of one task pass scores[:, None].",
-    )
-    require(
-        0 not in scores.shape[-2:],
-        f"There are no runs or no tasks in scores of shape {scores.shape}, (..., runs, tasks).",
+        scores.ndim >= 2 and 0 not in scores.shape[-2:],
+        f"There are no runs or no tasks in scores of shape {scores.shape}; they need (..., runs, "
+        "tasks). For the runs of one task pass scores[:, None].",
     )
     return scores
 
@@ -128,9 +117,7 @@ def performance_profile(
     """The share of runs whose score is strictly above each threshold, averaged over tasks.
 
     This is the run-score distribution (Agarwal et al. 2021, section 4): every run counts by
-    itself, so a task on which half of the runs succeed contributes one half. For scores that are
-    not negative the area under the profile, from threshold 0 up, is their mean. Thresholds are in
-    the scores' unit, in any order.
+    itself. Thresholds are in the scores' unit, in any order.
 
     >>> performance_profile(np.array([[0.2, 1.0], [0.4, 0.4]]), np.array([0.0, 0.3, 0.4]))
     array([1.  , 0.75, 0.25])
@@ -331,28 +318,20 @@ def align_runs(histories: Histories, *, keep_fewest: bool = False) -> AlignedRun
     )
     kept = {task: runs[:fewest] for task, runs in histories.items()}
     shared = set.intersection(*(set(run) for runs in kept.values() for run in runs))
-    require(
-        bool(shared),
-        f"The runs share no env step (numbers of runs: {listed}), so they cannot be aligned. "
-        "Evaluate them at the same intervals.",
-    )
+    require(bool(shared), "The runs share no env step. Evaluate them at the same intervals.")
     env_steps = sorted(shared)
     table = [[[run[step] for step in env_steps] for run in runs] for runs in kept.values()]
     scores = np.array(table, np.float64).swapaxes(0, 1)  # (tasks, runs, time) before
-    return AlignedRuns(np.array(env_steps), scores, tuple(_left_out(histories, fewest, shared)))
-
-
-def _left_out(histories: Histories, fewest: int, shared: set[int]) -> Iterator[str]:
-    for task, runs in histories.items():
-        if len(runs) > fewest:
-            yield f"{task}: the last {len(runs) - fewest} of {len(runs)} runs"
-    for task, runs in histories.items():
-        recorded = {step for run in runs[:fewest] for step in run}
-        if unshared := sorted(recorded - shared):
-            yield (
-                f"{task}: {len(unshared)} of {len(recorded)} env steps, within {unshared[0]} to "
-                f"{unshared[-1]}"
-            )
+    left_out = [
+        f"{task}: the last {count - fewest} of {count} runs"
+        for task, count in counts.items()
+        if count > fewest
+    ]
+    for task, runs in kept.items():
+        recorded = set().union(*runs)
+        if recorded > shared:
+            left_out.append(f"{task}: {len(recorded - shared)} of {len(recorded)} env steps")
+    return AlignedRuns(np.array(env_steps), scores, tuple(left_out))
 
 
 def area_under_curve(env_steps: EnvSteps, scores: Curves) -> Values:
@@ -373,9 +352,7 @@ def steps_to_score(env_steps: EnvSteps, curve: Curves, score: float) -> Values:
     """The first env step, not rounded, at which the straight line between points reaches `score`.
 
     A curve that begins at the score or above it gives the first env step, also if it falls below
-    it later. One that never gets there, or has a NaN anywhere, gives NaN: when it would get there
-    is unknown. A mean over curves is then NaN too: report how many got there, or take the steps of
-    the mean curve, `steps_to_score(env_steps, iqm(...), score)`.
+    it later. One that never gets there, or has a NaN anywhere, gives NaN.
 
     >>> float(steps_to_score(np.array([0, 100, 200]), np.array([0.0, 4.0, 8.0]), 5.0))
     125.0

@@ -139,21 +139,19 @@ def test_folders_that_cannot_be_drawn_are_refused(tmp_path):
     with pytest.raises(DimeError, match="not a run"):
         read_runs([run, tmp_path / "nowhere"])
     evaluations.write_text('{"env_step": 0, "seed"')  # still being written
-    with pytest.raises(DimeError, match="no evaluations yet.*try again"):
+    with pytest.raises(DimeError, match="no evaluations yet.*Try again"):
         read_runs(run)
     (run / "status.json").write_text('{"state": "failed", "reason": "seed 0: no floor"}')
-    with pytest.raises(
-        DimeError, match="state is failed: seed 0: no floor. Leave this run out, or"
-    ):
+    with pytest.raises(DimeError, match="state is failed: seed 0: no floor.*leave this run out"):
         read_runs(run)
     evaluations.write_text('{"env_step": 0\n')
     with pytest.raises(DimeError, match="damaged"):
         read_runs(run)
     evaluations.write_text('{"env_step": 0, "mode": "stochastic", "success_last": null}\n')
-    with pytest.raises(DimeError, match="line 1, .* lacks returns, seed"):
+    with pytest.raises(DimeError, match="damaged.*returns"):
         read_runs(run)
     (run / "config.json").write_text('{"format_version": 1, "env": "Ant-v5"}')
-    with pytest.raises(DimeError, match="lacks algorithm, training"):
+    with pytest.raises(DimeError, match="damaged.*training"):
         read_runs(run)
 
 
@@ -223,10 +221,10 @@ def test_few_seeds_of_a_reference_have_no_interval_either(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", r"columns \(none\)"),
-        ("environment,step,score\nA,0,1\n", "columns environment, step, score. It must have"),
+        ("", "no rows"),
+        ("environment,step,score\nA,0,1\n", "columns are environment, step, score. It must be"),
         (SUMMARY, "no rows"),
-        (SUMMARY + "A,return,0,1,2\n", "line 2: it needs 6 cells"),
+        (SUMMARY + "A,return,0,1,2\n", "line 2: .*shorter"),
         (SUMMARY + "A,return,0,1,2,3\nA,return,x,1,2,3\n", "line 3: .*'x'"),
     ],
 )

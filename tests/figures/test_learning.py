@@ -12,9 +12,7 @@ from dime.errors import DimeError
 from dime.figures import learning
 from dime.figures.curves import panels_of, read_reference
 from dime.figures.learning import (
-    count_goals,
     draw_paths,
-    paths_caption,
     play_paths,
     plot,
     plot_figure,
@@ -109,7 +107,7 @@ def test_the_caption_says_what_is_left_out_and_what_differs(tmp_path):
         make_run(tmp_path / "b", steps=(0, 1000), settings={"discount": 0.9}, num_episodes=3),
     ]
     text = caption(plot_figure(runs))
-    assert "2 env steps left out" in text
+    assert "2 of its env steps left out" in text
     assert "pooled runs differ in discount" in text
     assert "3 to 5 whole episodes" in text
 
@@ -179,14 +177,15 @@ def test_plot_adds_the_paths_of_multi_goal_runs(tmp_path, stub_policy):
     figure = plot_figure(runs)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [MULTI_GOAL, "dm_control/walker-run", f"{MULTI_GOAL}: paths\nfirst"]
-    assert "right 50, left 0, top 0, bottom 0; none: 0." in caption(figure)
+    assert [text.get_text() for text in figure.axes[2].texts[-4:]] == ["50", "0", "0", "0"]
+    assert "Paths: 50 stochastic episodes of the newest checkpoint's policy" in caption(figure)
     assert plot(runs, tmp_path / "all.png").stat().st_size > 10_000
 
 
 def test_plot_does_without_paths_where_there_is_no_checkpoint_yet(tmp_path, stub_policy):
     figure = plot_figure([make_run(tmp_path / "young", MULTI_GOAL)])
     assert len(figure.axes) == 1
-    assert "No paths of young: no checkpoint yet." in caption(figure)
+    assert "Paths:" not in caption(figure)
 
 
 def test_texts_do_not_overlap_the_panels(tmp_path):
@@ -230,20 +229,17 @@ def stay(obs):
 
 def test_paths_end_at_the_goals_that_are_counted():
     paths = play_paths(outwards, 40)
-    for path in paths:
-        distance = np.linalg.norm(path.position[-1] - MultiGoal.goals[path.goal])
+    for position, goal in paths:
+        distance = np.linalg.norm(position[-1] - MultiGoal.goals[goal])
         assert distance < MultiGoal.goal_radius
-        np.testing.assert_array_less(0.59, np.linalg.norm(np.diff(path.position, axis=0), axis=1))
-    counts = count_goals(paths)
-    assert sum(counts) == 40 and min(counts) > 2
-    assert counts == [sum(path.goal == goal for path in paths) for goal in range(4)]
+        np.testing.assert_array_less(0.59, np.linalg.norm(np.diff(position, axis=0), axis=1))
+    assert min(np.bincount([goal for _, goal in paths], minlength=4)) > 2
 
 
-def test_paths_that_reach_nothing_are_counted_too():
+def test_paths_that_reach_nothing_have_no_goal():
     paths = play_paths(stay, 3)
-    assert [len(path.position) for path in paths] == [31] * 3
-    assert [path.goal for path in paths] == [None] * 3
-    assert "none: 3." in paths_caption(paths, "run")
+    assert [len(position) for position, _ in paths] == [31] * 3
+    assert [goal for _, goal in paths] == [None] * 3
 
 
 def test_the_policy_is_asked_once_per_step_for_all_episodes():
@@ -258,8 +254,8 @@ def test_the_policy_is_asked_once_per_step_for_all_episodes():
 
 
 def test_the_same_policy_walks_the_same_paths():
-    for one, other in zip(play_paths(outwards, 5), play_paths(outwards, 5), strict=True):
-        np.testing.assert_array_equal(one.position, other.position)
+    for (one, _), (other, _) in zip(play_paths(outwards, 5), play_paths(outwards, 5), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_panel_shows_paths_counts_and_goals():
@@ -267,9 +263,10 @@ def test_the_panel_shows_paths_counts_and_goals():
     axes = Figure().subplots()
     draw_paths(axes, paths, "title")
     walked = [line for line in axes.lines if len(line.get_xdata()) > 1]
-    for line, path in zip(walked, paths, strict=True):
-        np.testing.assert_array_equal(np.transpose(line.get_data()), path.position)
-    assert [text.get_text() for text in axes.texts[-4:]] == [str(n) for n in count_goals(paths)]
+    for line, (position, _) in zip(walked, paths, strict=True):
+        np.testing.assert_array_equal(np.transpose(line.get_data()), position)
+    counts = np.bincount([goal for _, goal in paths], minlength=4)
+    assert [text.get_text() for text in axes.texts[-4:]] == [str(count) for count in counts]
     assert [tuple(disc.center) for disc in axes.patches] == [tuple(g) for g in MultiGoal.goals]
 
 

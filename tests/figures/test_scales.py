@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from dime.errors import DimeError
-from dime.figures.paper import default_dims, draw_figure, paper_figure
+from dime.figures.paper import draw_figure, paper_figure
 from dime.statistics import bootstrap_interval, iqm
 from tests.figures.layout import assert_free, caption
 from tests.figures.make_run import make_run
@@ -37,11 +37,10 @@ def bands(axes):
     return [item for item in axes.collections if isinstance(item, PolyCollection)]
 
 
-def test_the_papers_dimensions_of_dog_and_what_narrower_actions_have():
-    assert default_dims(38) == default_dims(39) == [0, 10, 20, 30]
-    assert default_dims(21) == [0, 6, 12, 18]
-    assert default_dims(4) == [0, 1, 2, 3]
-    assert default_dims(1) == [0]
+@pytest.mark.parametrize(("action_dim", "dims"), [(21, [0, 6, 12, 18]), (4, [0, 1, 2, 3])])
+def test_narrower_actions_have_up_to_four_panels_too(tmp_path, action_dim, dims):
+    figure = paper_figure("7", with_scales(tmp_path / "run", action_dim=action_dim))
+    assert [axes.get_title() for axes in figure.axes] == [f"action dimension {d}" for d in dims]
 
 
 def test_what_is_drawn_is_what_the_records_say(tmp_path):

@@ -172,7 +172,7 @@ def test_no_run_is_dropped_silently(tmp_path, report):
     for reason in (
         "has no evaluations yet",
         "is damaged: line 1 is no record",
-        "strange/evaluations.jsonl, line 1, is damaged",
+        "evaluations.jsonl, line 1, is damaged",
         "no evaluation of seed 6",
         "SIGTERM",
         "NaN in the critic",
@@ -182,7 +182,7 @@ def test_no_run_is_dropped_silently(tmp_path, report):
         "Traceback RuntimeError: no GPU",
     ):
         assert reason in text, reason
-    assert "8 runs or trials failed" in page.text("headline")
+    assert "cannot be read: 8 (" in page.text("headline")
     assert all(f"baselines/{run.name} " in page.text("runs") for run in begun)
 
 
@@ -261,13 +261,10 @@ def test_pace_and_machine_are_shown(tmp_path, report):
     run = make_run(tmp_path / "run")
     set_provenance(run)
     page = report(run)
-    assert "dime 10.0 10.0 to 10.0 1 day, 3:46:40 3 1 run Fast GPU · Linux-6.1" in page.text(
-        "speed"
-    )
+    assert "dime 10.0 10.0 to 10.0 1 day, 3:46:40 3 1 Fast GPU · Linux-6.1" in page.text("speed")
     assert "dime train" in page.text("reproduce")
     assert "/usr/bin" not in page.text("reproduce")
     assert "1.2.3 abc123 3.11.9 Linux-6.1 Fast GPU (gpu) jax 0.10.2" in page.text("reproduce")
-    assert "2026-01-02" in page.text("headline")
 
 
 def test_the_studys_file_is_in_the_report(tmp_path, report):

@@ -2,10 +2,10 @@
 
 import csv
 import json
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,13 @@ from dime.errors import DimeError, require
 from dime.figures.runs import OPERATIONAL, Run, by_environment, flatten
 from dime.statistics import bootstrap_interval, iqm
 
-_MAX_NAMES = 4  # in an enumeration; the rest is counted
 MIN_RUNS = 3
 """Fewer runs than this have no interval worth drawing."""
 
 SHIPPED = "shipped"
-_SHIPPED_NAME = "DIME, published"
-_SHIPPED_NOTE = (
-    "the authors' published curves, 10 seeds, stochastic actions, 5 episodes per evaluation"
-)
-_SUMMARY_COLUMNS = {"environment", "metric", "env_step", "iqm", "ci_low", "ci_high"}
-_SCORE_COLUMNS = {"environment", "metric", "seed", "env_step", "score"}
-_TEXT_COLUMNS = {"environment", "metric", "seed"}
+_NOTE = "the authors' published curves, 10 seeds, stochastic actions, 5 episodes per evaluation"
+_SUMMARY = ["environment", "metric", "env_step", "iqm", "ci_low", "ci_high"]
+_SCORES = ["environment", "metric", "seed", "env_step", "score"]
 
 History = dict[int, float]
 """The score of one run by env step."""
@@ -126,12 +121,12 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
     series = series_of(histories.values(), f"{first.kind} ({mode}) on {first.environment}")
     silent = sum(len(run.config["training"]["seeds"]) for run in runs) - len(histories)
     repeated = len(histories) - len({seed for _, seed in histories})
-    different = enumerated(_differences([run.config for run in runs]))
+    different = _differences([run.config for run in runs])
     remarks = {
-        f"{counted(series.num_left_out, 'env step')} left out, not evaluated for all of its "
+        f"{series.num_left_out} of its env steps left out, not evaluated for all of its "
         "seeds": series.num_left_out,
         f"{silent} of its seeds left out, not evaluated at all": silent,
-        f"{counted(repeated, 'seed')} counted more than once, from several folders": repeated,
+        f"{repeated} of its seeds counted more than once, from several folders": repeated,
         f"pooled runs differ in {different}": different,
     }
     return Curve(
@@ -145,34 +140,10 @@ def _curve(runs: list[Run], mode: str, metric: str) -> Curve:
     )
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    >>> counted(1, "seed"), counted(3, "seed"), counted(1200, "run")
-    ('1 seed', '3 seeds', '1,200 runs')
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
 def span(values: Iterable[int]) -> str:
-    """One value, or the ends of several.
-
-    >>> span({3}), span({10, 2, 4})
-    ('3', '2 to 10')
-    """
+    """One value, or the ends of several, as "2 to 10"."""
     ordered = sorted(values)
     return " to ".join(map(str, dict.fromkeys([ordered[0], ordered[-1]])))
-
-
-def enumerated(names: Iterable[str]) -> str:
-    """The first names, and how many more there are.
-
-    >>> enumerated("abcdefg")
-    'a, b, c, d and 3 more'
-    """
-    listed = list(names)
-    more = len(listed) - _MAX_NAMES
-    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def histories_of(runs: Iterable[Run], mode: str, metric: str) -> dict[tuple[Path, int], History]:
@@ -191,10 +162,6 @@ def series_of(histories: Iterable[History], name: str) -> Series:
     """The IQM over runs and its interval, at the env steps that all runs share.
 
     Raises `DimeError` with the `name` of the runs if they share no env step.
-
-    >>> series_of([{0: 1.0, 500: 2.0}, {0: 3.0}], "two runs").lines
-    array([[1.],
-           [3.]])
     """
     runs = list(histories)
     shared = sorted(set.intersection(*map(set, runs)))
@@ -212,12 +179,13 @@ def series_of(histories: Iterable[History], name: str) -> Series:
     return Series(np.array(shared), lines, band, len(runs), num_left_out)
 
 
-def _differences(configs: list[dict[str, Any]]) -> list[str]:
-    """Names of the settings that change the learning and are not the same in all configs."""
+def _differences(configs: list[dict[str, Any]]) -> str:
+    """The settings that change the learning and are not the same in all configs, the first few."""
     flat = [flatten(config) for config in configs]
     names = sorted(set().union(*flat) - OPERATIONAL)
-    values = {name: {json.dumps(settings.get(name)) for settings in flat} for name in names}
-    return [name.removeprefix("settings.") for name in names if len(values[name]) > 1]
+    different = [n for n in names if len({json.dumps(settings.get(n)) for settings in flat}) > 1]
+    text = ", ".join(name.removeprefix("settings.") for name in different)
+    return textwrap.shorten(text, 100, placeholder=" ...")
 
 
 class Reference(NamedTuple):
@@ -242,62 +210,44 @@ def read_reference(reference: str | Path | None) -> Reference | None:
 
     Raises:
         DimeError: no such file, other columns, a cell that is not a number, or no rows.
-
-    >>> read_reference("shipped").find("Ant-v3-compatible", "return").env_step.max() / 1e6
-    np.float64(0.984)
     """
     if reference is None:
         return None
-    file: Traversable = Path(reference)
-    name, note = Path(reference).stem, Path(reference).name
+    file, name, note = Path(reference), Path(reference).stem, Path(reference).name
     if reference == SHIPPED:
         file = resources.files("dime").joinpath("data", "dime_official_iqm.csv")
-        name, note = _SHIPPED_NAME, _SHIPPED_NOTE
+        name, note = "DIME, published", _NOTE
+    columns, line = [], 0
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in _read_rows(file):
-        grouped[row["environment"], row["metric"]].append(row)
-    make = _of_summary if all("iqm" in rows[0] for rows in grouped.values()) else _of_scores
-    return Reference(name, note, {key: make(rows) for key, rows in grouped.items()})
-
-
-def _read_rows(file: Traversable) -> list[dict[str, Any]]:
-    """The lines of a reference file: texts and numbers by column."""
     try:
-        reader = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
-        columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for line, cells in enumerate(csv.reader(file.read_text("utf-8-sig").splitlines()), 1):
+            columns = columns or cells
+            if sorted(columns) not in (sorted(_SUMMARY), sorted(_SCORES)):
+                raise ValueError(f"its columns are {', '.join(columns)}")
+            if line > 1:
+                row = dict(zip(columns, cells, strict=True))
+                texts = row.pop("environment"), row.pop("metric")
+                seed = {"seed": row.pop("seed", None)}
+                grouped[texts].append({n: float(cell) for n, cell in row.items()} | seed)
+        require(bool(grouped), f"The reference {file} has no rows below its columns.")
+    except (OSError, ValueError, csv.Error) as error:
         raise DimeError(
-            f"The reference {file} cannot be read ({error}). Give a CSV file, or the word "
+            f"The reference {file} cannot be read, line {line}: {error}. It must be a CSV file "
+            f"with the columns {', '.join(_SUMMARY)}, or {', '.join(_SCORES)}, or the word "
             f'"{SHIPPED}" for the published curves of DIME.'
         ) from error
-    require(
-        set(columns) in (_SUMMARY_COLUMNS, _SCORE_COLUMNS),
-        f"The reference {file} has the columns {', '.join(columns) or '(none)'}. It must have "
-        "environment, metric, env_step, iqm, ci_low, ci_high, or environment, metric, seed, "
-        "env_step, score.",
-    )
-    rows = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():  # as DictReader marks other cells
-                raise ValueError(f"it needs {len(columns)} cells, one per column")
-            rows.append({n: cell if n in _TEXT_COLUMNS else float(cell) for n, cell in row.items()})
-    except (ValueError, csv.Error) as error:
-        raise DimeError(f"The reference {file}, line {reader.line_num}: {error}.") from error
-    require(bool(rows), f"The reference {file} has no rows below its columns.")
-    return rows
+    make = _of_summary if "iqm" in columns else _of_scores
+    return Reference(name, note, {key: make(rows, key[0]) for key, rows in grouped.items()})
 
 
-def _of_summary(rows: list[dict[str, Any]]) -> Series:
-    by_step = {row["env_step"]: row for row in rows}
-    ordered = [by_step[step] for step in sorted(by_step)]
-    names = "env_step", "iqm", "ci_low", "ci_high"
-    step, middle, *band = np.array([[row[name] for row in ordered] for name in names])
+def _of_summary(rows: list[dict[str, Any]], _: str) -> Series:
+    ordered = sorted(rows, key=lambda row: row["env_step"])
+    step, middle, *band = np.array([[row[name] for row in ordered] for name in _SUMMARY[2:]])
     return Series(step, middle[None], np.stack(band), None)
 
 
-def _of_scores(rows: list[dict[str, Any]]) -> Series:
+def _of_scores(rows: list[dict[str, Any]], environment: str) -> Series:
     histories: dict[str, History] = defaultdict(dict)
     for row in rows:
         histories[row["seed"]][int(row["env_step"])] = row["score"]
-    return series_of(histories.values(), f"the reference for {rows[0]['environment']}")
+    return series_of(histories.values(), f"the reference for {environment}")

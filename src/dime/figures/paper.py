@@ -18,16 +18,8 @@ from dime.deploy.policy import load_policy, restore_agents
 from dime.envs.registry import make
 from dime.envs.tiny import two_mode_log_density
 from dime.errors import DimeError, choose, describe, require
-from dime.figures import policy, style
-from dime.figures.curves import (
-    Reference,
-    Series,
-    histories_of,
-    official_mode,
-    panels_of,
-    read_reference,
-    series_of,
-)
+from dime.figures import curves, policy, style
+from dime.figures.curves import Reference, Series, histories_of, panels_of, series_of
 from dime.figures.learning import interval_note, learning_caption, learning_panels
 from dime.figures.policy_drawing import LINE_NOTE, NUM_PATHS, draw_line_chain
 from dime.figures.runs import (
@@ -94,7 +86,7 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
         return gallery_figure()
     study, content = FIGURES[name]
     require(bool(folders), f"Figure {name} is drawn from runs: those of the {study}.")
-    draws, caption = content(read_runs(folders), read_reference(reference))
+    draws, caption = content(read_runs(folders), curves.read_reference(reference))
     size = (4.2, 3.4) if name == "1" else style.PANEL_SIZE
     return style.make_figure(draws, [*caption, *unevaluated_note(folders)], panel_size=size)
 
@@ -103,13 +95,13 @@ def official(runs: list[Run]) -> list[Run]:
     """The runs with the records of one mode: their algorithm's official one, or their first."""
     shown = []
     for run in runs:
-        mode = official_mode(run.config["algorithm"], [record["mode"] for record in run.records])
+        modes = [record["mode"] for record in run.records]
+        mode = curves.official_mode(run.config["algorithm"], modes)
         shown.append(run._replace(records=[r for r in run.records if r["mode"] == mode]))
     return shown
 
 
 def _curves(runs: list[Run], reference: Reference | None) -> Content:
-    """Learning curves, one per algorithm and setting."""
     panels = panels_of(official(runs))
     return learning_panels(panels, reference), learning_caption(panels, reference)
 
@@ -141,17 +133,14 @@ def wall_clock_points(runs: list[Run], setting: str) -> Points:
     The time up to the second evaluation is left out if there are more: compilation is in it. One
     number per run directory: seeds that share a program share its time.
     """
-    return _points(((run, _hours(run)) for run in runs), setting)
-
-
-def _hours(run: Run) -> float:
-    evaluated = sorted({record["env_step"] for record in run.records})
-    begin = evaluated[1 if len(evaluated) > 2 else 0]
-    # The last record of an evaluation: its own time must not be counted either.
-    first = [record for record in run.records if record["env_step"] == begin][-1]
-    steps, seconds = (run.records[-1][key] - first[key] for key in ("env_step", "wall_time_s"))
-    require(steps > 0, f"{run.folder} has only one evaluation: there is no time between two.")
-    return seconds / steps * 1e6 / 3600
+    numbers = []
+    for run in runs:
+        # The last record of an evaluation: its own time must not be counted either.
+        times = {record["env_step"]: record["wall_time_s"] for record in run.records}
+        require(len(times) > 1, f"{run.folder} has only one evaluation: no time between two.")
+        first, last = sorted(times)[1 if len(times) > 2 else 0], max(times)
+        numbers.append((run, (times[last] - times[first]) / (last - first) * 1e6 / 3600))
+    return _points(numbers, setting)
 
 
 def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
@@ -165,9 +154,9 @@ def _points(numbers: Iterable[tuple[Run, float]], setting: str) -> Points:
 
 
 def _final_scores(runs: list[Run], _: Reference | None) -> Content:
-    panels, draws = panels_of(official(runs)), []
-    for panel, own in zip(panels, by_environment(runs).values(), strict=True):
-        last, points = final_score_points(own, panel.metric, _TEMPERATURE)
+    panels, draws, by_env = panels_of(official(runs)), [], by_environment(runs)
+    for panel in panels:
+        last, points = final_score_points(by_env[panel.environment], panel.metric, _TEMPERATURE)
         label = f"{style.METRIC_LABELS[panel.metric]} at env step {last:,}"
         labels = panel.environment, "temperature", label
         draws.append(partial(_draw_points, points=points, labels=labels))
@@ -184,12 +173,11 @@ def _wall_clock(runs: list[Run], _: Reference | None) -> Content:
         labels = environment, "denoising steps", "hours per 1M env steps"
         points = wall_clock_points(own, _NUM_STEPS)
         draws.append(partial(_draw_points, points=points, labels=labels, bottom=0.0))
-    seeds = sorted({len(run.config["training"]["seeds"]) for run in runs})
+    seeds = curves.span(len(run.config["training"]["seeds"]) for run in runs)
     note = (
-        "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps of "
-        f"{' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} in one program; up to "
-        "the second evaluation, where programs are compiled, not counted. "
-        f"{_POINTS_NOTE} Runs that shared a machine slowed each other."
+        "Wall-clock time of whole runs, evaluations included, extrapolated to 1M env steps; time "
+        "up to the second evaluation, where programs are compiled, not counted. Seeds in one "
+        f"program: {seeds}. {_POINTS_NOTE} Runs that shared a machine slowed each other."
     )
     return draws, [note]
 
@@ -208,8 +196,8 @@ def _draw_points(
             axes.plot(many[:2], series.band[:, 0], color=colour, linewidth=4, alpha=0.25)
     axes.plot(settings, middle, "-", color=colour, linewidth=1.6, zorder=3)
     axes.set_xscale("log")
-    if max(settings) <= 1024 and min(settings) >= 1:
-        axes.set_xticks(settings, [f"{setting:g}" for setting in settings], minor=False)
+    if min(settings) >= 1:  # a few numbers of denoising steps
+        axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
         axes.minorticks_off()
     style.plain_axes(axes, *labels)
     axes.set_ylim(bottom=bottom)
@@ -217,12 +205,8 @@ def _draw_points(
 
 # ---- figure 7: the learnt diffusion of action dimensions over training
 
-_SCALE = "diffusion_scale"
-_NUM_PANELS = 4
-
 
 def _scales(runs: list[Run], _: Reference | None) -> Content:
-    """A panel for each of up to four action dimensions; runs of a kind are pooled."""
     environment, *others = by_environment(runs)
     require(
         not others,
@@ -233,17 +217,18 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
     for run in runs:
         recorded[run.kind] += _recorded_scales(run)
     arrays = [scales for own in recorded.values() for one in own for scales in one.values()]
-    action_dim = min(map(len, arrays))
+    action_dim, top = min(map(len, arrays)), 1.04 * max(scales.max() for scales in arrays)
     variants = style.variants_of((run.config["algorithm"], run.variant) for run in runs)
-    drawn: dict[int, list[tuple[Series, str, dict[str, Any]]]] = defaultdict(list)
-    for run in {run.kind: run for run in runs}.values():
-        look = style.curve_style(run.config["algorithm"], run.variant, "stochastic", variants)
-        for dim in default_dims(action_dim):
-            one = [{step: float(s[dim]) for step, s in h.items()} for h in recorded[run.kind]]
-            pooled = series_of(one, f"{run.kind} on {environment}")
-            drawn[dim].append((pooled, run.kind, look))
-    series = [one for of_dim in drawn.values() for one, _, _ in of_dim]
-    top = 1.08 * max((one.lines if one.band is None else one.band).max() for one in series)
+    names = {run.kind: (run.config["algorithm"], run.variant) for run in runs}
+    looks = {kind: style.curve_style(*name, "stochastic", variants) for kind, name in names.items()}
+    # of dog's 38 dimensions those of the paper
+    shown: dict[int, dict[str, Series]] = {
+        dim: {
+            kind: series_of([{t: float(s[dim]) for t, s in h.items()} for h in histories], kind)
+            for kind, histories in recorded.items()
+        }
+        for dim in range(0, action_dim, -(-action_dim // 4))
+    }
     seeds = {kind: len(histories) for kind, histories in recorded.items()}
     counts = "; ".join(f"{kind}: {count}" for kind, count in seeds.items())
     caption = [
@@ -252,38 +237,33 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
         "squared, as recorded in training.",
         f"Seeds: {counts}.{interval_note(seeds.values())}",
     ]
-    if left_out := max(one.num_left_out for one in series):
+    if left_out := max(one.num_left_out for one in shown[0].values()):
         caption.append(f"{left_out} env steps left out, not recorded for all seeds.")
-    return [partial(_draw_scales, drawn=of, dim=dim, top=top) for dim, of in drawn.items()], caption
-
-
-def default_dims(action_dim: int) -> list[int]:
-    """Up to four action dimensions, evenly spaced; of dog's 38 those of the paper.
-
-    >>> default_dims(38), default_dims(6), default_dims(2)
-    ([0, 10, 20, 30], [0, 2, 4], [0, 1])
-    """
-    return list(range(0, action_dim, -(-action_dim // _NUM_PANELS)))
+    return [
+        partial(_draw_scales, dim=dim, by_kind=by_kind, looks=looks, top=top)
+        for dim, by_kind in shown.items()
+    ], caption
 
 
 def _recorded_scales(run: Run) -> list[dict[int, np.ndarray]]:
-    """Of each seed, the scales of all action dimensions by env step."""
     histories: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for record in read_records(RunDirectory(run.folder).metrics_file):
-        if _SCALE in record:
-            scales = np.asarray(record[_SCALE], np.float64)
+        if "diffusion_scale" in record:
+            scales = np.asarray(record["diffusion_scale"], np.float64)
             histories[record["seed"]][record["env_step"]] = scales
     require(
         bool(histories),
-        f"{run.folder} has no {_SCALE} in its metrics.jsonl: it has made no updates yet, or "
+        f"{run.folder} has no diffusion_scale in its metrics.jsonl: it has made no updates yet, or "
         f"{run.config['algorithm']} does not learn one, as dime and dime-gb do.",
     )
     return list(histories.values())
 
 
-def _draw_scales(axes: Axes, drawn: list[tuple[Any, ...]], dim: int, top: float) -> None:
-    for series, kind, look in drawn:
-        style.draw_series(axes, series, kind, look)
+def _draw_scales(
+    axes: Axes, dim: int, by_kind: dict[str, Series], looks: dict[str, Any], top: float
+) -> None:
+    for kind, series in by_kind.items():
+        style.draw_series(axes, series, kind, looks[kind])
     style.plain_axes(axes, f"action dimension {dim}", "env steps", "diffusion scale")
     axes.set_ylim(0.0, top)
     style.env_step_axis(axes)
@@ -305,7 +285,6 @@ class TemperatureChains(NamedTuple):
 
 
 def _temperature_chains(runs: list[Run], _: Reference | None) -> Content:
-    """A panel per temperature."""
     chains = sorted((chains_of(run.folder) for run in runs), key=lambda one: one[:2])
     listed = "; ".join(f"{one.temperature:g}: {one.source}" for one in chains)
     caption = [
@@ -357,7 +336,6 @@ def _draw_chains(axes: Axes, run: TemperatureChains) -> None:
 # ---- comparison: every algorithm on small tasks, and on the two-mode bandit against its density
 
 _NUM_ACTIONS = 4_000
-_EDGES = np.linspace(-1.0, 1.0, 61).tolist()
 _BANDIT_NOTE = (
     f"Histograms: {_NUM_ACTIONS} actions of each algorithm's newest checkpoint (first seed) on "
     "the two-mode bandit. Black line: exp(reward / temperature), normalised, at the run's "
@@ -368,10 +346,7 @@ _BANDIT_NOTE = (
 
 def _comparison(runs: list[Run], _: Reference | None) -> Content:
     draws, caption = _curves(runs, None)
-    order = {name: place for place, name in enumerate(ALGORITHMS)}
-    on_bandit = [run for run in runs if run.environment == BANDIT]
-    on_bandit.sort(key=lambda run: order.get(run.config["algorithm"], len(order)))
-    draws += [partial(_draw_histogram, run=run) for run in on_bandit]
+    draws += [partial(_draw_histogram, run=run) for run in runs if run.environment == BANDIT]
     return draws, [*caption, _BANDIT_NOTE]
 
 
@@ -387,7 +362,8 @@ def _draw_histogram(axes: Axes, run: Run) -> None:
         temperature = float(settings[_TEMPERATURE])
         title += f", temperature {temperature:g}"
     colour = style.colour_of(algorithm.name)
-    axes.hist(actions, _EDGES, density=True, color=colour, alpha=0.6, zorder=2)
+    bins = {"bins": 60, "range": (-1.0, 1.0), "density": True}
+    axes.hist(actions, **bins, color=colour, alpha=0.6, zorder=2)
     grid = np.linspace(-1.0, 1.0, 401)
     exact = np.exp(two_mode_log_density(grid) / temperature)
     exact /= np.trapezoid(exact, grid)
@@ -397,9 +373,6 @@ def _draw_histogram(axes: Axes, run: Run) -> None:
 
 
 # ---- figure 5 and table 1: the environments, pictured, with their sizes
-
-_MAX_COLUMNS = 5
-_REASON_WIDTH, _REASON_LENGTH = 34, 320  # characters
 
 
 class Portrait(NamedTuple):
@@ -415,20 +388,14 @@ def gallery_figure(environments: Iterable[str] = PAPER_ENVIRONMENTS) -> Figure:
 
     An environment that cannot be made or rendered here has a panel with the reason.
     """
-    portraits = {name: portrait_of(name) for name in environments}
     draws: list[style.Draw] = [
-        partial(_draw_portrait, name=name, portrait=portrait)
-        for name, portrait in portraits.items()
+        partial(_draw_portrait, name=name, portrait=portrait_of(name)) for name in environments
     ]
     caption = [
-        f"{len(portraits)} environments: the first frame of the episode with seed 0, rendered by "
-        "the environment with its own camera; length of an observation and of an action, as the "
-        "algorithms see them."
+        "The first frame of the episode with seed 0, rendered by the environment with its own "
+        "camera; length of an observation and of an action, as the algorithms see them."
     ]
-    if missing := [name for name, portrait in portraits.items() if portrait.frame is None]:
-        caption.append(f"Not pictured here, for the reason given: {', '.join(missing)}.")
-    columns = min(_MAX_COLUMNS, len(portraits))
-    return style.make_figure(draws, caption, columns=columns, panel_size=(2.5, 2.5))
+    return style.make_figure(draws, caption, columns=min(5, len(draws)), panel_size=(2.5, 2.5))
 
 
 def portrait_of(name: str) -> Portrait:
@@ -440,9 +407,7 @@ def portrait_of(name: str) -> Portrait:
             environment.reset(0)
             return Portrait(sizes, environment.render())
     except Exception as error:  # the environments' own are of any kind
-        return Portrait(
-            sizes, None, str(error) if isinstance(error, DimeError) else describe(error)
-        )
+        return Portrait(sizes, None, describe(error).removeprefix("DimeError: "))
 
 
 def _draw_portrait(axes: Axes, name: str, portrait: Portrait) -> None:
@@ -452,9 +417,8 @@ def _draw_portrait(axes: Axes, name: str, portrait: Portrait) -> None:
     if portrait.frame is not None:
         axes.imshow(portrait.frame)
         return
-    reason = textwrap.shorten(portrait.reason, _REASON_LENGTH, placeholder=" ...")
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", facecolor="#f4f4f4")
-    text = textwrap.fill(reason, _REASON_WIDTH)
+    axes.set(aspect="equal", facecolor="#f4f4f4")
+    text = textwrap.fill(textwrap.shorten(portrait.reason, 320, placeholder=" ..."), 34)
     axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", parse_math=False)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dime.algorithms.dime import DimeConfig, DimeState
-from dime.algorithms.registry import ALGORITHMS
 from dime.deploy.evaluate import actions_of, environment_of
 from dime.deploy.policy import Restored, restore_agents
 from dime.envs.environment import Environment
@@ -62,8 +61,7 @@ def bin_edges(dims: int) -> np.ndarray:
 
 def bin_centres(dims: int) -> np.ndarray:
     """The middles of the bins, (bins,)."""
-    edges = bin_edges(dims)
-    return 0.5 * (edges[1:] + edges[:-1])
+    return np.convolve(bin_edges(dims), [0.5, 0.5], "valid")
 
 
 @eqx.filter_jit
@@ -87,11 +85,7 @@ def draw_chains(
 
 
 def masses(actions: np.ndarray) -> np.ndarray:
-    """The share of samples in each bin: of (..., samples, dims) in [-1, 1], it is (..., *bins).
-
-    >>> masses(np.array([[-0.99], [0.99], [0.999], [1.0]]))[[0, -1]]
-    array([0.25, 0.75])
-    """
+    """The share of samples in each bin: of (..., samples, dims) in [-1, 1], it is (..., *bins)."""
     leading, dims = actions.shape[:-2], actions.shape[-1]
     edges = [bin_edges(dims)] * dims
     flat = actions.reshape(-1, *actions.shape[-2:])
@@ -100,22 +94,14 @@ def masses(actions: np.ndarray) -> np.ndarray:
 
 
 def prior_masses(prior_std: float) -> np.ndarray:
-    """The probability of each bin of a line under tanh of N(0, prior_std^2), in closed form.
-
-    >>> float(prior_masses(2.5).sum().round(9))
-    1.0
-    """
+    """The probability of each bin of a line under tanh of N(0, prior_std^2), in closed form."""
     prior = NormalDist(0.0, prior_std)
     with np.errstate(divide="ignore"):  # the ends of the box are at infinity
         return np.diff([prior.cdf(end) for end in np.arctanh(bin_edges(1))])
 
 
 def boltzmann(values: np.ndarray, temperature: float) -> np.ndarray:
-    """exp(values / temperature) on the bins' centres, normalised: its integral over them is one.
-
-    >>> float((boltzmann(np.arange(100.0), 2.0) * 2 / 100).sum().round(9))
-    1.0
-    """
+    """exp(values / temperature) on the bins' centres, normalised: its integral over them is one."""
     density = np.exp((values - values.max()) / temperature)
     return density / (density.sum() * (2.0 / len(values)) ** values.ndim)
 
@@ -147,14 +133,6 @@ class StateView(NamedTuple):
         return 0.5 * float(np.abs(self.mass[-1] - self.density / self.density.sum()).sum())
 
 
-class Bounds(NamedTuple):
-    """The entropy bound along the episode, (states,): mean over chains and its standard error."""
-
-    env_step: np.ndarray
-    mean: np.ndarray
-    error: np.ndarray
-
-
 class PolicyView(NamedTuple):
     """Everything that the pictures of one policy show."""
 
@@ -163,7 +141,8 @@ class PolicyView(NamedTuple):
     action_dim: int
     temperature: float  # return per nat
     states: list[StateView]
-    bounds: Bounds
+    bounds: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """(states,): env step, mean of the entropy bound over chains, and its standard error."""
     target_bound: float | None
     """What the temperature drives the entropy bound to; None if it is fixed."""
     step_sizes: np.ndarray  # (steps, act), integrated diffusion in latent units squared
@@ -185,11 +164,10 @@ class DimeAgent(NamedTuple):
         """The agent at place `index`; raises `DimeError` if the algorithm is not DIME."""
         config = restored.config.settings
         if not (isinstance(config, DimeConfig) and isinstance(restored.state, DimeState)):
-            works = [a.name for a in ALGORITHMS.values() if issubclass(a.config, DimeConfig)]
             raise DimeError(
                 f"{run_dir} is a run of {restored.config.algorithm}, whose policy has no denoising "
                 "chain with a bound on its entropy, or no temperature. Pictures of a policy are "
-                f"drawn of runs of: {', '.join(works)}."
+                "drawn of runs of dime and dime-gb."
             )
         return cls(config, jax.tree.map(lambda leaf: leaf[index], restored.state))
 
@@ -212,10 +190,7 @@ class DimeAgent(NamedTuple):
 
 
 def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
-    """Plays an episode of a run's policy and measures what `inspect_policy` draws.
-
-    Raises `DimeError` as `inspect_policy`.
-    """
+    """Plays an episode of a run's policy and measures what `inspect_policy` draws."""
     folder = Path(run_dir)
     num_states, checkpoint = options.num_states, options.checkpoint
     require(num_states >= 1, f"num_states is {num_states}; it must be at least 1.")
@@ -224,7 +199,12 @@ def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     index = restored.place_of(options.seed, folder)
     agent = DimeAgent.of(restored, index, folder)
     action_dim = restored.spaces.action_dim
-    dims = _checked_plane(options.plane, action_dim)
+    dims = tuple(range(min(2, action_dim)) if options.plane is None else options.plane)
+    require(
+        0 < len(dims) == len(set(dims)) <= 2 and set(dims) <= set(range(action_dim)),
+        f"plane is {dims}; it must be one or two different action dimensions of 0 to "
+        f"{action_dim - 1}.",
+    )
     source = environment_of(restored, options.env, folder)
     with closing(make(source, config.env_kwargs)) as environment:
         environment.spaces.refuse_if_other(restored.spaces, str(at.path))
@@ -248,19 +228,6 @@ def view_policy(run_dir: str | Path, options: InspectOptions) -> PolicyView:
     )
 
 
-def _checked_plane(plane: Iterable[int] | None, action_dim: int) -> tuple[int, ...]:
-    """The action dimensions to draw; by default the first two, or the only one."""
-    dims = tuple(range(min(2, action_dim)) if plane is None else plane)
-    for allowed, rule in (
-        (len(dims) in (1, 2), "; it must name one action dimension or two"),
-        (len(dims) <= action_dim, ", but the actions have one dimension, a line: leave it out"),
-        (set(dims) <= set(range(action_dim)), f"; the dimensions are 0 to {action_dim - 1}"),
-        (len(set(dims)) == len(dims), "; it needs two different dimensions"),
-    ):
-        require(allowed, f"plane is {dims}{rule}.")
-    return dims
-
-
 def _play(restored: Restored, index: int, environment: Environment) -> tuple[np.ndarray, float]:
     """The first episode of the seed's evaluation at this checkpoint, in stochastic mode."""
     act = actions_of(restored, "stochastic")
@@ -278,7 +245,6 @@ def _play(restored: Restored, index: int, environment: Environment) -> tuple[np.
 
 
 def _spread(length: int, num: int) -> list[int]:
-    """Up to `num` env steps spread evenly over an episode, the first and the last among them."""
     return sorted(set(np.linspace(0, length - 1, num).round().astype(int).tolist()))
 
 
@@ -294,13 +260,13 @@ def _view(agent: DimeAgent, obs: np.ndarray, env_step: int, plane: tuple[int, ..
     )
 
 
-def _bounds(agent: DimeAgent, obs: np.ndarray) -> Bounds:
+def _bounds(agent: DimeAgent, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-log_prob of the chain, as in the policy's loss, averaged over chains of each state."""
     at = np.array(_spread(len(obs), MAX_BOUND_STATES))
     key = jax.random.key(1)
     _, log_prob = draw_chains(agent.state.policy.module, obs[at], NUM_BOUND_CHAINS, key)
     error = log_prob.std(axis=0, ddof=1) / np.sqrt(NUM_BOUND_CHAINS)
-    return Bounds(at, -log_prob.mean(axis=0), error)
+    return at, -log_prob.mean(axis=0), error
 
 
 def _target_bound(config: DimeConfig, action_dim: int) -> float | None:
@@ -308,5 +274,4 @@ def _target_bound(config: DimeConfig, action_dim: int) -> float | None:
     if not config.temperature.learn:
         return None
     prior_entropy = 0.5 * np.log(2.0 * np.pi * np.e * config.policy.prior_std**2)
-    per_dim = prior_entropy - config.temperature.target_running_cost_per_dim
-    return float(action_dim * per_dim)
+    return float(action_dim * (prior_entropy - config.temperature.target_running_cost_per_dim))

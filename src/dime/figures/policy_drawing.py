@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from dime.deploy.evaluate import refuse_unless_writable, write_video
 from dime.errors import require
 from dime.figures import policy
-from dime.figures.curves import counted
 from dime.figures.policy import InspectOptions, PolicyView, StateView, view_policy
 from dime.figures.style import Draw, check_output, make_figure, open_frame, save, writing
 
@@ -29,9 +28,6 @@ FRAMES_PER_SECOND = 4
 NUM_LAST_FRAMES = 8  # how often the last denoising step is shown before the animation repeats
 
 _SIDE = 0.32  # width of a side panel, as a share of the chain's length
-_LINE_PANEL, _PLANE_PANEL, _ANIMATION_PANEL = (4.4, 3.4), (2.5, 2.4), (3.2, 3.2)  # inches
-_DPI = 100  # of the animation
-_MAX_BARS_NAMED = 8
 _DARKEST_ON_LINE = 0.97  # share of a line's bins that are lighter than the darkest shade
 _DARKEST = 0.995  # share of a plane's bins that are lighter than the darkest shade
 
@@ -45,8 +41,6 @@ _PLANE_NOTE = (
     "Blue: share of chains per bin, dark is many (root scale), each panel by itself; the last "
     f"column is exp(Q / temperature). {_CONTOURS}"
 )
-_LINE_ANIMATION_NOTE = "Blue: share of chains per bin, relative to the fullest."
-_PLANE_ANIMATION_NOTE = f"Dots: {policy.NUM_POINTS} chains. {_CONTOURS}"
 
 
 def inspect_policy(
@@ -102,11 +96,9 @@ def chains_figure(view: PolicyView) -> Figure:
 
     On a line one panel per state has it all; on a plane a row per state has some of the steps.
     """
-    dims, on_line = " and ".join(map(str, view.plane)), len(view.plane) == 1
     caption = [
-        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. "
-        f"Action dimension{'' if on_line else 's'} {dims} of {view.action_dim}; "
-        f"temperature {view.temperature:.3g}."
+        f"{about(view)}; {policy.NUM_CHAINS} chains of each state. Action dimensions: "
+        f"{' and '.join(map(str, view.plane))} of {view.action_dim}."
     ]
     if view.action_dim > len(view.plane):
         caption.append(
@@ -114,28 +106,23 @@ def chains_figure(view: PolicyView) -> Figure:
             "actions. The chains' shares are marginals over these dimensions, so the two need not "
             "agree."
         )
-    if on_line:
+    if len(view.plane) == 1:
         draws: list[Draw] = [partial(_draw_line, view=view, state=state) for state in view.states]
-        return make_figure(draws, [*caption, LINE_NOTE], panel_size=_LINE_PANEL)
-    columns = len(shown_steps(len(view.step_sizes))) + 1
-    caption.append(_PLANE_NOTE)
-    return make_figure(_plane_rows(view), caption, columns=columns, panel_size=_PLANE_PANEL)
+        return make_figure(draws, [*caption, LINE_NOTE], panel_size=(4.4, 3.4))
+    columns, caption = len(shown_steps(len(view.step_sizes))) + 1, [*caption, _PLANE_NOTE]
+    return make_figure(_plane_rows(view), caption, columns=columns, panel_size=(2.5, 2.4))
 
 
 def about(view: PolicyView) -> str:
     """Which policy and which episode are drawn."""
     return (
-        f"{view.source}. One episode with stochastic actions "
-        f"({counted(len(view.obs), 'env step')}, return {view.episode_return:.4g})"
+        f"{view.source}; temperature {view.temperature:.3g}. One episode with stochastic actions "
+        f"(env steps: {len(view.obs)}, return {view.episode_return:.4g})"
     )
 
 
 def shown_steps(num_steps: int) -> list[int]:
-    """The denoising steps that have a panel: the prior, some, the action.
-
-    >>> shown_steps(16), shown_steps(1)
-    ([0, 8, 12, 16], [0, 1])
-    """
+    """The denoising steps that have a panel: the prior, some, the action."""
     return sorted({0, num_steps // 2, num_steps - num_steps // 4, num_steps})
 
 
@@ -160,12 +147,11 @@ def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name
     left, right = -0.5 - gap, steps + 0.5 + gap
     prior, expected = policy.prior_masses(prior_std), state.density / state.density.sum()
     scale = side / max(expected.max(), mass[-1].max())
-    for base, heights, colour, label in (
-        (left, -side * np.sqrt(prior / prior.max()), GREY, "prior"),
-        (right, scale * mass[-1], FILL, "last actions"),
-    ):
-        style = {"orientation": "horizontal", "fill": True, "color": colour, "label": label}
-        axes.stairs(base + heights, edges, baseline=base, **style)
+    look = {"orientation": "horizontal", "fill": True}
+    widths = side * np.sqrt(prior / prior.max())
+    axes.stairs(left - widths, edges, baseline=left, color=GREY, label="prior", **look)
+    actions = right + scale * mass[-1]
+    axes.stairs(actions, edges, baseline=right, color=FILL, label="last actions", **look)
     style = {"color": TARGET, "linewidth": 1.4, "label": density_name}
     axes.plot(right + scale * expected, policy.bin_centres(1), **style)
     axes.set(xlim=(left - 1.05 * side, right + 1.05 * side), ylim=(-1.0, 1.0))
@@ -176,10 +162,8 @@ def draw_line_chain(axes: Axes, state: StateView, prior_std: float, density_name
 
 def _plane_rows(view: PolicyView) -> list[Draw]:
     """Row by row, the panels of each state: some denoising steps, then exp(Q / temperature)."""
-    num_steps = len(view.step_sizes)
-    shown = shown_steps(num_steps)
-    names = {0: ": prior", num_steps: ": actions"}
-    titles = [f"denoising step {n}{names.get(n, '')}" for n in shown] + ["exp(Q / temperature)"]
+    shown = shown_steps(len(view.step_sizes))
+    titles = [*(f"denoising step {number}" for number in shown), "exp(Q / temperature)"]
     x_label, y_label = (f"action {dim}" for dim in view.plane)
     draws: list[Draw] = []
     for state in view.states:
@@ -226,7 +210,7 @@ def bounds_figure(view: PolicyView) -> Figure:
         "Entropy bound: -log_prob of the chain (denoising against noising kernels, with the prior "
         "and the tanh), nats for the whole action; its expectation is at most the policy's "
         f"entropy. Line: mean over {policy.NUM_BOUND_CHAINS} chains of each of "
-        f"{len(view.bounds.mean)} states; band: two standard errors. Uniform actions have "
+        f"{len(view.bounds[0])} states; bars: two standard errors. Uniform actions have "
         f"{uniform:.3g}. Vertical lines: the states whose chains are drawn.",
         "Diffusion scale: what the cosine profile is multiplied by to give the step sizes "
         "(integrated diffusion, latent units squared), learnt per action dimension; dark: the "
@@ -240,17 +224,14 @@ def bounds_figure(view: PolicyView) -> Figure:
 
 def _draw_bounds(axes: Axes, view: PolicyView) -> None:
     at, mean, error = view.bounds
-    axes.fill_between(at, mean - 2.0 * error, mean + 2.0 * error, color=FILL, linewidth=0)
-    axes.plot(at, mean, color=DARK, linewidth=1.4)
+    look = {"color": DARK, "ecolor": FILL, "linewidth": 1.4, "elinewidth": 3.0}
+    axes.errorbar(at, mean, 2.0 * error, **look, marker=".", markersize=3)
     if view.target_bound is not None:
         label = "the temperature's target, for the mean over states"
-        dashes = (0, (4, 2))
-        axes.axhline(view.target_bound, label=label, color=TARGET, linewidth=1.2, linestyle=dashes)
+        axes.axhline(view.target_bound, label=label, color=TARGET, linewidth=1.2, linestyle="--")
     for state in view.states:
         axes.axvline(state.env_step, color=GREY, linewidth=0.8, zorder=0)
-    if len(at) == 1:
-        axes.errorbar(at, mean, 2.0 * error, color=DARK, fmt="o", capsize=4)
-        axes.set(xticks=(0,), xlim=(-1, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set(xlabel="env step of the episode", ylabel="entropy bound (nats)")
     open_frame(axes)
 
@@ -259,10 +240,9 @@ def _draw_scales(axes: Axes, view: PolicyView) -> None:
     count = len(view.diffusion_scale)
     colours = [DARK if dim in view.plane else FILL for dim in range(count)]
     axes.bar(range(count), view.diffusion_scale, color=colours)
-    label, dots = "diffusion scale before training", (0, (1, 1.5))
-    axes.axhline(view.initial_scale, label=label, color="#444444", linewidth=1.2, linestyle=dots)
-    if count <= _MAX_BARS_NAMED:
-        axes.set_xticks(range(count))
+    label = "diffusion scale before training"
+    axes.axhline(view.initial_scale, label=label, color="#444444", linewidth=1.2, linestyle=":")
+    axes.set_xticks(range(0, count, -(-count // 10)))
     margin = max(0.8, 3.0 - 0.5 * count)  # keeps a few bars from filling the panel
     axes.set(xlabel="action dimension", ylabel="diffusion scale")
     axes.set_xlim(-margin, count - 1 + margin)
@@ -275,21 +255,18 @@ def _draw_step_sizes(axes: Axes, view: PolicyView) -> None:
         style = {"color": DARK if shown else FILL, "zorder": 3 if shown else 2}
         axes.plot(sizes, linewidth=1.4 if shown else 0.7, marker=".", markersize=3, **style)
     axes.set(yscale="log", xlabel="denoising step", ylabel="step size")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     open_frame(axes)
 
 
 def frames(view: PolicyView) -> Iterator[np.ndarray]:
     """Pictures, uint8 (height, width, 3) of even size: one per denoising step, then the last."""
-    draw = _frame_of_line if len(view.plane) == 1 else _frame_of_plane
+    draw, what = _frame_of_plane, f"Dots: {policy.NUM_POINTS} chains. {_CONTOURS}"
+    if len(view.plane) == 1:
+        draw, what = _frame_of_line, "Blue: share of chains per bin, relative to the fullest."
     draws: list[Draw] = [partial(draw, view=view, state=state, step=0) for state in view.states]
-    what = _LINE_ANIMATION_NOTE if len(view.plane) == 1 else _PLANE_ANIMATION_NOTE
-    caption = [f"{about(view)}. {what} Temperature {view.temperature:.3g}."]
-    figure = make_figure(draws, caption, panel_size=_ANIMATION_PANEL)
-    figure.set_dpi(_DPI)
+    figure = make_figure(draws, [f"{about(view)}. {what}"], panel_size=(3.2, 3.2))
+    figure.set_dpi(100)
     canvas = FigureCanvasAgg(figure)
     last = len(view.step_sizes)
     for step in range(last + 1):

@@ -27,9 +27,6 @@ OPERATIONAL = {"format_version", "preset"} | {
 }
 """Settings that runs of a kind may differ in: they do not change what is learnt up to a step."""
 
-_CONFIG_KEYS = {"env", "algorithm", "training"}
-_RECORD_KEYS = {"env_step", "seed", "mode", "returns", "success_last"}
-
 
 class Run(NamedTuple):
     """A run directory: its config.json and the lines of its evaluations.jsonl."""
@@ -62,15 +59,9 @@ class Study(NamedTuple):
     path in config.json."""
 
     @property
-    def begun(self) -> list[Path]:
-        """The run directories of the trials that have begun."""
-        files = [self.folder / trial / "config.json" for trial in self.trials]
-        return [file.parent for file in files if file.is_file()]
-
-    @property
     def evaluated(self) -> list[Path]:
         """The run directories of the trials that have evaluations."""
-        files = [folder / "evaluations.jsonl" for folder in self.begun]
+        files = [self.folder / trial / "evaluations.jsonl" for trial in self.trials]
         return [file.parent for file in files if file.is_file() and file.stat().st_size]
 
 
@@ -83,11 +74,9 @@ def open_study(folder: Path) -> Study:
     """Reads a study's folder.
 
     Raises:
-        DimeError: it is none, its study.json is damaged or of a newer release.
+        DimeError: its study.json is missing, damaged or of a newer release.
     """
     file = folder / STUDY_FILE
-    if not file.is_file():
-        raise DimeError(f"{folder} is not a study: it has no {STUDY_FILE}.")
     try:
         content = json.loads(file.read_text("utf-8-sig"))
         version = int(content["format_version"])
@@ -98,11 +87,11 @@ def open_study(folder: Path) -> Study:
                 raise ValueError(f"{trial:.80} is no trial's name")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DimeError(f"{file} is damaged or not a study's ({error!r:.200}).") from error
-    if version > STUDY_FORMAT_VERSION:
-        raise DimeError(
-            f"{file} has format version {version}; this release of dime reads up to "
-            f"{STUDY_FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-        )
+    require(
+        version <= STUDY_FORMAT_VERSION,
+        f"{file} has format version {version}; this release of dime reads up to "
+        f"{STUDY_FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
+    )
     return study
 
 
@@ -117,18 +106,15 @@ def read_runs(run_dirs: RunDirs, by: Iterable[str] = ()) -> list[Run]:
         DimeError: none is given, one is neither run nor study or damaged, one has no evaluations
             yet, or no run has one of the settings of `by`.
     """
-    by = tuple(by)
-    paths = folders_of(run_dirs)
-    if not paths:
-        raise DimeError("There is nothing to draw: name at least one run directory.")
+    by, paths = tuple(by), folders_of(run_dirs)
     runs: dict[Path, Run] = {}
+    require(bool(paths), "There is nothing to draw: name at least one run directory.")
     for path in paths:
         study = open_study(path) if is_study(path) else None
-        if study and not study.evaluated:
-            raise DimeError(f"No trial of {path} has evaluations yet; try again in a moment.")
         separate = tuple(dict.fromkeys([*study.varied, *by])) if study else by
         for folder in study.evaluated if study else [path]:
             runs[folder.resolve()] = _read_run(folder, separate)
+    require(bool(runs), f"No trial of {paths[0]} has evaluations yet; try again in a moment.")
     known = {name for run in runs.values() for name in flatten(run.config)}
     for name in by:
         choose("setting of these runs", name, known)
@@ -148,18 +134,12 @@ def folders_of(run_dirs: RunDirs) -> list[Path]:
     return [Path(run_dirs)] if isinstance(run_dirs, str | Path) else list(map(Path, run_dirs))
 
 
-def studies_among(run_dirs: RunDirs) -> list[Study]:
-    """The studies among folders."""
-    return [open_study(path) for path in folders_of(run_dirs) if is_study(path)]
-
-
 def unevaluated_note(run_dirs: RunDirs) -> list[str]:
     """What a caption says of trials that a study plans and no figure can show yet."""
-    counts = {s.name: len(s.trials) - len(s.evaluated) for s in studies_among(run_dirs)}
     return [
-        f"Left out of {name}: {count} trials that have no evaluations yet."
-        for name, count in counts.items()
-        if count
+        f"Left out of {study.name}: {count} trials that have no evaluations yet."
+        for study in map(open_study, filter(is_study, folders_of(run_dirs)))
+        if (count := len(study.trials) - len(study.evaluated))
     ]
 
 
@@ -167,54 +147,38 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
     directory = RunDirectory.open(path)
     try:
         config = directory.config()
-        if missing := _CONFIG_KEYS - set(config):
-            raise DimeError(f"{directory.config_file} lacks {', '.join(sorted(missing))}: damaged?")
-        seeds, texts = config["training"]["seeds"], [config["env"], config["algorithm"]]
-        if not (_are(list, [seeds]) and _are(int, seeds) and _are(str, texts)):
-            raise DimeError(f"{path}/config.json is damaged: other types than a run's.")
+        seeds, texts = config["training"]["seeds"], (config["env"], config["algorithm"])
+        valid = _are(list, [seeds]) and _are(int, seeds) and _are(str, texts)
+        require(valid, f"{path}/config.json is damaged: other types than a run's.")
         records = list(read_records(directory.evaluations_file))
         for number, record in enumerate(records, 1):
-            if problem := _problem(record):
-                raise DimeError(f"{directory.evaluations_file}, line {number}, is {problem}.")
+            place = f"{directory.evaluations_file}, line {number}"
+            require(_is_evaluation(record), f"{place}, is damaged or not an evaluation.")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DimeError(
             f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
         ) from error
     status = directory.status()
-    state = status.get("state", "running")
-    if not records and state == "running":
-        raise DimeError(
-            f"{path} has no evaluations yet. The first is written at env step 0, a moment after "
-            "the run has started: try again then, or leave this run out."
-        )
-    reason = f": {status['reason']}" if status.get("reason") else ""
     require(
         bool(records),
-        f"{path} has no evaluations, and its state is {state}{reason}. Leave this run out, or "
-        "resume it with evaluations.",
+        f"{path} has no evaluations yet, and its state is {status.get('state', 'running')}: "
+        f"{status.get('reason') or 'the first is written at env step 0'}. Try again when there is "
+        "one, or leave this run out.",
     )
     return Run(path, config, records, variant_of(config, separate))
 
 
-def _are(kind: type, values: Iterable[Any]) -> bool:
+def _are(kind: Any, values: Iterable[Any]) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
-def _problem(record: dict[str, Any]) -> str:
-    """Why a record is not an evaluation; "" if it is one."""
-    missing = _RECORD_KEYS - set(record)
-    if missing or not record["returns"]:
-        return f"not an evaluation: it lacks {', '.join(sorted(missing)) or 'episodes'}"
+def _is_evaluation(record: dict[str, Any]) -> bool:
     step, episodes = record["env_step"], [record["returns"], record["success_last"] or []]
     whole = _are(int, [step, record["seed"]]) and 0 <= step < MAX_NUMBER
-    scores = _are(list, episodes) and all(_is_score(value) for value in sum(episodes, []))
-    valid = whole and scores and isinstance(record["mode"], str)
-    return "" if valid else "damaged: other types than an evaluation's"
-
-
-def _is_score(value: Any) -> bool:
-    """Whether it is a number, or null for one that JSON does not have."""
-    return value is None or isinstance(value, int | float) and not abs(value) >= MAX_NUMBER
+    if not (whole and _are(str, [record["mode"]]) and _are(list, episodes) and episodes[0]):
+        return False
+    scores = sum(episodes, [])  # null is a number that JSON does not have
+    return _are(int | float | None, scores) and not any(abs(s or 0) >= MAX_NUMBER for s in scores)
 
 
 def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
@@ -228,19 +192,14 @@ def variant_of(config: dict[str, Any], names: Iterable[str]) -> str:
     present = [name for name in names if name in flat]
     last = [name.rpartition(".")[2] for name in present]
     # A single word says too little by itself: `critic.head`, but `num_steps`.
-    shown = [
-        short if last.count(short) == 1 and "_" in short else name.removeprefix("settings.")
-        for name, short in zip(present, last, strict=True)
-    ]
-    return " ".join(f"{short}={flat[name]}" for name, short in zip(present, shown, strict=True))
+    return " ".join(
+        f"{s if last.count(s) == 1 and '_' in s else name.removeprefix('settings.')}={flat[name]}"
+        for name, s in zip(present, last, strict=True)
+    )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with paths as names.
-
-    >>> flatten({"settings": {"discount": 0.99, "critic": {}}})
-    {'settings.discount': 0.99}
-    """
+    """A nested config with paths as names: {"settings.discount": 0.99}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.figures.curves import Series
 
 Draw = Callable[[Axes], None]
@@ -32,7 +32,6 @@ _MAX_COLUMNS = 4
 _CAPTION_SIZE, _LEGEND_SIZE = 7.5, 8.5  # points
 _LINE_HEIGHT = 1.5 / 72  # inches per point of the font's size
 _CHARACTERS_PER_INCH = 17.0  # of the caption's font, on average
-_NEEDS_LATEX = "pgf"
 
 # Colours that colour-blind readers can distinguish; in grey the markers differ.
 _COLOURS = (
@@ -41,21 +40,18 @@ _COLOURS = (
 )
 _MARKERS = "os^DvPX<>hp"
 _MODE_DASHES = {"stochastic": "-", "deterministic": (0, (4, 2)), "best_of_n": (0, (1, 1.5))}
-_OTHER_DASHES = (0, (6, 2, 1, 2))
-_NUM_MARKERS = 8  # per line
-_LIGHTEST = 0.6  # of white in the last variant's shade
 METRIC_LABELS = {"return": "return", "success_rate": "success rate"}
 
 
 def check_output(output: str | Path) -> Path:
     """The path of a figure; raises `DimeError` if its suffix is none of a picture's."""
     path = Path(output)
-    suffixes = sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {_NEEDS_LATEX})
-    if path.suffix.lower().removeprefix(".") not in suffixes:
-        raise DimeError(
-            f"A figure cannot be written as {path.name}. Choose a name ending in .png, .pdf or "
-            f".svg (possible: {', '.join(suffixes)})."
-        )
+    suffixes = sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {"pgf"})  # needs LaTeX
+    require(
+        path.suffix.lower().removeprefix(".") in suffixes,
+        f"A figure cannot be written as {path.name}. Choose a name ending in .png, .pdf or .svg "
+        f"(possible: {', '.join(suffixes)}).",
+    )
     return path
 
 
@@ -66,11 +62,7 @@ def make_figure(
     columns: int | None = None,
     panel_size: tuple[float, float] = PANEL_SIZE,
 ) -> Figure:
-    """A figure of panels, each drawn by one function, with one legend, paragraphs of text below.
-
-    `columns` are the panels in a row, by default as many as make a compact figure; a panel's width
-    and height are in inches.
-    """
+    """A figure of panels, `panel_size` in inches, with one legend and paragraphs of text below."""
     # up to three panels side by side, more of them in a square, never more than four a row
     square = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(draws))))
     columns = columns or (len(draws) if len(draws) <= 3 else square)
@@ -121,9 +113,8 @@ def _add_legend(figure: Figure) -> int:
     entries = dict(sorted(entries.items(), key=lambda entry: -entry[1].get_zorder()))
     look = {"loc": "outside upper center", "frameon": False, "handlelength": 3.2}
     for columns in range(len(entries), 0, -1):
-        legend = figure.legend(
-            list(entries.values()), list(entries), ncols=columns, fontsize=_LEGEND_SIZE, **look
-        )
+        handles, labels = list(entries.values()), list(entries)
+        legend = figure.legend(handles, labels, ncols=columns, fontsize=_LEGEND_SIZE, **look)
         if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
             return math.ceil(len(entries) / columns)
         legend.remove()
@@ -159,7 +150,7 @@ def env_step_axis(axes: Axes) -> None:
 
 def draw_series(axes: Axes, series: Series, label: str, style: dict[str, Any]) -> None:
     """Draws the band below, the line or lines above; only the first line has a label."""
-    x, every = series.env_step, -(-len(series.env_step) // _NUM_MARKERS)
+    x, every = series.env_step, -(-len(series.env_step) // 8)  # eight markers per line
     width = 0.8 if series.band is None else 1.8
     for number, line in enumerate(series.lines):
         shown = label if number == 0 else "_nolegend_"
@@ -179,17 +170,6 @@ def _place(algorithm: str) -> int:
     return known.index(algorithm) if algorithm in known else zlib.crc32(algorithm.encode())
 
 
-def shade(colour: str, place: int, count: int) -> str:
-    """The colour of the `place`-th of `count` variants: from the colour itself towards white.
-
-    >>> shade("#0072B2", 0, 3), shade("#0072B2", 2, 3)
-    ('#0072b2', '#99c7e0')
-    """
-    white = _LIGHTEST * place / max(count - 1, 1)
-    red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
 def variants_of(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """The variants of each algorithm, of pairs of algorithm and variant, in their order."""
     variants: dict[str, list[str]] = {}
@@ -203,10 +183,11 @@ def curve_style(
 ) -> dict[str, Any]:
     """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
     number = variants[algorithm].index(variant)
-    colour = shade(colour_of(algorithm), number, len(variants[algorithm]))
+    white = 0.6 * number / max(len(variants[algorithm]) - 1, 1)  # a variant's shade
+    colour = to_hex([part + (1.0 - part) * white for part in to_rgb(colour_of(algorithm))])
     return {
         "color": colour,
-        "linestyle": _MODE_DASHES.get(mode, _OTHER_DASHES),
+        "linestyle": _MODE_DASHES.get(mode, (0, (6, 2, 1, 2))),
         "marker": _MARKERS[(_place(algorithm) + number) % len(_MARKERS)],
         "zorder": 3,
         "markersize": 4.5,

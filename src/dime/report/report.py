@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import errno
 import hashlib
 import importlib.util
 import json
@@ -11,20 +10,21 @@ import re
 import statistics
 import threading
 import webbrowser
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import dime
 from dime.errors import DimeError, require
-from dime.figures.curves import counted, read_reference, span
+from dime.figures.curves import read_reference, span
 from dime.figures.runs import RunDirs, folders_of, is_study
 from dime.figures.style import writing
 from dime.report.results import OFFICIAL, content_of, score_text, steps_text
-from dime.report.sources import Entry, Reader, find_sources, listed, stamp_of
+from dime.report.sources import Entry, Reader, find_sources, stamp_of
 from dime.training.records import write_bytes
 
 MAX_BYTES = 20_000_000
@@ -81,10 +81,9 @@ def write_report(
         )
     sources = Reader().read(folders)
     content = content_of(sources, {}, published)
-    text = page.render(content)
-    if videos := videos_of(sources.entries):
-        inlined, left_out = _inlined(videos, MAX_BYTES - len(text) - _MARGIN)
-        text = page.render(content, inlined, left_out)
+    text = page.render(content, {})
+    if videos := videos_of(sources["entries"]):
+        text = page.render(content, *_inlined(videos, MAX_BYTES - len(text) - _MARGIN))
     with writing(path):
         write_bytes(path, text)
     return path
@@ -111,12 +110,9 @@ class Page:
             "score": score_text,
             "steps": steps_text,
             "duration": lambda seconds: datetime.timedelta(seconds=round(seconds)),
-            "counted": counted,
             "span": span,
-            "listed": listed,
             "median": statistics.median,
             "json": lambda config: json.dumps(config, indent=2),
-            "utc": lambda s: f"{datetime.datetime.fromtimestamp(s, datetime.UTC):%Y-%m-%d %H:%M}",
         }
         environment.globals["official"] = OFFICIAL
         library = Path(str(plotly.origin)).with_name("package_data") / "plotly.min.js"
@@ -126,24 +122,20 @@ class Page:
     def render(
         self,
         content: dict[str, Any],
-        videos: dict[tuple[str, str], str] | None = None,
-        left_out: list[str] | None = None,
-        *,
+        videos: dict[tuple[str, str], str],
+        left_out: Sequence[str] = (),
         version: str = "",
     ) -> bytes:
         """The whole page, in UTF-8: markup, style, scripts and data, and nothing from elsewhere.
 
-        Args:
-            content: of `content_of`.
-            videos: addresses by algorithm and environment.
-            left_out: videos that there was no room for.
-            version: if its server has another one, the page reloads; "" for a file.
+        `videos` are addresses by algorithm and environment, `left_out` those that there was no room
+        for. If its server has another `version`, the page reloads.
         """
         data = {"version": version, "charts": content["charts"], "looks": content["looks"]}
         text = self._template.render(
             content,
-            videos=videos or {},
-            left_out=left_out or [],
+            videos=videos,
+            left_out=left_out,
             data=data,
             policy=_policy(self._scripts, live=bool(version)),
             style=_asset("report.css"),
@@ -234,9 +226,9 @@ def make_server(runs_dir: str | Path, port: int) -> "ReportServer":
     try:
         return ReportServer(root.resolve(), port)
     except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"is not available ({error})"
         raise DimeError(
-            f"Port {port} {why}. Choose another one (--port {port + 1}), or 0 for any that is free."
+            f"Port {port} is not available ({error}). Choose another one (--port {port + 1}), or 0 "
+            "for any that is free."
         ) from error
 
 
@@ -264,11 +256,9 @@ class ReportServer(ThreadingHTTPServer):
             if version != self._version:
                 sources = self._reader.read(paths, self.root)
                 content = content_of(sources, self._known)
-                files = {key: file.resolve() for key, file in videos_of(sources.entries).items()}
                 videos = {
                     key: f"/files/{quote(os.fsencode(file.relative_to(self.root).as_posix()))}"
-                    for key, file in files.items()
-                    if file.is_relative_to(self.root)
+                    for key, file in videos_of(sources["entries"]).items()
                 }
                 self._page = self._template.render(content, videos, version=version)
                 self._version = version
@@ -304,11 +294,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
-        try:
-            path = urlsplit(self.path).path
-        except ValueError:  # as http://[
-            self.send_error(HTTPStatus.BAD_REQUEST)
-            return
+        path = self.path.partition("?")[0]
         file = self.server.find(path.removeprefix("/files/")) if path[:7] == "/files/" else None
         try:
             if path == "/":
@@ -317,8 +303,6 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer_file(file)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
-        except ConnectionError:
-            raise  # the reader has gone
         except Exception as error:  # the next request may find the files in order again
             text = f"The report cannot be made ({type(error).__name__}: {error})."
             self._answer(text.encode("utf-8", "replace"), HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -366,11 +350,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _range(header: str, size: int) -> tuple[int, int]:
-    """The first and the one past the last byte that are asked for; all if that is unclear.
-
-    >>> _range("bytes=2-4", 10), _range("bytes=7-", 10), _range("bytes=20-", 10), _range("", 10)
-    ((2, 5), (7, 10), (0, 10), (0, 10))
-    """
+    """The first and the one past the last byte that are asked for; all if that is unclear."""
     asked = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", header)
     if asked is None:
         return 0, size

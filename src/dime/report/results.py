@@ -17,7 +17,7 @@ from dime.figures.curves import MIN_RUNS, Curve, Panel, Reference, Series, offic
 from dime.figures.learning import learning_caption
 from dime.figures.runs import Run, by_environment, flatten
 from dime.figures.style import METRIC_LABELS, curve_style, variants_of
-from dime.report.sources import Entry, Sources
+from dime.report.sources import Entry, Sources, typed
 from dime.statistics import bootstrap_interval, iqm
 from dime.training.listeners import return_text
 
@@ -25,8 +25,10 @@ OFFICIAL = "official"
 """The choice of modes in which each algorithm is shown in the one that its paper reports."""
 
 _NO_SETTINGS = {"env", "algorithm", "training.seeds"}
-_UNITS = {"dm_control": ("DeepMind Control, return / 1000", 1000.0), "myosuite": ("MyoSuite", 1.0)}
-_NUM_RESAMPLES = 2000
+_UNITS = {
+    "dm_control": ("DeepMind Control, return / 1000", "return", 1000.0),
+    "myosuite": ("MyoSuite", "success_rate", 1.0),
+}
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
     "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon",
@@ -42,19 +44,15 @@ def content_of(
     sources: Sources, known: Known, reference: Reference | None = None
 ) -> dict[str, Any]:
     """What the template needs of the records: tables, charts' data and captions, by name."""
-    results = results_of((entry.run for entry in sources.entries if entry.run), known)
+    entries = sources["entries"]
+    results = results_of((entry.run for entry in entries if entry.run), known)
     panels = [result for result in results if not result.problem]
     modes = list(dict.fromkeys(curve.mode for panel in panels for curve in panel.curves))
-    entries = sources.entries
     starts = [(entry.name, start) for entry in entries for start in entry.starts]
-    times = sorted(str(start["time"])[:10] for _, start in starts if "time" in start)
     return {
-        "studies": sources.studies,
-        "entries": entries,
-        "problems": sources.problems,
+        **sources,
         "results": results,
         "total_steps": sum((e.env_step or 0) * len(e.seeds) for e in entries),
-        "dates": [times[0], times[-1]] if times else [],
         "metrics": METRIC_LABELS,
         "charts": {panel.environment: chart_data(panel, reference) for panel in panels},
         "caption": learning_caption(panels, reference) if panels else ["No curves yet."],
@@ -83,43 +81,36 @@ def _differing_settings(entries: list[Entry]) -> dict[str, dict[str, list[str]]]
             if name not in _NO_SETTINGS and text not in seen:
                 seen.append(text)
 
-    def same(of: dict[str, list[str]]) -> bool:
-        first, *others = (of.get(kind, []) for kind in kinds)
-        return len(first) < 2 and all(other == first for other in others)
-
-    return {name: of for name, of in sorted(values.items()) if not same(of)}
+    return {
+        name: of
+        for name, of in sorted(values.items())
+        if len({text for kind in kinds for text in of.get(kind, [None])}) > 1
+    }
 
 
 def _config_text(entry: Entry) -> str:
     """The config without its seeds: what runs that are listed together have in common."""
-    config = entry.config
-    if isinstance(training := config.get("training"), dict):
-        config = config | {"training": training | {"seeds": None}}
-    return json.dumps(config, sort_keys=True)
+    training = typed(dict, entry.config.get("training")) | {"seeds": None}
+    return json.dumps(entry.config | {"training": training}, sort_keys=True)
 
 
 def _machine(entry: Entry) -> str:
-    start = entry.last_start
-    return " · ".join(str(start[key]) for key in ("device", "platform") if key in start) or "–"
+    return " · ".join(f"{s.get('device')} · {s.get('platform')}" for s in entry.starts[-1:]) or "–"
 
 
 def _command(start: dict[str, Any]) -> str:
     """As it was typed, without the program's folder; "" for a worker of a sweep."""
-    words = start.get("command")
-    if not isinstance(words, list) or not words or str(words[0]).endswith("default_worker.py"):
-        return ""
-    program, *arguments = map(str, words)
-    return shlex.join([PurePath(program).name, *arguments])
+    words = [str(word) for word in typed(list, start.get("command"))]
+    worker = words[:1] and words[0].endswith("default_worker.py")
+    return "" if worker else shlex.join([PurePath(word).name for word in words[:1]] + words[1:])
 
 
 def _versions(start: dict[str, Any]) -> tuple[str, ...]:
-    """Versions, commit and machine."""
-    libraries = start.get("versions")
-    libraries = libraries if isinstance(libraries, dict) else {}
+    libraries = typed(dict, start.get("versions")).items()
     return (
         *(str(start.get(key) or "–") for key in ("dime", "git_commit", "python", "platform")),
         f"{start.get('device', '–')} ({start.get('backend', '–')})",
-        ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        ", ".join(f"{name} {version}" for name, version in libraries),
     )
 
 
@@ -140,19 +131,6 @@ class Final(NamedTuple):
     num_runs: set[int]
     env_step: int | None = None  # None for an aggregate
     mode: str = ""
-
-
-def final_scores(curve: Curve) -> np.ndarray:
-    """(runs,), the scores at the last env step that all of a curve's runs share."""
-    return np.array([history[curve.last_step] for history in curve.histories])
-
-
-def final_of(curve: Curve) -> Final:
-    """A curve's last point."""
-    scores, band = final_scores(curve), curve.series.band
-    interval = None if band is None else (float(band[0, -1]), float(band[1, -1]))
-    value = float(iqm(scores[:, None]))
-    return Final(value, interval, {len(scores)}, curve.last_step, curve.mode)
 
 
 def results_of(runs: Iterable[Run], known: Known) -> list[Panel]:
@@ -199,13 +177,7 @@ class Scores(NamedTuple):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Places by value, the highest first; equal values share one, NaN has none.
-
-        >>> best, nothing = Final(2.0, None, {1}), Final(float("nan"), None, {1})
-        >>> finals = {"a": Final(1.0, None, {1}), "b": best, "c": best, "d": nothing}
-        >>> Scores("", "return", finals).ranks
-        {'a': 3, 'b': 1, 'c': 1}
-        """
+        """Places by value, the highest first; equal values share one, NaN has none."""
         values = {kind: f.value for kind, f in self.finals.items() if np.isfinite(f.value)}
         return {k: 1 + sum(v > value for v in values.values()) for k, value in values.items()}
 
@@ -232,43 +204,37 @@ def score_table(panels: list[Panel], mode: str) -> ScoreTable:
     An aggregate is over at least two environments whose scores have the same unit, for the kinds
     that have all of them.
     """
-    shown = [(panel, chosen(panel, mode)) for panel in panels]
-    rows = [
-        Scores(p.environment, p.metric, {kind: final_of(c) for kind, c in by_kind.items()})
-        for p, by_kind in shown
-    ]
-    groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
-    for panel, by_kind in shown:
-        suite = suite_of(panel.environment)
-        if suite in _UNITS and (panel.metric == "success_rate") == (suite == "myosuite"):
-            groups[suite].append(by_kind)
+    rows = [_row(p.environment, p.metric, [chosen(p, mode)], 1.0) for p in panels]
     aggregates = []
-    for suite, group in groups.items():
-        title, unit = _UNITS[suite]
-        kinds = [kind for kind in group[0] if all(kind in one for one in group)]
-        finals = {kind: pooled([final_scores(one[kind]) / unit for one in group]) for kind in kinds}
+    for suite, (title, metric, unit) in _UNITS.items():
+        of_suite = [panel for panel in panels if suite_of(panel.environment) == suite]
+        group = [chosen(panel, mode) for panel in of_suite if panel.metric == metric]
         if len(group) > 1:
-            aggregates.append(Scores(title, "aggregate", finals, len(group)))
+            aggregates.append(_row(title, "aggregate", group, unit))
     return ScoreTable(rows, aggregates)
 
 
-def pooled(tasks: list[np.ndarray]) -> Final:
-    """The interquartile mean over runs and tasks; runs are resampled within each task.
+def _row(title: str, metric: str, group: list[dict[str, Curve]], unit: float) -> Scores:
+    kinds = [kind for kind in group[0] if all(kind in one for one in group)]
+    finals = {kind: _final([one[kind] for one in group], unit) for kind in kinds}
+    return Scores(title, metric, finals, len(group))
 
-    `tasks` are scores (runs,) in one unit. Every run counts the same, so tasks with more of them
-    weigh more.
+
+def _final(curves: list[Curve], unit: float) -> Final:
+    """The interquartile mean over runs and environments, at the curves' last env steps.
+
+    It has an interval if environments have the same number of runs, at least three. Every run
+    counts the same, so environments with more of them weigh more.
     """
-    counts = {len(scores) for scores in tasks}
+    tasks = [np.array([h[curve.last_step] for h in curve.histories]) / unit for curve in curves]
+    counts, interval = {len(scores) for scores in tasks}, None
+    if len(counts) == 1 and min(counts) >= MIN_RUNS:
+        low, high = bootstrap_interval(np.stack(tasks, axis=1))
+        interval = float(low), float(high)
     value = float(iqm(np.concatenate(tasks)[:, None]))
-    if min(counts) < MIN_RUNS:
-        return Final(value, None, counts)
-    if len(counts) == 1:
-        low, high = bootstrap_interval(np.stack(tasks, axis=1), num_resamples=_NUM_RESAMPLES)
-        return Final(value, (float(low), float(high)), counts)
-    random = np.random.default_rng(0)
-    drawn = [random.choice(scores, (_NUM_RESAMPLES, len(scores))) for scores in tasks]
-    low, high = np.quantile(iqm(np.concatenate(drawn, axis=1)[..., None]), [0.025, 0.975])
-    return Final(value, (float(low), float(high)), counts)
+    if len(curves) > 1:
+        return Final(value, interval, counts)
+    return Final(value, interval, counts, curves[0].last_step, curves[0].mode)
 
 
 def looks_of(panels: list[Panel]) -> list[dict[str, str]]:
@@ -334,9 +300,5 @@ def score_text(value: float | None, metric: str) -> str:
 
 
 def steps_text(steps: float) -> str:
-    """A number of env steps.
-
-    >>> [steps_text(steps) for steps in (500, 24_000, 999_990, 1_234_567)]
-    ['500', '24k', '1M', '1.23M']
-    """
+    """A number of env steps, as "1.23M"."""
     return EngFormatter(sep="")(float(f"{steps:.3g}"))

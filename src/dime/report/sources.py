@@ -17,6 +17,10 @@ _MAX_TRACEBACK = 20_000  # characters, its end
 
 Stamp = tuple[Any, ...]
 """Changes when the files do."""
+Sources = dict[str, list[Any]]
+"""What a report is about: "studies" with "name", "source" (the text that it was made from) and
+"not_begun" (names of trials, each with the text of its failure or ""); "entries", each run once;
+"problems": folders that could not be read at all, with the reason."""
 
 
 class Entry(NamedTuple):
@@ -30,7 +34,6 @@ class Entry(NamedTuple):
     environment: str
     seeds: list[int]
     state: str  # as in status.json; "unknown" without one
-    written: float | None  # when status.json was written, seconds since 1970
     env_step: int | None  # the last one known, of each seed
     planned: int | None  # the env step at which the run ends
     wall_time_s: float | None
@@ -39,11 +42,6 @@ class Entry(NamedTuple):
     starts: list[dict[str, Any]]  # the entries of provenance.json
     failures: list[tuple[str, str]]  # titles and texts of what the run left when it failed
     video: Path | None
-
-    @property
-    def last_start(self) -> dict[str, Any]:
-        """The newest entry of provenance.json."""
-        return self.starts[-1] if self.starts else {}
 
     @property
     def complete(self) -> bool:
@@ -63,15 +61,12 @@ def _entry(folder: Path, name: str, separate: tuple[str, ...], failure: str) -> 
             problem = problem.replace(str(place), name)
     config = run.config if run else _object(directory.config_file)
     config.pop("sha256", None)  # of the file: no setting
-    training = config.get("training")
-    training = training if isinstance(training, dict) else {}
-    seeds = training.get("seeds")
-    seeds = [s for s in seeds if isinstance(s, int)] if isinstance(seeds, list) else []
-    status, stat = directory.status(), _stat(directory.status_file)
+    training, status = typed(dict, config.get("training")), directory.status()
+    seeds = [s for s in typed(list, training.get("seeds")) if isinstance(s, int)]
     records = run.records if run else []
     env_steps = _numbers([*(r["env_step"] for r in records), status.get("env_step")])
     planned = _numbers([status.get("num_env_steps"), training.get("num_env_steps")])
-    starts = _object(directory.provenance_file).get("starts")
+    starts = typed(list, _object(directory.provenance_file).get("starts"))
     video = folder / "video.mp4"
     return Entry(
         folder,
@@ -82,36 +77,37 @@ def _entry(folder: Path, name: str, separate: tuple[str, ...], failure: str) -> 
         environment=str(config.get("env", "–")),
         seeds=seeds,
         state=str(status.get("state", "unknown")),
-        written=stat[0] / 1e9 if status and stat else None,
         env_step=int(max(env_steps)) if env_steps else None,
         planned=int(planned[0]) if planned else None,
         wall_time_s=max(_numbers(r.get("wall_time_s") for r in [*records, status]), default=None),
         pace=_pace(records),
         reason=_reason(status, problem, seeds if run else [], records),
-        starts=[s for s in starts if isinstance(s, dict)] if isinstance(starts, list) else [],
+        starts=[start for start in starts if isinstance(start, dict)],
         failures=[*([("trial", failure)] if failure else []), *_failures(directory)],
         video=video if video.is_file() else None,
     )
 
 
+def typed(kind: type, value: Any) -> Any:
+    """The value if it is of this kind, otherwise an empty one."""
+    return value if isinstance(value, kind) else kind()
+
+
 def _pace(records: list[dict[str, Any]]) -> float | None:
-    timed = [r for r in records if _numbers([r.get("wall_time_s")])]
-    points = sorted((record["env_step"], record["wall_time_s"]) for record in timed)
-    (first, began), (last, ended) = (points[0], points[-1]) if points else ((0, 0), (0, 0))
-    return (last - first) / (ended - began) if last > first and ended > began else None
+    times = {r["env_step"]: r["wall_time_s"] for r in records if _numbers([r.get("wall_time_s")])}
+    first, last = min(times, default=0), max(times, default=0)
+    seconds = times[last] - times[first] if times else 0
+    return (last - first) / seconds if seconds > 0 else None
 
 
 def _reason(
     status: dict[str, Any], problem: str, seeds: list[int], records: list[dict[str, Any]]
 ) -> str:
-    failed = status.get("failed_seeds")
     reasons = [str(status.get("reason") or ""), problem]
-    for seed, failure in failed.items() if isinstance(failed, dict) else ():
-        why = failure.get("reason", "") if isinstance(failure, dict) else failure
-        reasons.append(f"seed {seed}: {why}")
+    for seed, failure in typed(dict, status.get("failed_seeds")).items():
+        reasons.append(f"seed {seed}: {typed(dict, failure).get('reason', failure)}")
     evaluated = {record["seed"] for record in records}
-    if silent := [seed for seed in seeds if seed not in evaluated]:
-        reasons.append(f"no evaluation of seed{'' if len(silent) == 1 else 's'} {listed(silent)}")
+    reasons += [f"no evaluation of seed {seed}" for seed in seeds if seed not in evaluated]
     return "; ".join(filter(None, reasons))
 
 
@@ -121,38 +117,11 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [value for value in numbers if 0 <= value < MAX_NUMBER and not isinstance(value, bool)]
 
 
-def listed(seeds: list[int]) -> str:
-    """Seeds in a row as a range.
-
-    >>> listed([0, 1, 2, 3]), listed([3, 7]), listed([])
-    ('0–3', '3, 7', '–')
-    """
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"{seeds[0]}–{seeds[-1]}"
-    return ", ".join(map(str, seeds)) or "–"
-
-
-class StudyEntry(NamedTuple):
-    """A study: the text that it was made from, and what of it has not begun."""
-
-    name: str
-    source: str
-    not_begun: list[tuple[str, str]]  # names of trials, each with the text of its failure or ""
-
-
-class Sources(NamedTuple):
-    """Everything that a report is about."""
-
-    studies: list[StudyEntry]
-    entries: list[Entry]  # the runs, each once
-    problems: list[tuple[str, str]]  # folders that could not be read at all, with the reason
-
-
 class Reader:
     """Reads runs and studies; a run whose files are the same is not read again."""
 
     def __init__(self):
-        self._known: dict[tuple[Path, tuple[str, ...]], tuple[Stamp, Entry]] = {}
+        self._known: dict[Path, tuple[Stamp, Entry]] = {}
 
     def read(self, paths: Iterable[Path], root: Path | None = None) -> Sources:
         """Reads the studies and runs in these folders.
@@ -175,15 +144,14 @@ class Reader:
                 studies.append(self._study(study, name if root else study.name, entries))
             elif path.resolve() not in entries:  # as a trial of its study
                 entries[path.resolve()] = self._entry(path, name)
-        kept = {entry.folder for entry in entries.values()}
-        self._known = {key: known for key, known in self._known.items() if key[0] in kept}
-        return Sources(studies, list(entries.values()), problems)
+        self._known = {entry.folder: self._known[entry.folder] for entry in entries.values()}
+        return {"studies": studies, "entries": list(entries.values()), "problems": problems}
 
-    def _study(self, study: Study, prefix: str, entries: dict[Path, Entry]) -> StudyEntry:
+    def _study(self, study: Study, prefix: str, entries: dict[Path, Entry]) -> dict[str, Any]:
         """Adds the trials that have begun to `entries`."""
         not_begun, place = [], study.folder.resolve()
         for trial in study.trials:
-            folder, failure = place / trial, _text(_failure_file(place, trial))
+            folder, failure = place / trial, _text(place / "failures" / f"{trial}.txt")
             if not folder.resolve().is_relative_to(place):
                 failure = "The trial's folder is a link out of the study's folder."
             elif (folder / "config.json").is_file():
@@ -191,18 +159,16 @@ class Reader:
                 entries[folder.resolve()] = entry
                 continue
             not_begun.append((trial, failure))
-        source = _object(place / STUDY_FILE).get("source")
-        return StudyEntry(study.name, source if isinstance(source, str) else "", not_begun)
+        source = typed(str, _object(place / STUDY_FILE).get("source"))
+        return {"name": study.name, "source": source, "not_begun": not_begun}
 
     def _entry(
         self, folder: Path, name: str, separate: tuple[str, ...] = (), failure: str = ""
     ) -> Entry:
-        stamp = (stamp_of(folder), name, failure)
-        known = self._known.get((folder, separate))
-        if known is None or known[0] != stamp:
-            known = stamp, _entry(folder, name, separate, failure)
-        self._known[folder, separate] = known
-        return known[1]
+        stamp = (stamp_of(folder), name, separate, failure)
+        if self._known.get(folder, ((), None))[0] != stamp:
+            self._known[folder] = stamp, _entry(folder, name, separate, failure)
+        return self._known[folder][1]
 
 
 def find_sources(root: Path) -> list[Path]:
@@ -226,29 +192,22 @@ def stamp_of(folder: Path) -> Stamp:
     files = [folder / name for name in _WATCHED]
     if is_study(folder):
         with suppress(DimeError):
-            files += [_failure_file(folder, trial) for trial in open_study(folder).trials]
+            files += [folder / "failures" / f"{t}.txt" for t in open_study(folder).trials]
     return folder, RunDirectory(folder).status().get("state"), *map(_stat, files)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
-    try:
+    with suppress(OSError, ValueError):
         stat = path.stat()
-    except (OSError, ValueError):
-        return None
-    return stat.st_mtime_ns, stat.st_size
+        return stat.st_mtime_ns, stat.st_size
+    return None
 
 
 def _object(file: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one if there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(file.read_text("utf-8-sig"))
-        if isinstance(content, dict):
-            return content
+        return typed(dict, json.loads(file.read_text("utf-8-sig")))
     return {}
-
-
-def _failure_file(study: Path, trial: str) -> Path:
-    return study / "failures" / f"{trial}.txt"
 
 
 def _failures(directory: RunDirectory) -> list[tuple[str, str]]:
@@ -262,9 +221,6 @@ def _failures(directory: RunDirectory) -> list[tuple[str, str]]:
 
 
 def _text(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8-sig", errors="replace").strip()
-    except (OSError, ValueError):
-        return ""
-    cut = len(text) > _MAX_TRACEBACK
-    return f"(the end of it)\n{text[-_MAX_TRACEBACK:]}" if cut else text
+    with suppress(OSError, ValueError):
+        return file.read_text("utf-8-sig", errors="replace").strip()[-_MAX_TRACEBACK:]
+    return ""
