@@ -1,5 +1,4 @@
 import inspect
-import logging
 import pathlib
 import subprocess
 import sys
@@ -120,7 +119,7 @@ def test_an_unknown_id_is_answered_with_the_nearest(id, nearest):
 
 
 def test_nothing_near_is_said_so():
-    with pytest.raises(DimeError, match="docs/environments.md.*module:xqzw"):
+    with pytest.raises(DimeError, match="Nearest: none.*module:xqzw"):
         make_env("xqzw")
 
 
@@ -368,15 +367,6 @@ def test_a_factorys_own_error_passes_through():
 
 
 # What is printed ---------------------------------------------------------------------------------
-
-
-def test_the_notice_about_old_versions_is_shown_once(caplog, monkeypatch):
-    monkeypatch.setattr(registry, "_shown", set())
-    with caplog.at_level(logging.WARNING, "dime.envs"):
-        for _ in range(3):
-            make_env("Humanoid-v4")
-    assert len(caplog.records) == 1
-    assert "Humanoid-v4 is out of date" in caplog.text and "\x1b" not in caplog.text
 
 
 def test_a_users_own_warning_is_passed_on():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import tyro
 
 import dime
@@ -21,6 +22,18 @@ from dime.errors import DimeError, choose, require
 from dime.training.process import EXIT_CTRL_C, collector_paused
 
 _EXIT_REFUSED = 2
+_parse_docstrings = docstring_parser.parse_from_object
+
+
+def _parse_unwrapped(described: object) -> docstring_parser.Docstring:
+    """As tyro reads the options' help; by itself it would keep the line breaks of the source."""
+    docstring = _parse_docstrings(described)
+    for option in docstring.params:
+        option.description = option.description and " ".join(option.description.split())
+    return docstring
+
+
+docstring_parser.parse_from_object = _parse_unwrapped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ import errno
 import inspect
 import itertools
 import json
-import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,11 +18,7 @@ import gymnasium
 
 from dime.envs.dm_control import make_dm_control
 from dime.envs.environment import Environment, no_exit, refuse_running_statistics
-from dime.envs.gymnasium_suite import (
-    gymnasium_ids,
-    make_gymnasium,
-    repeatable,
-)
+from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, repeatable
 from dime.envs.myosuite import PREFIXES, make_myosuite
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
@@ -31,8 +26,6 @@ from dime.envs.tiny import TINY_IDS
 from dime.errors import DimeError
 
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
-_logger = logging.getLogger("dime.envs")
-_shown: set[str] = set()  # notices of Gymnasium
 
 
 def _make_playground(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
@@ -77,10 +70,10 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:
-        nearest = ", ".join(_nearest(id))
-        other = f"See docs/environments.md; what a module of yours registers is module:{id}."
-        hint = f"Nearest: {nearest}." if nearest else other
-        raise DimeError(f"There is no environment {id!r}. {hint}")
+        raise DimeError(
+            f"There is no environment {id!r}. Nearest: {', '.join(_nearest(id)) or 'none'}. What a "
+            f"module of yours registers is module:{id}."
+        )
     return env
 
 
@@ -178,22 +171,11 @@ def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
 
 @contextmanager
 def tidy_warnings() -> Iterator[None]:
-    """Passes on an environment's own warnings, without Gymnasium's remarks and deprecations.
-
-    Only its notice that a version is out of date is logged, once per process.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """Passes on an environment's own warnings, without Gymnasium's remarks and deprecations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"(\x1b\[\d+m)?WARN: ")
         yield
-    for warning in caught:
-        text = re.sub(r"\x1b\[\d+m", "", str(warning.message))  # without colours
-        if text.startswith("WARN: "):
-            if "is out of date" in text and text not in _shown:
-                _shown.add(text)
-                _logger.warning("Gymnasium: %s", text.removeprefix("WARN: "))
-        elif not issubclass(warning.category, DeprecationWarning):
-            where = warning.filename, warning.lineno
-            warnings.warn_explicit(warning.message, warning.category, *where)
 
 
 def _takes_render_mode(factory: EnvFactory) -> bool:
