@@ -123,12 +123,6 @@ def test_nothing_near_is_said_so():
         make_env("xqzw")
 
 
-@pytest.mark.parametrize("id", ["Ant-v3", "Ant-v2"])
-def test_versions_that_are_gone_name_what_works(id):
-    with pytest.raises(DimeError, match="Ant-v3-compatible"):
-        make_env(id)
-
-
 def test_the_lists_are_what_can_be_made():
     lists = list_environments()
     assert set(lists) == {"dm_control", "gymnasium", "myosuite", "playground", "dime"}

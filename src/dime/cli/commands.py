@@ -183,7 +183,8 @@ class Sweep:
     """Costs from `dime benchmark --all-algorithms --json`, instead of the shipped ones."""
 
     def run(self) -> int:
-        from dime.sweeps import show_costs, sweep, write_job_array
+        from dime.cli.train import exit_status, muted_if_nobody_reads
+        from dime.sweeps import run_one, show_costs, sweep, write_job_array
 
         if self.dry_run:
             show_costs(self.study, self.variant, self.figures)
@@ -192,7 +193,9 @@ class Sweep:
             _print_written([write_job_array(self.study, self.storage, self.variant)])
             return 0
         if self.trial is not None:
-            return self._run_one(self.trial)
+            with muted_if_nobody_reads():
+                one = run_one(self.study, self.storage, self.variant, self.trial)
+            return exit_status(one) if one else 0
         try:
             result = sweep(
                 self.study, storage=self.storage, variant=self.variant, address=self.address
@@ -202,21 +205,11 @@ class Sweep:
             raise
         for name, reason in result.failed.items():
             print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-        counts = [f"{len(result.finished)} finished", f"{len(result.failed)} failed"]
-        counts += [f"{len(result.stopped_early)} stopped early"] * bool(result.stopped_early)
-        print(f"{result.folder}: {', '.join(counts)}")
+        print(
+            f"{result.folder}: {len(result.finished)} finished, {len(result.failed)} failed, "
+            f"{len(result.stopped_early)} stopped early"
+        )
         return EXIT_FAILED if result.failed else 0
-
-    def _run_one(self, number: int) -> int:
-        from dime.cli.train import exit_status, muted_if_nobody_reads
-        from dime.sweeps import run_one
-
-        with muted_if_nobody_reads():
-            result = run_one(self.study, self.storage, self.variant, number)
-        if result is None:
-            print("This trial had finished before.")
-            return 0
-        return exit_status(result)
 
 
 @dataclass(frozen=True)

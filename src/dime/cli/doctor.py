@@ -26,12 +26,8 @@ _KNOWN_BAD = {
     "'mujoco<4'",
     ("gymnasium>=1.3", "myosuite"): "gymnasium {gymnasium} with myosuite {myosuite}: MyoSuite 2.12 "
     "needs gymnasium<1.3: pip install 'gymnasium<1.3'",
-    ("myosuite>=3",): "myosuite {myosuite} has other tasks than the paper's (episodes of "
-    "myoHandReachRandom last 100 steps): pip install 'myosuite==2.12.2'",
-    (
-        "myosuite<2.12",
-    ): "myosuite {myosuite} is what a resolver falls back to when gymnasium is too "
-    "new: pip install 'gymnasium<1.3' 'myosuite==2.12.2'",
+    ("myosuite!=2.12.*",): "myosuite {myosuite} has other tasks than the paper's: pip install "
+    "'gymnasium<1.3' 'myosuite==2.12.2'",
 }
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
 from dime.envs.registry import make
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.training.config import EnvLike
 from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
@@ -66,8 +66,7 @@ def evaluate(
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
     mode = restored.choose_mode(mode)
     count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
-    if count < 1:
-        raise DimeError(f"episodes is {count}; it must be at least 1.")
+    require(count >= 1, f"episodes is {count}; it must be at least 1.")
     source = environment_of(restored, env, Path(run_dir))
     if video is not None:  # first, so that its errors cost no episodes
         record_video(restored, mode, source, Path(video))
@@ -77,10 +76,10 @@ def evaluate(
 def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
     """What makes the run's environment; `DimeError` if it was an object and is not given again."""
     if env is None and restored.config.env_is_object:
+        name = restored.config.env
         raise DimeError(
-            f"The environment of {run_dir} was passed as a Python object "
-            f"({restored.config.env}); evaluate it from Python with the same one: "
-            f'dime.evaluate("{run_dir}", env={restored.config.env})'
+            f"The environment of {run_dir} was passed as a Python object ({name}); evaluate it "
+            f'from Python with the same one: dime.evaluate("{run_dir}", env={name})'
         )
     return restored.config.env if env is None else env
 
@@ -96,10 +95,10 @@ def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
     if all(own.get(episodes_of(each), each["returns"]) == each["returns"] for each in records):
         return None
     resume = RunDirectory(run_dir).status().get("resume", "")
-    why = "another machine, other versions or another program round differently, or the "
-    why += "environment keeps state that a few steps did not show"
-    if resume.startswith("approximate: "):
-        why = resume.removeprefix("approximate: ")
+    why = resume.partition("approximate: ")[2] or (
+        "another machine, other versions or another program round differently, or the environment "
+        "keeps state that a few steps did not show"
+    )
     return f"note: the run itself recorded other returns for these episodes: {why}."
 
 
@@ -144,7 +143,6 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
 
 def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
     """Records the first evaluation episode of the first seed."""
-    refuse_unless_writable(file)
     environment = make(env, restored.config.env_kwargs, render=True)
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = actions_of(restored, mode)

@@ -51,16 +51,6 @@ class NonFiniteError(DimeError):
         super().__init__(f"{environment}: non-finite {quantity} ({detail}) {where}.")
 
 
-class RemoteEnv(gymnasium.Env):
-    """An environment in another process, whose steps can begin before they are awaited."""
-
-    name: str
-
-    def start_step(self, action: Any) -> None:
-        """Begins the step that the next `step` ends."""
-        raise NotImplementedError
-
-
 class Environment:
     """Wraps a Gymnasium environment for a training loop.
 
@@ -111,9 +101,10 @@ class Environment:
 
     def start_step(self, action: Any) -> None:
         """Begins a step in another process; `step` with the same action ends it, or raises."""
-        if isinstance(self.env, RemoteEnv) and self._steps is not None:
+        start = getattr(self.env, "start_step", None)
+        if start is not None and self._steps is not None:
             with contextlib.suppress(DimeError):
-                self.env.start_step(self._env_action(action, self._steps + 1))
+                start(self._env_action(action, self._steps + 1))
 
     def step(self, action: Any) -> StepResult:
         """Takes one step with `action`, (action_dim,) in [-1, 1].
@@ -150,15 +141,12 @@ class Environment:
     def render(self) -> np.ndarray:
         """An image of the present state, uint8 (height, width, 3)."""
         if self.env.render_mode is None:
-            remedy = 'Make it with render=True; what makes it must take render_mode="rgb_array".'
-            raise DimeError(f"{self.name} has no render mode. {remedy}")
+            raise DimeError(f"{self.name} has no render mode: make it with render=True.")
         try:
             frame: Any = self.env.render()
         except Exception as error:
-            raise DimeError(
-                f"{self.name} cannot be rendered ({describe(error)}). Its render modes are "
-                f"{self.env.metadata.get('render_modes')}. {RENDER_PACKAGES}"
-            ) from error
+            problem = f"{self.name} cannot be rendered ({describe(error)})."
+            raise DimeError(f"{problem} {RENDER_PACKAGES}") from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
             raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
@@ -241,8 +229,6 @@ def no_exit() -> Iterator[None]:
 
 def name_of(env: gymnasium.Env) -> str:
     """The id that it was made with, else its class's name."""
-    if isinstance(env, RemoteEnv):
-        return env.name
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
@@ -261,19 +247,18 @@ def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
 
     Statistics that are no longer updated are fixed numbers, and pass.
     """
-    layer = env
-    while True:
-        kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running(value)]
-        if kept and getattr(layer, "update_running_mean", True):
-            raise DimeError(
-                f"{name}: {type(layer).__name__} keeps running statistics ({kept[0]}), so that "
-                "evaluations and an exported policy would see other numbers than training. Scale "
-                "by fixed numbers (gymnasium.wrappers.TransformObservation, TransformReward) or "
-                "set update_running_mean = False. See docs/environments.md."
-            )
-        if not isinstance(layer, gymnasium.Wrapper):
-            return env
-        layer = layer.env
+    layer: Any = env
+    while layer is not None:
+        for key, value in getattr(layer, "__dict__", {}).items():
+            if _is_running(value) and getattr(layer, "update_running_mean", True):
+                raise DimeError(
+                    f"{name}: {type(layer).__name__} keeps running statistics ({key}), so that "
+                    "evaluations and an exported policy would see other numbers than training. "
+                    "Scale by fixed numbers (gymnasium.wrappers.TransformObservation, "
+                    "TransformReward) or set update_running_mean = False."
+                )
+        layer = layer.env if isinstance(layer, gymnasium.Wrapper) else None
+    return env
 
 
 def _is_running(value: Any) -> bool:

@@ -104,9 +104,8 @@ def make(
     kwargs = dict(env_kwargs or {})
     if not (name or callable(id_or_factory)):
         raise DimeError(
-            f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
-            "makes several, for training and for evaluation: give a function that returns a new "
-            "one at each call."
+            "An environment is an id or a function that returns a new one at each call, got "
+            f"{id_or_factory!r}."
         )
     if render and (isinstance(id_or_factory, str) or _takes_render_mode(id_or_factory)):
         kwargs["render_mode"] = "rgb_array"
@@ -150,10 +149,7 @@ def _build(id_or_factory: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasium
         raise _wrong_kwargs(name, kwargs, error) from error
     env = id_or_factory(**kwargs)
     if not isinstance(env, gymnasium.Env):
-        raise DimeError(
-            f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
-            f"{type(env).__module__}. See docs/environments.md."
-        )
+        raise DimeError(f"{name} must return a gymnasium.Env, got {type(env).__name__}.")
     return repeatable(refuse_running_statistics(env, name))
 
 
@@ -164,7 +160,7 @@ def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
         env.close()
         raise DimeError(
             "env_process does not go with environments that JAX computes: they step in one program "
-            "with the learner. Leave the option out (dime resume: --env-process False)."
+            "with the learner."
         )
     return env
 
@@ -189,13 +185,7 @@ def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeErro
 
 def _nearest(id: str) -> list[str]:
     """The known ids that are most like this one, at most five."""
-    suites = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
-    entries = gymnasium.registry.items()
-    yours = [id for id, spec in entries if not str(spec.entry_point).startswith(suites)]
-    names: dict[str, str] = {}
-    for name in itertools.chain(*list_environments().values(), yours):
-        names.setdefault(name.lower(), name)
-        names.setdefault(name.rpartition("/")[2].lower(), name)
-    wanted = id.rpartition(":")[2].lower()
-    hits = difflib.get_close_matches(wanted, names, n=10)
+    known = itertools.chain(*list_environments().values(), gymnasium.registry)
+    names = {part.lower(): name for name in known for part in (name, name.rpartition("/")[2])}
+    hits = difflib.get_close_matches(id.rpartition(":")[2].lower(), names, n=10)
     return list(dict.fromkeys(names[hit] for hit in hits))[:5]
