@@ -329,10 +329,10 @@ class List:
         elif self.what == "studies":
             files = sorted(_PACKAGE.joinpath("sweeps", "studies").glob("*.toml"))
             tables = [tomllib.loads(file.read_text("utf-8")) for file in files]
-            _print_table([[f.stem, t["description"]] for f, t in zip(files, tables, strict=True)])
+            print_table([[f.stem, t["description"]] for f, t in zip(files, tables, strict=True)])
         else:  # from a file, because importing JAX is slow; a test compares it with the algorithms
             file = _PACKAGE / "data" / f"{self.what}.json"
-            _print_table(json.loads(file.read_text("utf-8")))
+            print_table(json.loads(file.read_text("utf-8")))
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,8 @@ def _print_written(files: Iterable[Path]) -> None:
         print(f"wrote {file}")
 
 
-def _print_table(rows: list[list[str]]) -> None:
+def print_table(rows: list[list[str]]) -> None:
+    """Prints rows with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())

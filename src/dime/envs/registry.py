@@ -1,11 +1,9 @@
 """From a name to an environment."""
 
 import difflib
-import errno
 import inspect
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,9 +62,7 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
         with tidy_warnings():
             env = _MAKERS[suite_of(id)](id, **kwargs)
     except (TypeError, ValueError, KeyError, OSError) as error:
-        of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        lacks_one = re.search(r"missing \d+ required .*argument", str(error))
-        if of_the_system or not (kwargs or lacks_one):
+        if not kwargs:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:

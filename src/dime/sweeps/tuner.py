@@ -53,27 +53,18 @@ def connected(address: str | None) -> Iterator[None]:
         return
     options: dict[str, Any] = _ALONE if address is None else {"address": address}
     try:
-        if address is not None:
-            _require_answer(address)
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
         with warnings.catch_warnings():
             # JAX warns of any fork; Ray's children exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             context = ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"The cluster at {address}" if address else "Ray on this machine"
-        raise DimeError(
-            f"{place} does not answer ({error}). Start it (ray start --head), check its address "
-            "(ray status), or omit --address to use this machine."
-        ) from error
+        raise DimeError(f"{place} does not answer (--address): {error}") from error
     with context:
         yield
-
-
-def _require_answer(address: str) -> None:
-    """Ray itself would wait for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
 
 
 def _require_resources(study: Study) -> None:
@@ -82,9 +73,8 @@ def _require_resources(study: Study) -> None:
     for what, wanted in {"CPU": study.cpus, "GPU": study.gpus}.items():
         require(
             wanted <= available.get(what, 0),
-            f"A trial of {study.name} needs {wanted:g} {what}s; {available.get(what, 0):g} are "
-            f"available. Change {what.lower()}s in the study, use its small variant (--variant "
-            "laptop), or name a cluster (--address).",
+            f"A trial of {study.name} needs {wanted:g} {what}s ({what.lower()}s in the study); "
+            f"{available.get(what, 0):g} are available here or at --address.",
         )
 
 
