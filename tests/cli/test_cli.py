@@ -89,7 +89,7 @@ REFUSED = {
         ["train", "dm_control/dog-runn"],
         ["no environment 'dm_control/dog-runn'", "dm_control/dog-run"],
     ),
-    "unknown module": (["train", "no_such_module:Id-v0"], ["importing the module 'no_such_module' failed"]),
+    "unknown module": (["train", "no_such_module:Id-v0"], ["module 'no_such_module' failed"]),
     "unknown algorithm": (
         ["train", PLANE, "--algorithm", "dine"],
         ["no algorithm 'dine'", "nearest: dime"],

@@ -129,12 +129,9 @@ class Evaluate:
 
     def run(self) -> None:
         from dime.cli.train import print_evaluations
-        from dime.deploy.evaluate import disagreement, evaluate
+        from dime.deploy.evaluate import evaluate
 
-        records = evaluate(**vars(self))
-        print_evaluations(records)
-        if note := disagreement(self.run_dir, records):
-            print(note)
+        print_evaluations(evaluate(**vars(self)))
         _print_written(filter(None, [self.video]))
 
 
@@ -196,13 +193,7 @@ class Sweep:
             with muted_if_nobody_reads():
                 one = run_one(self.study, self.storage, self.variant, self.trial)
             return exit_status(one) if one else 0
-        try:
-            result = sweep(
-                self.study, storage=self.storage, variant=self.variant, address=self.address
-            )
-        except KeyboardInterrupt:
-            print("The same command continues from the last checkpoints.", file=sys.stderr)
-            raise
+        result = sweep(self.study, storage=self.storage, variant=self.variant, address=self.address)
         for name, reason in result.failed.items():
             print(f"error: {name} failed:\n{reason}", file=sys.stderr)
         print(

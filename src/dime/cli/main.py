@@ -67,23 +67,15 @@ def parse(arguments: list[str]) -> Any:
         print(f"dime {dime.__version__}")
         raise SystemExit(0)
     if name in ("--help", "-h"):
-        print(_overview())
+        print("Diffusion-based maximum-entropy reinforcement learning.\n")
+        for each, described in COMMANDS.items():
+            print(f"  dime {each:9}  {described.__doc__}")
+        print("\ndime COMMAND --help shows its options, dime --version the version.")
         raise SystemExit(0)
     command = COMMANDS[choose("command", name, COMMANDS)]
     if command is Train:
         return _parse_train(words)
     return tyro.cli(command, prog=f"dime {name}", args=words)
-
-
-def _overview() -> str:
-    lines = [f"  dime {name:9}  {command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Diffusion-based maximum-entropy reinforcement learning.\n",
-            *lines,
-            "\ndime COMMAND --help shows the options of a command, dime --version the version.",
-        ]
-    )
 
 
 def _parse_train(words: list[str]) -> Any:

@@ -29,9 +29,8 @@ from dime.training.host.programs import (
     matmul_precision,
     seed_keys,
 )
-from dime.training.records import read_records, require_writable
+from dime.training.records import require_writable
 from dime.training.run import environment_maker
-from dime.training.run_directory import RunDirectory
 
 _FRAMES_PER_SECOND = 30  # of videos, about; faster environments are shown every few steps
 
@@ -82,24 +81,6 @@ def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> En
             f'from Python with the same one: dime.evaluate("{run_dir}", env={name})'
         )
     return restored.config.env if env is None else env
-
-
-def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
-    """A note if these records differ from what the run itself recorded of the same episodes."""
-
-    def episodes_of(record):
-        return str([record.get(name) for name in ("env_step", "mode", "seed", "episode_seeds")])
-
-    recorded = read_records(run_dir / "evaluations.jsonl")
-    own = {episodes_of(record): record["returns"] for record in recorded}
-    if all(own.get(episodes_of(each), each["returns"]) == each["returns"] for each in records):
-        return None
-    resume = RunDirectory(run_dir).status().get("resume", "")
-    why = resume.partition("approximate: ")[2] or (
-        "another machine, other versions or another program round differently, or the environment "
-        "keeps state that a few steps did not show"
-    )
-    return f"note: the run itself recorded other returns for these episodes: {why}."
 
 
 def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:

@@ -178,17 +178,14 @@ def to_env_units(spaces: Spaces, action: jax.Array) -> jax.Array:
 
 def used_arrays(policy: Policy) -> dict[str, np.ndarray]:
     """The arrays of the state that the mode depends on, by their path in it."""
-    leaves, structure = jax.tree.flatten(policy.state)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(policy.state)]
 
-    def act(leaves, obs, seed):
-        state = jax.tree.unflatten(structure, leaves)
+    def act(state, obs, seed):
         return policy.unit_action(state, obs, jax.random.key(seed), 0)
 
-    traced = jax.make_jaxpr(act)(leaves, policy.observations(1), _SCALAR)
+    traced = jax.make_jaxpr(act)(policy.state, policy.observations(1), _SCALAR)
     _, used = dce_jaxpr(traced.jaxpr, [True])
-    arrays = zip(paths, leaves, used, strict=False)
-    return {path: np.asarray(leaf) for path, leaf, needed in arrays if needed}
+    arrays = zip(jax.tree.leaves_with_path(policy.state), used, strict=False)
+    return {jax.tree_util.keystr(at): np.asarray(leaf) for (at, leaf), needed in arrays if needed}
 
 
 def _compare(folder: Path, policy: Policy) -> None:

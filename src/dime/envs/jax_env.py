@@ -107,13 +107,14 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
         jax.eval_shape(stepped, first, action)
     except Exception as error:  # whatever a task raises; JAX, if `step` changes the structure
         raise DimeError(f"The task {name} cannot be compiled ({describe(error)}).") from error
-    shapes = [getattr(getattr(first, x, None), "shape", None) for x in ("obs", "reward", "done")]
+    parts = [getattr(first, name, None) for name in ("obs", "reward", "done")]
+    shapes: list[Any] = [getattr(part, "shape", None) for part in parts]
     if None in shapes or list(map(len, shapes)) != [1, 0, 0]:
         raise DimeError(
             f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, one "
             f"number each, to be trained on the device; their shapes are {shapes}."
         )
-    if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(first)):
+    if any(str(leaf.dtype).startswith("key<") for leaf in jax.tree.leaves(first)):
         raise DimeError(
             f"The states of {name} hold a typed random key, which a checkpoint cannot. Keep "
             "jax.random.key_data of it, or use jax.random.PRNGKey."

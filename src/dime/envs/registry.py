@@ -66,9 +66,13 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:
+        known = itertools.chain(*list_environments().values(), gymnasium.registry)
+        names = {part.lower(): name for name in known for part in (name, name.rpartition("/")[2])}
+        hits = difflib.get_close_matches(id.rpartition(":")[2].lower(), names, n=5)
+        nearest = ", ".join({names[hit]: None for hit in hits}) or "none"
         raise DimeError(
-            f"There is no environment {id!r}. Nearest: {', '.join(_nearest(id)) or 'none'}. What a "
-            f"module of yours registers is module:{id}."
+            f"There is no environment {id!r}. Nearest: {nearest}. What a module of yours registers "
+            f"is module:{id}."
         )
     return env
 
@@ -177,11 +181,3 @@ def _takes_render_mode(factory: EnvFactory) -> bool:
 
 def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeError:
     return DimeError(f"{id} could not be made with env_kwargs {kwargs}: {error}")
-
-
-def _nearest(id: str) -> list[str]:
-    """The known ids that are most like this one, at most five."""
-    known = itertools.chain(*list_environments().values(), gymnasium.registry)
-    names = {part.lower(): name for name in known for part in (name, name.rpartition("/")[2])}
-    hits = difflib.get_close_matches(id.rpartition(":")[2].lower(), names, n=10)
-    return list(dict.fromkeys(names[hit] for hit in hits))[:5]

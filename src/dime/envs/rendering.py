@@ -70,9 +70,9 @@ class ModelCamera:
     """A camera of a MuJoCo model; `default`, or else the free camera, if it is not named."""
 
     def __init__(
-        self, name: str | None, height: int = 480, width: int = 480, default: str | None = None
+        self, camera: str | None, height: int = 480, width: int = 480, default: str | None = None
     ):
-        self._name, self._default, self._size = name, default, (height, width)
+        self._name, self._default, self._size = camera, default, (height, width)
         self._renderer: Any = None
 
     def image(self, model: Any, data: Any) -> np.ndarray:

@@ -57,7 +57,8 @@ def sweep(
         DimeError: the study, the storage or the address is refused; no trial was started then.
         KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
     """
-    _require_installed("ray", "Sweeps need Ray Tune")
+    missing = [name for name in ("ray", "optuna") if importlib.util.find_spec(name) is None]
+    require(not missing, f"Sweeps need {', '.join(missing)}: pip install 'dime-rl[sweep]'")
     from dime.sweeps.tuner import connected, run_grid
 
     chosen = read_study(study, variant)
@@ -71,7 +72,6 @@ def sweep(
         with connected(address):
             run_grid(chosen, folder, trials, progress)
     else:
-        _require_installed("optuna", "A search needs Optuna")
         from dime.sweeps.search import search
 
         with connected(address):
@@ -82,11 +82,6 @@ def sweep(
     failed = {name: folder.reason(name) for name in others if name not in scored}
     stopped_early = tuple(name for name in others if name in scored)
     return SweepResult(folder.path, finished, failed, stopped_early)
-
-
-def _require_installed(module: str, what: str) -> None:
-    found = importlib.util.find_spec(module) is not None
-    require(found, f"{what}: pip install 'dime-rl[sweep]'")
 
 
 def _plan(

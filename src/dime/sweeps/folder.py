@@ -38,8 +38,17 @@ class StudyFolder:
         self.path = path
         self.file = path / STUDY_FILE
         self.storage = uri or str(path.absolute().parent)
-        self._remote: Any = _file_system(f"{uri}/{path.name}") if uri else None
+        self._remote: Any = None  # the file system whose root is the study's folder
         self._pushed: dict[str, tuple[int, int]] = {}
+        if uri:
+            from pyarrow import fs  # comes with Ray
+
+            try:
+                files, base = fs.FileSystem.from_uri(f"{uri}/{path.name}")
+                files.create_dir(base, recursive=True)
+            except (OSError, ValueError, NotImplementedError) as error:
+                raise DimeError(f"The storage {uri} cannot be written ({error}).") from error
+            self._remote = fs.SubTreeFileSystem(base, files)
 
     @classmethod
     def open(cls, storage: str, name: str) -> "StudyFolder":
@@ -202,18 +211,6 @@ class StudyFolder:
                 stat = file.stat()
                 states[file.relative_to(self.path).as_posix()] = stat.st_mtime_ns, stat.st_size
         return states
-
-
-def _file_system(uri: str) -> Any:
-    """The file system whose root is the folder of this URI."""
-    from pyarrow import fs  # comes with Ray
-
-    try:
-        files, base = fs.FileSystem.from_uri(uri)
-        files.create_dir(base, recursive=True)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise DimeError(f"The storage {uri} cannot be written ({error}).") from error
-    return fs.SubTreeFileSystem(base, files)
 
 
 def run_trial(

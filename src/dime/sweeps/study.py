@@ -256,8 +256,8 @@ def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | Non
     if variant is not None:
         choose("variant", variant, ["laptop"])
         small = content.pop("laptop", None) or {}
-        require(bool(small), f"The study {content['name']} has no variant 'laptop'.")
-        require(isinstance(small, Mapping), f"laptop is {small!r}; it must be a table.")
+        has_variant = isinstance(small, Mapping) and bool(small)
+        require(has_variant, f"The study {content['name']} has no variant 'laptop', a table.")
         content |= {"name": f"{content['name']}-laptop", **small}
     if type(seeds := content.get("seeds")) is int:
         require(1 <= seeds <= 10_000, f"seeds is {seeds}; it must be 1 to 10000.")
