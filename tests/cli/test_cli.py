@@ -110,7 +110,7 @@ REFUSED = {
     ),
     "unbounded actions": (
         ["train", "dm_control/lqr-lqr_2_1"],
-        ["dm_control/lqr-lqr_2_1", "not finite", "-inf", "Wrap the environment"],
+        ["dm_control/lqr-lqr_2_1", "not finite", "-inf", "finite bounds"],
     ),
     "zero size": (["train", PLANE, "--batch-size", "0"], ["batch_size is 0", "at least 1"]),
     "negative size": (

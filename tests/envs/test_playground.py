@@ -50,7 +50,7 @@ def test_an_episode_can_be_played_and_seen():
     [
         ("playground/HumanoidRum", {}, "Nearest: playground/HumanoidRun"),
         ("playground/", {}, "There is no environment 'playground/'"),
-        ("playground/FishSwim", {}, "The task Swim cannot be reset"),
+        ("playground/FishSwim", {}, "The task Swim cannot be compiled"),
         (CARTPOLE, {"episode_lengths": 3}, "could not be made with .*episode_lengths"),
         (CARTPOLE, {"episode_length": "long"}, "could not be made with .*cannot be casted"),
         (CARTPOLE, {"action_repeat": 2}, "actions are not repeated"),

@@ -1,8 +1,4 @@
-"""The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands.
-
-The options of `dime train` depend on its environment, algorithm, preset and config file, which are
-read from its words first.
-"""
+"""The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands."""
 
 import argparse
 import dataclasses
@@ -21,7 +17,6 @@ from dime.cli.commands import COMMANDS, EXIT_FAILED, Train
 from dime.errors import DimeError, choose, require
 from dime.training.process import EXIT_CTRL_C, collector_paused
 
-_EXIT_REFUSED = 2
 _parse_docstrings = docstring_parser.parse_from_object
 
 
@@ -49,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run() or 0
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return _EXIT_REFUSED
+        return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return EXIT_CTRL_C
@@ -81,6 +76,7 @@ def parse(arguments: list[str]) -> Any:
 def _parse_train(words: list[str]) -> Any:
     from dime.training.config import TrainingConfig
 
+    # The options depend on environment, algorithm, preset and config file: we read these first.
     env = words[0] if words and not words[0].startswith("-") else ""
     parser = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     for option in ("--algorithm", "--preset", "--config"):

@@ -32,8 +32,6 @@ from dime.training.host.programs import (
 from dime.training.records import require_writable
 from dime.training.run import environment_maker
 
-_FRAMES_PER_SECOND = 30  # of videos, about; faster environments are shown every few steps
-
 
 def evaluate(
     run_dir: str | Path,
@@ -128,7 +126,7 @@ def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> Non
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = actions_of(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
-    stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))
+    stride = max(1, round(environment.frames_per_second / 30))  # about 30 frames per second
 
     def frames() -> Iterator[np.ndarray]:
         obs = environment.reset(seed)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dime.envs.rendering import RENDER_PACKAGES
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError, describe
+from dime.errors import DimeError, describe, require
 
 _logger = logging.getLogger("dime.envs")
 SUCCESS_KEYS = ("solved", "success", "is_success")
@@ -20,7 +20,6 @@ SUCCESS_KEYS = ("solved", "success", "is_success")
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
 _MAX_REWARD = float(np.finfo(np.float32).max)  # stored as float32
 _STEP_ANSWER = ("obs", "reward", "terminated", "truncated", "info")
-_MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
 
 
 class StepResult(NamedTuple):
@@ -91,8 +90,8 @@ class Environment:
 
     def reset(self, seed: int) -> np.ndarray:
         """The first observation, (obs_dim,), of the episode that `seed` (0 to 2**32 - 1) sets."""
-        if not 0 <= seed <= _MAX_SEED:
-            raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
+        # What dm_control's NumPy RandomState takes.
+        require(0 <= seed < 2**32, f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
         obs, _ = self._call("reset", ("obs", "info"), seed=int(seed))
         flat = self._flat(obs, step=0)
@@ -140,8 +139,8 @@ class Environment:
 
     def render(self) -> np.ndarray:
         """An image of the present state, uint8 (height, width, 3)."""
-        if self.env.render_mode is None:
-            raise DimeError(f"{self.name} has no render mode: make it with render=True.")
+        has_mode = self.env.render_mode is not None
+        require(has_mode, f"{self.name} has no render mode: make it with render=True.")
         try:
             frame: Any = self.env.render()
         except Exception as error:

@@ -1,7 +1,4 @@
-"""Environments that JAX computes, which can therefore run in one program with the learner.
-
-First what such a task is, then MuJoCo Playground's version of the DM Control Suite.
-"""
+"""Environments that JAX computes, which can therefore run in one program with the learner."""
 
 import json
 from functools import lru_cache, partial
@@ -13,7 +10,7 @@ import jax
 import numpy as np
 
 from dime.envs.rendering import ModelCamera, choose_renderer
-from dime.errors import DimeError, describe, require_at_least
+from dime.errors import DimeError, describe, require, require_at_least
 
 _VIEW = {"camera": None, "height": 480, "width": 480}
 
@@ -63,11 +60,8 @@ class JaxEnv(gymnasium.Env):
         """Truncates episodes after `max_episode_steps`; refuses a task that cannot be compiled."""
         self.task, self.max_episode_steps = task, max_episode_steps
         require_at_least(self, 1, "max_episode_steps")
-        if getattr(task, "__hash__", None) is None:
-            raise DimeError(
-                f"{type(task).__name__} has no hash, by which its compiled programs are kept. A "
-                "dataclass has one with @dataclass(frozen=True) or @dataclass(eq=False)."
-            )
+        hashable = getattr(task, "__hash__", None) is not None
+        require(hashable, f"{type(task).__name__} has no hash: use @dataclass(eq=False).")
         box = gymnasium.spaces.Box
         self.observation_space = box(-np.inf, np.inf, _obs_shape(task), np.float32)
         self.action_space = box(-1.0, 1.0, (task.action_size,), np.float32)
@@ -112,13 +106,12 @@ def _obs_shape(task: JaxTask) -> tuple[int]:
     if None in shapes or list(map(len, shapes)) != [1, 0, 0]:
         raise DimeError(
             f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, one "
-            f"number each, to be trained on the device; their shapes are {shapes}."
+            f"number each; their shapes are {shapes}."
         )
-    if any(str(leaf.dtype).startswith("key<") for leaf in jax.tree.leaves(first)):
-        raise DimeError(
-            f"The states of {name} hold a typed random key, which a checkpoint cannot. Keep "
-            "jax.random.key_data of it, or use jax.random.PRNGKey."
-        )
+    require(
+        not any(str(leaf.dtype).startswith("key<") for leaf in jax.tree.leaves(first)),
+        f"The states of {name} hold a typed random key; a checkpoint can hold its key_data alone.",
+    )
     return shapes[0]
 
 

@@ -31,7 +31,6 @@ _END_WITHIN_S = 2.0
 # A terminal or a scheduler sends these to the whole group; the training process saves and then
 # ends this one.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 
 
 class EnvironmentProcessError(Exception):
@@ -220,4 +219,4 @@ def _end_with_parent() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     if sys.platform == "linux":  # for a hang that keeps the interpreter's lock
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -62,7 +62,7 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
         with tidy_warnings():
             env = _MAKERS[suite_of(id)](id, **kwargs)
     except (TypeError, ValueError, KeyError, OSError) as error:
-        if not kwargs:
+        if not (kwargs or "required positional argument" in str(error)):
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:

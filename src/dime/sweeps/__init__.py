@@ -14,7 +14,6 @@ from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import Study, Trial, read_study, source_of, trials_of
 from dime.training.loop import RunResult
 
-_JOB_ARRAY = Path(__file__).with_name("job_array.sh")
 StudyLike = Study | Mapping[str, Any] | str | Path
 
 
@@ -111,7 +110,10 @@ def write_job_array(study: Path, storage: str, variant: str | None) -> Path:
     place = folder.path.absolute()
     script = place / "sweep.sbatch"
     script.write_text(
-        _JOB_ARRAY.read_text("utf-8").format(
+        Path(__file__)
+        .with_name("job_array.sh")
+        .read_text("utf-8")
+        .format(
             name=chosen.name,
             last=len(trials) - 1,
             cpus=chosen.cpus,

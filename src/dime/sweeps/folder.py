@@ -23,8 +23,6 @@ from dime.training.run import Changes, Hooks, resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0
-_SMALL = (".json", ".jsonl", ".txt")
-_LEFT_OUT = re.compile(r"checkpoints/|^\.ray/")
 
 
 class StudyFolder:
@@ -149,7 +147,8 @@ class StudyFolder:
 
     def pull_records(self) -> None:
         """Copies the remote small files, which figures and reports need; no checkpoints."""
-        self._download(lambda name: name.endswith(_SMALL) and not _LEFT_OUT.search(name))
+        small = re.compile(r"(?!.*checkpoints/|\.ray/).*\.(json|jsonl|txt)")
+        self._download(lambda name: small.fullmatch(name) is not None)
 
     def push(self, trial: str) -> None:
         """Copies a trial's changed files and its failure; then removes those deleted here."""

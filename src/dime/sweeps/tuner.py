@@ -24,8 +24,6 @@ from dime.training.listeners import Record, return_text
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
-_ANSWER_WITHIN_S = 5.0
-_LINE_EVERY_S = 30.0
 _ALONE = {
     "address": "local",  # joins no other cluster on this machine
     "_node_ip_address": "127.0.0.1",
@@ -55,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         host, _, port = (address or "").removeprefix("ray://").rpartition(":")
         if port.isdigit():  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
+            socket.create_connection((host, int(port)), timeout=5.0).close()
         with warnings.catch_warnings():
             # JAX warns of any fork; Ray's children exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
@@ -252,7 +250,7 @@ class SweepProgress(tune.Callback):
         if result["score"] is not None:
             far += f", return {return_text(result['score'])}"
         self._running[name] = far
-        if time.monotonic() - self._shown_at >= _LINE_EVERY_S:
+        if time.monotonic() - self._shown_at >= 30.0:
             self._shown_at = time.monotonic()
             self._say(f"{self._ended} of {self._total} trials have ended")
             for line in self._running.items():
