@@ -1,5 +1,4 @@
 import inspect
-import logging
 import pathlib
 import subprocess
 import sys
@@ -120,14 +119,8 @@ def test_an_unknown_id_is_answered_with_the_nearest(id, nearest):
 
 
 def test_nothing_near_is_said_so():
-    with pytest.raises(DimeError, match="docs/environments.md.*module:xqzw"):
+    with pytest.raises(DimeError, match="Nearest: none.*module:xqzw"):
         make_env("xqzw")
-
-
-@pytest.mark.parametrize("id", ["Ant-v3", "Ant-v2"])
-def test_versions_that_are_gone_name_what_works(id):
-    with pytest.raises(DimeError, match="Ant-v3-compatible"):
-        make_env(id)
 
 
 def test_the_lists_are_what_can_be_made():
@@ -166,7 +159,7 @@ def test_what_gymnasium_lacks_is_said_in_its_words(monkeypatch):
 
 
 def test_a_missing_module_is_named():
-    with pytest.raises(DimeError, match="'no_such_module'.*PYTHONPATH"):
+    with pytest.raises(DimeError, match="importing the module 'no_such_module' failed"):
         make_env("no_such_module:Reach-v0")
 
 
@@ -368,15 +361,6 @@ def test_a_factorys_own_error_passes_through():
 
 
 # What is printed ---------------------------------------------------------------------------------
-
-
-def test_the_notice_about_old_versions_is_shown_once(caplog, monkeypatch):
-    monkeypatch.setattr(registry, "_shown", set())
-    with caplog.at_level(logging.WARNING, "dime.envs"):
-        for _ in range(3):
-            make_env("Humanoid-v4")
-    assert len(caplog.records) == 1
-    assert "Humanoid-v4 is out of date" in caplog.text and "\x1b" not in caplog.text
 
 
 def test_a_users_own_warning_is_passed_on():

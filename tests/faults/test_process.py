@@ -259,7 +259,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
         "env = make('dime/MultiGoal-v0', process_timeout_s=30.0)\n"
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert ended.returncode != 0 and '`if __name__ == "__main__":`' in ended.stderr
+    assert ended.returncode != 0 and "if __name__ == '__main__':" in ended.stderr
 
 
 def test_what_cannot_be_handed_over_is_refused():

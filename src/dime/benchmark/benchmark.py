@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,15 +24,9 @@ import rich.table
 from dime.algorithms.dime import dime
 from dime.algorithms.registry import ALGORITHMS
 from dime.benchmark.timing import UpdateTimer, make_matmul, seconds
-from dime.envs.registry import make
 from dime.errors import choose
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.host.learners import HostLearners
-from dime.training.machine import (
-    dispatch_from_this_thread,
-    freed_memory_kept,
-    keep_compiled_programs,
-)
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.training.presets import PRESETS, preset_settings, preset_training
 from dime.training.records import read_records, require_writable, write_json
 from dime.training.run import train
@@ -41,7 +34,11 @@ from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38, 10_000)
 """Sizes at which all algorithms are timed."""
-_FIRST_UPDATE = "import sys; from dime.benchmark.benchmark import first_update as f; f(sys.argv[1])"
+_FIRST_UPDATE = """
+import sys, dime
+once = dict(num_env_steps=2, num_random_steps=1, evaluation_modes=(), progress=False)
+dime.train(sys.argv[1], run_dir=sys.argv[2], **once)
+"""
 
 
 @dataclass(frozen=True)
@@ -222,27 +219,12 @@ def loop_overhead_ms() -> float:
 
 
 def first_updates_s(case: str) -> tuple[float, float]:
-    """Seconds from a process's start to its first update, with a cold and a warm cache."""
-    command = [sys.executable, "-c", _FIRST_UPDATE, CASES[case].env]
+    """Seconds of a process that runs one round of updates, with a cold and a warm cache."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
 
-        def process():
+        def process(name):
+            command = [sys.executable, "-c", _FIRST_UPDATE, CASES[case].env, f"{folder}/{name}"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
-        return seconds(process), seconds(process)
-
-
-def first_update(env: str) -> None:
-    """Starts training with the paper's sizes and takes env steps up to the first update."""
-    keep_compiled_programs()
-    config = TrainingConfig(num_env_steps=1_000, num_random_steps=1)
-    make_env = partial(make, env)
-    environment = make_env()
-    spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
-    agent = dime(preset_settings("paper", "dime", env), spec)
-    learners = HostLearners(config, agent, {0: environment}, make_env)
-    learners.compile()
-    learners.begin()
-    while learners.update == 0:
-        learners.step()
+        return seconds(lambda: process("cold")), seconds(lambda: process("warm"))

@@ -129,12 +129,9 @@ class Evaluate:
 
     def run(self) -> None:
         from dime.cli.train import print_evaluations
-        from dime.deploy.evaluate import disagreement, evaluate
+        from dime.deploy.evaluate import evaluate
 
-        records = evaluate(**vars(self))
-        print_evaluations(records)
-        if note := disagreement(self.run_dir, records):
-            print(note)
+        print_evaluations(evaluate(**vars(self)))
         _print_written(filter(None, [self.video]))
 
 
@@ -183,7 +180,8 @@ class Sweep:
     """Costs from `dime benchmark --all-algorithms --json`, instead of the shipped ones."""
 
     def run(self) -> int:
-        from dime.sweeps import show_costs, sweep, write_job_array
+        from dime.cli.train import exit_status, muted_if_nobody_reads
+        from dime.sweeps import run_one, show_costs, sweep, write_job_array
 
         if self.dry_run:
             show_costs(self.study, self.variant, self.figures)
@@ -192,31 +190,17 @@ class Sweep:
             _print_written([write_job_array(self.study, self.storage, self.variant)])
             return 0
         if self.trial is not None:
-            return self._run_one(self.trial)
-        try:
-            result = sweep(
-                self.study, storage=self.storage, variant=self.variant, address=self.address
-            )
-        except KeyboardInterrupt:
-            print("The same command continues from the last checkpoints.", file=sys.stderr)
-            raise
+            with muted_if_nobody_reads():
+                one = run_one(self.study, self.storage, self.variant, self.trial)
+            return exit_status(one) if one else 0
+        result = sweep(self.study, storage=self.storage, variant=self.variant, address=self.address)
         for name, reason in result.failed.items():
             print(f"error: {name} failed:\n{reason}", file=sys.stderr)
-        counts = [f"{len(result.finished)} finished", f"{len(result.failed)} failed"]
-        counts += [f"{len(result.stopped_early)} stopped early"] * bool(result.stopped_early)
-        print(f"{result.folder}: {', '.join(counts)}")
+        print(
+            f"{result.folder}: {len(result.finished)} finished, {len(result.failed)} failed, "
+            f"{len(result.stopped_early)} stopped early"
+        )
         return EXIT_FAILED if result.failed else 0
-
-    def _run_one(self, number: int) -> int:
-        from dime.cli.train import exit_status, muted_if_nobody_reads
-        from dime.sweeps import run_one
-
-        with muted_if_nobody_reads():
-            result = run_one(self.study, self.storage, self.variant, number)
-        if result is None:
-            print("This trial had finished before.")
-            return 0
-        return exit_status(result)
 
 
 @dataclass(frozen=True)
@@ -336,10 +320,10 @@ class List:
         elif self.what == "studies":
             files = sorted(_PACKAGE.joinpath("sweeps", "studies").glob("*.toml"))
             tables = [tomllib.loads(file.read_text("utf-8")) for file in files]
-            _print_table([[f.stem, t["description"]] for f, t in zip(files, tables, strict=True)])
+            print_table([[f.stem, t["description"]] for f, t in zip(files, tables, strict=True)])
         else:  # from a file, because importing JAX is slow; a test compares it with the algorithms
             file = _PACKAGE / "data" / f"{self.what}.json"
-            _print_table(json.loads(file.read_text("utf-8")))
+            print_table(json.loads(file.read_text("utf-8")))
 
 
 @dataclass(frozen=True)
@@ -386,7 +370,8 @@ def _print_written(files: Iterable[Path]) -> None:
         print(f"wrote {file}")
 
 
-def _print_table(rows: list[list[str]]) -> None:
+def print_table(rows: list[list[str]]) -> None:
+    """Prints rows with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())

@@ -1,7 +1,6 @@
 """`dime doctor`: what this machine has, and what is known not to work together."""
 
 import importlib.metadata
-import importlib.util
 import platform
 import sys
 from contextlib import suppress
@@ -11,29 +10,17 @@ from packaging.requirements import Requirement
 
 from dime.envs.rendering import renderer_status
 
-_SUITES = {
-    "dm_control": ("dm-control", "pip install dime-rl"),
-    "gymnasium": ("gymnasium", "pip install dime-rl"),
-    "myosuite": ("myosuite", "pip install 'dime-rl[myo]'"),
-    "playground": ("playground", "pip install 'dime-rl[playground]'"),
-}
-_EXTRAS = {
-    "imageio_ffmpeg": "videos: pip install 'dime-rl[video]'",
-    "wandb": "W&B: pip install 'dime-rl[wandb]'",
-}
+_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
+_EXTRA_OF = {"myosuite": "myo", "playground": "playground"}
+_EXTRA_OF |= {"imageio-ffmpeg": "video", "wandb": "wandb"}
 _KNOWN_BAD = {
     ("mujoco>=4",): "mujoco {mujoco} breaks dm_control (no attribute 'flex_vertedge'): pip install "
     "'mujoco<4'",
     ("gymnasium>=1.3", "myosuite"): "gymnasium {gymnasium} with myosuite {myosuite}: MyoSuite 2.12 "
     "needs gymnasium<1.3: pip install 'gymnasium<1.3'",
-    ("myosuite>=3",): "myosuite {myosuite} has other tasks than the paper's (episodes of "
-    "myoHandReachRandom last 100 steps): pip install 'myosuite==2.12.2'",
-    (
-        "myosuite<2.12",
-    ): "myosuite {myosuite} is what a resolver falls back to when gymnasium is too "
-    "new: pip install 'gymnasium<1.3' 'myosuite==2.12.2'",
+    ("myosuite!=2.12.*",): "myosuite {myosuite} has other tasks than the paper's: pip install "
+    "'gymnasium<1.3' 'myosuite==2.12.2'",
 }
-_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "dm-control", "gymnasium")
 
 
 def known_bad(versions: dict[str, str]) -> list[str]:
@@ -52,27 +39,22 @@ def known_bad(versions: dict[str, str]) -> list[str]:
 
 def examine() -> int:
     """Prints the findings; returns 1 if something would not work, else 0."""
-    names = (*_PACKAGES, *(name for name, _ in _SUITES.values()))
     versions = {}
-    for name in names:
+    for name in (*_PACKAGES, *_EXTRA_OF):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     problems = known_bad(versions)
-    print(f"python    {platform.python_version()} ({sys.executable})")
+    print(f"python         {platform.python_version()} ({sys.executable})")
     try:
         kind = jax.devices()[0].device_kind
-        print(f"device    {kind} ({jax.default_backend()}, {jax.device_count()} of them)")
+        print(f"device         {kind} ({jax.default_backend()}, {jax.device_count()} of them)")
     except Exception as error:  # JAX raises several kinds
         problems.append(f"JAX finds no device ({type(error).__name__}: {error}): JAX_PLATFORMS?")
-    for name, version in versions.items():
-        print(f"{name:9} {version}")
-    for suite, (package, remedy) in _SUITES.items():
-        print(f"suite     {suite}: {'installed' if package in versions else f'missing, {remedy}'}")
-    for module, remedy in _EXTRAS.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"optional  {module} is missing ({remedy})")
+    for name in (*_PACKAGES, *_EXTRA_OF):
+        missing = f"missing: pip install 'dime-rl[{_EXTRA_OF.get(name, '')}]'".replace("[]", "")
+        print(f"{name:14} {versions.get(name, missing)}")
     renderer, message = renderer_status()
-    print(f"renderer  {renderer or 'none'}: {message}")
+    print(f"renderer       {renderer or 'none'}: {message}")
     for problem in problems:
         print(f"PROBLEM   {problem}")
     if not problems:

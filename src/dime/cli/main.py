@@ -1,8 +1,4 @@
-"""The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands.
-
-The options of `dime train` depend on its environment, algorithm, preset and config file, which are
-read from its words first.
-"""
+"""The command line: `dime train`, `resume`, `evaluate`, `sweep`, `plot` and the other commands."""
 
 import argparse
 import dataclasses
@@ -13,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import tyro
 
 import dime
@@ -20,7 +17,18 @@ from dime.cli.commands import COMMANDS, EXIT_FAILED, Train
 from dime.errors import DimeError, choose, require
 from dime.training.process import EXIT_CTRL_C, collector_paused
 
-_EXIT_REFUSED = 2
+_parse_docstrings = docstring_parser.parse_from_object
+
+
+def _parse_unwrapped(described: object) -> docstring_parser.Docstring:
+    """As tyro reads the options' help; by itself it would keep the line breaks of the source."""
+    docstring = _parse_docstrings(described)
+    for option in docstring.params:
+        option.description = option.description and " ".join(option.description.split())
+    return docstring
+
+
+docstring_parser.parse_from_object = _parse_unwrapped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run() or 0
     except DimeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return _EXIT_REFUSED
+        return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return EXIT_CTRL_C
@@ -54,7 +62,10 @@ def parse(arguments: list[str]) -> Any:
         print(f"dime {dime.__version__}")
         raise SystemExit(0)
     if name in ("--help", "-h"):
-        print(_overview())
+        print("Diffusion-based maximum-entropy reinforcement learning.\n")
+        for each, described in COMMANDS.items():
+            print(f"  dime {each:9}  {described.__doc__}")
+        print("\ndime COMMAND --help shows its options, dime --version the version.")
         raise SystemExit(0)
     command = COMMANDS[choose("command", name, COMMANDS)]
     if command is Train:
@@ -62,20 +73,10 @@ def parse(arguments: list[str]) -> Any:
     return tyro.cli(command, prog=f"dime {name}", args=words)
 
 
-def _overview() -> str:
-    lines = [f"  dime {name:9}  {command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Diffusion-based maximum-entropy reinforcement learning.\n",
-            *lines,
-            "\ndime COMMAND --help shows the options of a command, dime --version the version.",
-        ]
-    )
-
-
 def _parse_train(words: list[str]) -> Any:
     from dime.training.config import TrainingConfig
 
+    # The options depend on environment, algorithm, preset and config file: we read these first.
     env = words[0] if words and not words[0].startswith("-") else ""
     parser = argparse.ArgumentParser("dime train", add_help=False, allow_abbrev=False)
     for option in ("--algorithm", "--preset", "--config"):

@@ -4,20 +4,17 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import jax
-import rich.box
-import rich.console
-import rich.table
 
 from dime.algorithms.registry import find_algorithm
 from dime.benchmark import timing
-from dime.cli.commands import EXIT_FAILED
+from dime.cli.commands import EXIT_FAILED, print_table
 from dime.deploy.evaluate import record_video
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError, describe, require
@@ -114,11 +111,8 @@ def finish(result: RunResult, video: bool) -> int:
 
 def leave_pictures(run_dir: Path, video: bool) -> None:
     """Draws `learning_curve.png` and records `video.mp4`; says so if one cannot be made."""
-    pictures: dict[str, Callable[[], object]] = {
-        "learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")
-    }
-    if video:
-        pictures["video"] = lambda: _record_video(run_dir)
+    pictures = {"learning curve": lambda: plot([run_dir], run_dir / "learning_curve.png")}
+    pictures |= {"video": lambda: _record_video(run_dir)} if video else {}
     for name, make in pictures.items():
         try:
             print(f"wrote {make()}")
@@ -126,31 +120,23 @@ def leave_pictures(run_dir: Path, video: bool) -> None:
             print(f"no {name}: {error if isinstance(error, DimeError) else describe(error)}")
 
 
-def _record_video(run_dir: Path) -> str:
+def _record_video(run_dir: Path) -> Path:
     restored = restore_agents(run_dir)
-    require(
-        not restored.config.training.env_process,
-        "the run's environments are in separate processes (env_process)",
-    )
+    separate = restored.config.training.env_process
+    require(not separate, "the run's environments are in separate processes (env_process)")
     modes = find_algorithm(restored.config.algorithm).modes
     mode = "deterministic" if "deterministic" in modes else modes[0]
     record_video(restored, mode, restored.config.env, run_dir / "video.mp4")
-    return f"{run_dir / 'video.mp4'} (an episode, {mode} actions)"
+    return run_dir / "video.mp4"
 
 
 def print_evaluations(records: Iterable[dict[str, Any]]) -> None:
     """Prints a table with a row for each evaluation."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for title in ("seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"):
-        table.add_column(title, justify="left" if title == "mode" else "right")
+    rows = [["seed", "env step", "mode", "episodes", "mean return", "min", "max", "success"]]
     for record in records:
         returns, success = record["returns"], record["success_any"]
-        table.add_row(
-            str(record["seed"]),
-            f"{record['env_step']:,}",
-            record["mode"],
-            str(len(returns)),
-            *map(return_text, (fmean(returns), min(returns), max(returns))),
-            "-" if success is None else f"{100.0 * fmean(success):.0f} %",
-        )
-    rich.console.Console(width=100).print(table)
+        counts = str(record["seed"]), f"{record['env_step']:,}", record["mode"], str(len(returns))
+        values = map(return_text, (fmean(returns), min(returns), max(returns)))
+        share = "-" if success is None else f"{100.0 * fmean(success):.0f} %"
+        rows.append([*counts, *values, share])
+    print_table(rows)

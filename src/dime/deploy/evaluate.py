@@ -13,7 +13,7 @@ import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
 from dime.envs.registry import make
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.training.config import EnvLike
 from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
@@ -29,11 +29,8 @@ from dime.training.host.programs import (
     matmul_precision,
     seed_keys,
 )
-from dime.training.records import read_records, require_writable
+from dime.training.records import require_writable
 from dime.training.run import environment_maker
-from dime.training.run_directory import RunDirectory
-
-_FRAMES_PER_SECOND = 30  # of videos, about; faster environments are shown every few steps
 
 
 def evaluate(
@@ -66,8 +63,7 @@ def evaluate(
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
     mode = restored.choose_mode(mode)
     count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
-    if count < 1:
-        raise DimeError(f"episodes is {count}; it must be at least 1.")
+    require(count >= 1, f"episodes is {count}; it must be at least 1.")
     source = environment_of(restored, env, Path(run_dir))
     if video is not None:  # first, so that its errors cost no episodes
         record_video(restored, mode, source, Path(video))
@@ -77,30 +73,12 @@ def evaluate(
 def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
     """What makes the run's environment; `DimeError` if it was an object and is not given again."""
     if env is None and restored.config.env_is_object:
+        name = restored.config.env
         raise DimeError(
-            f"The environment of {run_dir} was passed as a Python object "
-            f"({restored.config.env}); evaluate it from Python with the same one: "
-            f'dime.evaluate("{run_dir}", env={restored.config.env})'
+            f"The environment of {run_dir} was passed as a Python object ({name}); evaluate it "
+            f'from Python with the same one: dime.evaluate("{run_dir}", env={name})'
         )
     return restored.config.env if env is None else env
-
-
-def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
-    """A note if these records differ from what the run itself recorded of the same episodes."""
-
-    def episodes_of(record):
-        return str([record.get(name) for name in ("env_step", "mode", "seed", "episode_seeds")])
-
-    recorded = read_records(run_dir / "evaluations.jsonl")
-    own = {episodes_of(record): record["returns"] for record in recorded}
-    if all(own.get(episodes_of(each), each["returns"]) == each["returns"] for each in records):
-        return None
-    resume = RunDirectory(run_dir).status().get("resume", "")
-    why = "another machine, other versions or another program round differently, or the "
-    why += "environment keeps state that a few steps did not show"
-    if resume.startswith("approximate: "):
-        why = resume.removeprefix("approximate: ")
-    return f"note: the run itself recorded other returns for these episodes: {why}."
 
 
 def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:
@@ -144,12 +122,11 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
 
 def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
     """Records the first evaluation episode of the first seed."""
-    refuse_unless_writable(file)
     environment = make(env, restored.config.env_kwargs, render=True)
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = actions_of(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
-    stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))
+    stride = max(1, round(environment.frames_per_second / 30))  # about 30 frames per second
 
     def frames() -> Iterator[np.ndarray]:
         obs = environment.reset(seed)

@@ -82,23 +82,35 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
 def write_export(
     policy: Policy, output: Path, format: str, batch: int | str, opset: int | None = None
 ) -> None:
-    """Makes the folder of a policy; errors are those of `export_policy`."""
+    """Makes the folder of a policy, whole or not at all; errors are those of `export_policy`."""
+    place = output.absolute()
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         files, programs = _made(policy, format, batch, opset)
-    except Exception as error:  # whatever a converter or an algorithm's code raises
-        reason = str(error) if isinstance(error, DimeError) else f"{describe(error)}."
-        size = "a dynamic batch" if batch == _DYNAMIC else f"a batch of {batch}"
+        files["run_policy.py"] = Path(run_policy.__file__).read_bytes()
+        about = _description(policy, format, batch, programs)
+        about["files"] = {name: sha256(content).hexdigest() for name, content in files.items()}
+        about["sha256"] = sha256(json.dumps(about).encode()).hexdigest()
+        files["policy.json"] = json.dumps(about, indent=1).encode()
+        unfinished.mkdir(parents=True)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+        _compare(unfinished, policy)
+        if place.is_dir():  # an empty one, perhaps somebody's working directory or a mount point
+            for file in sorted(unfinished.iterdir()):
+                shutil.move(file, place / file.name)
+        else:
+            unfinished.rename(place)
+    except OSError as error:
+        raise DimeError(f"{output} cannot be made (-o): {error}") from error
+    except Exception as error:  # whatever a converter, a runtime or an algorithm's code raises
+        reason = error if isinstance(error, DimeError) else describe(error)
         raise DimeError(
             f"The mode '{policy.mode}' of {policy.restored.config.algorithm} cannot be exported to "
-            f"{format} with {size}: {reason} Try another format, mode or batch; see "
-            "docs/deployment.md."
+            f"{format} with batch {batch} (docs/deployment.md): {reason}"
         ) from error
-    files["run_policy.py"] = Path(run_policy.__file__).read_bytes()
-    about = _description(policy, format, batch, programs)
-    about["files"] = {name: sha256(content).hexdigest() for name, content in files.items()}
-    about["sha256"] = sha256(json.dumps(about).encode()).hexdigest()
-    files["policy.json"] = json.dumps(about, indent=1).encode()
-    _write(output, files, policy)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_options(format: str, batch: Any, opset: Any) -> None:
@@ -107,16 +119,10 @@ def _check_options(format: str, batch: Any, opset: Any) -> None:
         (type(batch) is int and batch >= 1) or batch == _DYNAMIC,
         f"batch is {batch!r}; it must be a whole number, at least 1, or '{_DYNAMIC}'.",
     )
-    require(
-        format != "safetensors" or batch == 1,
-        f"batch is {batch!r}, but weights alone have no batch: leave it out.",
-    )
-    without = f"opset is {opset!r}, but {format} has none: leave it out, or choose the format onnx."
-    require(opset is None or format == "onnx", without)
     known = sorted(onnx_graph.OLDEST_RUNTIMES)
     require(
-        opset is None or opset in known,
-        f"opset is {opset!r}; it must be a whole number, {known[0]} to {known[-1]}.",
+        opset is None or (format == "onnx" and opset in known),
+        f"opset is {opset!r}; it must be {known[0]} to {known[-1]}, with the format onnx.",
     )
 
 
@@ -172,46 +178,19 @@ def to_env_units(spaces: Spaces, action: jax.Array) -> jax.Array:
 
 def used_arrays(policy: Policy) -> dict[str, np.ndarray]:
     """The arrays of the state that the mode depends on, by their path in it."""
-    leaves, structure = jax.tree.flatten(policy.state)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(policy.state)]
 
-    def act(leaves, obs, seed):
-        state = jax.tree.unflatten(structure, leaves)
+    def act(state, obs, seed):
         return policy.unit_action(state, obs, jax.random.key(seed), 0)
 
-    traced = jax.make_jaxpr(act)(leaves, policy.observations(1), _SCALAR)
+    traced = jax.make_jaxpr(act)(policy.state, policy.observations(1), _SCALAR)
     _, used = dce_jaxpr(traced.jaxpr, [True])
-    arrays = zip(paths, leaves, used, strict=False)
-    return {path: np.asarray(leaf) for path, leaf, needed in arrays if needed}
-
-
-def _write(output: Path, files: dict[str, bytes], policy: Policy) -> None:
-    """Makes the folder, compared with the policy first, whole or not at all."""
-    place = output.absolute()
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.mkdir(parents=True)
-        for name, content in files.items():
-            (unfinished / name).write_bytes(content)
-        _compare(unfinished, policy)
-        if place.is_dir():  # an empty one, perhaps somebody's working directory or a mount point
-            for file in sorted(unfinished.iterdir()):
-                shutil.move(file, place / file.name)
-        else:
-            unfinished.rename(place)
-    except OSError as error:
-        problem = f"{output} cannot be made ({error.strerror}). Choose another place (-o)."
-        raise DimeError(problem) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    arrays = zip(jax.tree.leaves_with_path(policy.state), used, strict=False)
+    return {jax.tree_util.keystr(at): np.asarray(leaf) for (at, leaf), needed in arrays if needed}
 
 
 def _compare(folder: Path, policy: Policy) -> None:
     """Raises `DimeError` if the folder's own runner does not act as the policy does."""
-    try:
-        exported = run_policy.Policy(folder, policy.noise_seed)
-    except Exception as error:  # whatever a runtime raises for a program that it cannot run
-        raise DimeError(f"The export cannot be run; nothing was written: {error}") from error
+    exported = run_policy.Policy(folder, policy.noise_seed)
     if exported.about["format"] == "safetensors":
         return  # checked by its sum, as every file
     batch = exported.about["batch"]
@@ -224,7 +203,7 @@ def _compare(folder: Path, policy: Policy) -> None:
         require(
             difference <= allowed,
             f"The export does not act as the policy: actions differ by {difference:.2g} of half "
-            f"the action's range, at most {allowed:g} is allowed. Nothing was written.",
+            f"the action's range, at most {allowed:g} is allowed.",
         )
 
 

@@ -39,11 +39,6 @@ class Noise(NamedTuple):
     shape: tuple[Any, ...]
     repeats: int = 1
 
-    @property
-    def input_shape(self) -> tuple[Any, ...]:
-        """The shape of the input."""
-        return self.shape if self.repeats == 1 else (self.repeats, *self.shape)
-
 
 def _unit_action(policy: Policy, draw: Callable[..., Any], obs: Any, key: Any, call: Any) -> Any:
     """The policy's action with `draw(distribution, key, shape)` in place of its random numbers."""
@@ -87,7 +82,8 @@ def noise_of(policy: Policy, rows: Any) -> list[Noise]:
     arguments = policy.observations(rows), jax.random.key(0), np.uint32(0)
     drawn = jax.eval_shape(partial(_draws, policy), *arguments)
     each = [(name, array.shape) for draw in drawn for name, array in draw.items()]
-    return [Noise(*kind, len(list(group))) for kind, group in itertools.groupby(each)]
+    groups = [(*kind, len(list(group))) for kind, group in itertools.groupby(each)]
+    return [Noise(name, shape if n == 1 else (n, *shape), n) for name, shape, n in groups]
 
 
 def drawn_noise(policy: Policy, rows: int, call: int) -> list[np.ndarray]:
@@ -101,10 +97,7 @@ def drawn_noise(policy: Policy, rows: int, call: int) -> list[np.ndarray]:
 def make_graph(
     policy: Policy, rows: Any, opset: int | None
 ) -> tuple[bytes, list[dict[str, Any]], int]:
-    """The serialised graph, its noise inputs as policy.json lists them, and its opset.
-
-    Raises errors of many kinds if the mode has no graph.
-    """
+    """The serialised graph, its noise inputs as policy.json lists them, and its opset."""
     noise = noise_of(policy, rows)
     inputs = []
     for number, each in enumerate(noise):
@@ -113,7 +106,7 @@ def make_graph(
             f"its noise has the shape {each.shape}, which the runner could not draw. Export it "
             "with a fixed --batch.",
         )
-        shape = [n if isinstance(n, int) else "batch" for n in each.input_shape]
+        shape = [n if isinstance(n, int) else "batch" for n in each.shape]
         about = {"name": f"noise_{number}", "shape": shape, "dtype": "float32"}
         inputs.append(about | {"distribution": each.distribution})
     traced = _traced(policy, rows, noise)
@@ -133,7 +126,7 @@ def _traced(policy: Policy, rows: Any, noise: Sequence[Noise]) -> ClosedJaxpr:
         return _unit_action(policy, lambda *_: next(draws), obs, key, np.uint32(0))
 
     key = jax.random.key(0)
-    shapes = [jax.ShapeDtypeStruct(each.input_shape, np.float32) for each in noise]
+    shapes = [jax.ShapeDtypeStruct(each.shape, np.float32) for each in noise]
     traced = jax.make_jaxpr(act)(policy.observations(rows), *shapes)
     needed = dce_jaxpr(traced.jaxpr, [True], instantiate=True)[0]
     for equation in needed.eqns:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dime.algorithms.registry import find_algorithm
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError, choose
+from dime.errors import DimeError, choose, require
 from dime.training.checkpoint import Checkpoint, DamagedError, from_arrays
 from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.config import RunConfig
@@ -37,13 +37,9 @@ class Restored(NamedTuple):
 
     def place_of(self, seed: int | None, run_dir: Path) -> int:
         """A seed's index on the axis of seeds, 0 for None; `DimeError` if `run_dir` lacks it."""
-        if seed is None:
-            return 0
-        if seed not in self.seeds:
-            raise DimeError(
-                f"{run_dir} has no seed {seed} in its checkpoint; there are {self.seeds}. A seed "
-                "that failed is kept under failures/."
-            )
+        seed = self.seeds[0] if seed is None else seed
+        known = f"{run_dir} has no seed {seed} in its checkpoint; there are {self.seeds}."
+        require(seed in self.seeds, known)
         return self.seeds.index(seed)
 
 
@@ -67,8 +63,7 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
 
 def _load(folder: CheckpointFolder, run_dir: Path, checkpoint: Path | None) -> Checkpoint:
     there = folder.steps()
-    if checkpoint is None and not there:
-        raise DimeError(f"{run_dir} has no checkpoint yet.")
+    require(bool(checkpoint or there), f"{run_dir} has no checkpoint yet.")
     chosen = there[0] if checkpoint is None else checkpoint
     try:
         return folder.load(chosen, replay=False)
@@ -125,8 +120,7 @@ class Policy:
             DimeError: not an observation of that space, or one that is not finite.
         """
         flat = self.spaces.flatten(obs)
-        if not np.isfinite(flat).all():
-            raise DimeError("The observation has entries that are NaN or infinite (in float32).")
+        require(bool(np.isfinite(flat).all()), "The observation is NaN or infinite (in float32).")
         with matmul_precision(self.restored.config.training, jax.default_backend()):
             action = self.act(flat, self._calls)
         self._calls += 1

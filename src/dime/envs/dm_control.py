@@ -5,17 +5,13 @@ as much time as the physics of dog-run.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from dime.envs.rendering import choose_renderer
 from dime.errors import DimeError
-
-if TYPE_CHECKING:
-    from dm_control.rl import control
-    from dm_env import specs
 
 _VIEW = {"camera_id": 0, "height": 480, "width": 480}
 _UNLIMITED = 1e10  # mujoco.mjMAXVAL, which dm_control writes for an actuator without limits
@@ -30,7 +26,7 @@ class DmControlEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, env: "control.Environment", render_mode: str | None, view: dict[str, Any]):
+    def __init__(self, env: Any, render_mode: str | None, view: dict[str, Any]):
         self.dm_env = env
         self.render_mode = render_mode
         self.max_episode_steps = _step_limit(env)
@@ -89,13 +85,13 @@ def make_dm_control(
     return DmControlEnv(env, render_mode, view)
 
 
-def _action_box(spec: "specs.BoundedArray") -> gymnasium.spaces.Box:
+def _action_box(spec: Any) -> gymnasium.spaces.Box:
     bounds = np.stack([np.broadcast_to(end, spec.shape) for end in (spec.minimum, spec.maximum)])
     bounds = np.where(np.abs(bounds) >= _UNLIMITED, np.copysign(np.inf, bounds), bounds)
     return gymnasium.spaces.Box(*bounds, dtype=spec.dtype.type)
 
 
-def _step_limit(env: "control.Environment") -> int | None:
+def _step_limit(env: Any) -> int | None:
     # Not time_limit / control_timestep: dm_control divides otherwise and compares with >=, so that
     # rounding decides about a step.
     limit = getattr(env, "_step_limit", math.inf)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dime.envs.rendering import RENDER_PACKAGES
 from dime.envs.spaces import Spaces
-from dime.errors import DimeError, describe
+from dime.errors import DimeError, describe, require
 
 _logger = logging.getLogger("dime.envs")
 SUCCESS_KEYS = ("solved", "success", "is_success")
@@ -20,7 +20,6 @@ SUCCESS_KEYS = ("solved", "success", "is_success")
 _ACTION_TOLERANCE = 1e-6  # float32 rounding of a squashed action; the rescaling clips it away
 _MAX_REWARD = float(np.finfo(np.float32).max)  # stored as float32
 _STEP_ANSWER = ("obs", "reward", "terminated", "truncated", "info")
-_MAX_SEED = 2**32 - 1  # what dm_control's NumPy RandomState takes
 
 
 class StepResult(NamedTuple):
@@ -49,16 +48,6 @@ class NonFiniteError(DimeError):
         self.quantity, self.environment, self.step = quantity, environment, step
         where = f"at step {step} of its episode"
         super().__init__(f"{environment}: non-finite {quantity} ({detail}) {where}.")
-
-
-class RemoteEnv(gymnasium.Env):
-    """An environment in another process, whose steps can begin before they are awaited."""
-
-    name: str
-
-    def start_step(self, action: Any) -> None:
-        """Begins the step that the next `step` ends."""
-        raise NotImplementedError
 
 
 class Environment:
@@ -101,8 +90,8 @@ class Environment:
 
     def reset(self, seed: int) -> np.ndarray:
         """The first observation, (obs_dim,), of the episode that `seed` (0 to 2**32 - 1) sets."""
-        if not 0 <= seed <= _MAX_SEED:
-            raise DimeError(f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
+        # What dm_control's NumPy RandomState takes.
+        require(0 <= seed < 2**32, f"The seed of an episode must be in 0..2**32 - 1, got {seed}.")
         self._steps = None
         obs, _ = self._call("reset", ("obs", "info"), seed=int(seed))
         flat = self._flat(obs, step=0)
@@ -111,9 +100,10 @@ class Environment:
 
     def start_step(self, action: Any) -> None:
         """Begins a step in another process; `step` with the same action ends it, or raises."""
-        if isinstance(self.env, RemoteEnv) and self._steps is not None:
+        start = getattr(self.env, "start_step", None)
+        if start is not None and self._steps is not None:
             with contextlib.suppress(DimeError):
-                self.env.start_step(self._env_action(action, self._steps + 1))
+                start(self._env_action(action, self._steps + 1))
 
     def step(self, action: Any) -> StepResult:
         """Takes one step with `action`, (action_dim,) in [-1, 1].
@@ -149,16 +139,13 @@ class Environment:
 
     def render(self) -> np.ndarray:
         """An image of the present state, uint8 (height, width, 3)."""
-        if self.env.render_mode is None:
-            remedy = 'Make it with render=True; what makes it must take render_mode="rgb_array".'
-            raise DimeError(f"{self.name} has no render mode. {remedy}")
+        has_mode = self.env.render_mode is not None
+        require(has_mode, f"{self.name} has no render mode: make it with render=True.")
         try:
             frame: Any = self.env.render()
         except Exception as error:
-            raise DimeError(
-                f"{self.name} cannot be rendered ({describe(error)}). Its render modes are "
-                f"{self.env.metadata.get('render_modes')}. {RENDER_PACKAGES}"
-            ) from error
+            problem = f"{self.name} cannot be rendered ({describe(error)})."
+            raise DimeError(f"{problem} {RENDER_PACKAGES}") from error
         if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
             got = getattr(frame, "shape", type(frame).__name__)
             raise DimeError(f"{self.name} must render an array (height, width, 3), got {got}.")
@@ -200,17 +187,14 @@ class Environment:
         """A `float`, or a `bool` from true, false, 0 or 1; also from an array that holds one."""
         if type(value) is kind:
             return value
-        sequence = isinstance(value, list | tuple)
-        try:
-            number = None if sequence else np.asarray(value).item()
-        except (TypeError, ValueError, RuntimeError):  # the last is PyTorch's
-            number = None
+        number = None
+        if not isinstance(value, list | tuple):
+            with contextlib.suppress(TypeError, ValueError, RuntimeError):  # the last is PyTorch's
+                number = np.asarray(value).item()
         if isinstance(number, numbers.Real) and (kind is float or number in (0, 1)):
             return kind(number)
-        shape = (len(value),) if sequence else np.shape(value)
-        got = f"shape {shape}" if shape else f"{type(value).__name__} {value!r:.50}"
         must = "one number" if kind is float else "true or false"
-        raise DimeError(f"{self.name}: {what} must be {must}, got {got}.")
+        raise DimeError(f"{self.name}: {what} must be {must}, got {value!r:.80}.")
 
     def _success(self, info: Any) -> bool | None:
         for key in SUCCESS_KEYS if isinstance(info, dict) else ():
@@ -220,19 +204,11 @@ class Environment:
 
     def _call(self, method: str, expected: tuple[str, ...], *arguments: Any, **options: Any) -> Any:
         """What the environment answers; refuses what a new environment would get wrong as well."""
-        must = f"{self.name}: {method}() must return ({', '.join(expected)})"
-        try:
-            with no_exit():
-                answer = getattr(self.env, method)(*arguments, **options)
-        except Exception as error:
-            if "reset() got an unexpected keyword argument 'seed'" in str(error):
-                raise DimeError(f"{self.name}: reset() must take `seed` ({error}).") from error
-            if "values to unpack (expected" in str(error):
-                raise DimeError(f"{must}; a wrapper found {error}.") from error
-            raise
+        with no_exit():
+            answer = getattr(self.env, method)(*arguments, **options)
         if not (isinstance(answer, tuple | list) and len(answer) == len(expected)):
-            got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
-            raise DimeError(f"{must}, as gymnasium.Env says; got {got}.")
+            names = ", ".join(expected)
+            raise DimeError(f"{self.name}: {method}() must return ({names}), got {answer!r:.80}.")
         return answer
 
 
@@ -252,8 +228,6 @@ def no_exit() -> Iterator[None]:
 
 def name_of(env: gymnasium.Env) -> str:
     """The id that it was made with, else its class's name."""
-    if isinstance(env, RemoteEnv):
-        return env.name
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
@@ -272,19 +246,18 @@ def refuse_running_statistics(env: gymnasium.Env, name: str) -> gymnasium.Env:
 
     Statistics that are no longer updated are fixed numbers, and pass.
     """
-    layer = env
-    while True:
-        kept = [key for key, value in getattr(layer, "__dict__", {}).items() if _is_running(value)]
-        if kept and getattr(layer, "update_running_mean", True):
-            raise DimeError(
-                f"{name}: {type(layer).__name__} keeps running statistics ({kept[0]}), so that "
-                "evaluations and an exported policy would see other numbers than training. Scale "
-                "by fixed numbers (gymnasium.wrappers.TransformObservation, TransformReward) or "
-                "set update_running_mean = False. See docs/environments.md."
-            )
-        if not isinstance(layer, gymnasium.Wrapper):
-            return env
-        layer = layer.env
+    layer: Any = env
+    while layer is not None:
+        for key, value in getattr(layer, "__dict__", {}).items():
+            if _is_running(value) and getattr(layer, "update_running_mean", True):
+                raise DimeError(
+                    f"{name}: {type(layer).__name__} keeps running statistics ({key}), so that "
+                    "evaluations and an exported policy would see other numbers than training. "
+                    "Scale by fixed numbers (gymnasium.wrappers.TransformObservation, "
+                    "TransformReward) or set update_running_mean = False."
+                )
+        layer = layer.env if isinstance(layer, gymnasium.Wrapper) else None
+    return env
 
 
 def _is_running(value: Any) -> bool:

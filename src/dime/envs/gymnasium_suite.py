@@ -62,17 +62,13 @@ def make_gymnasium(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
         if module:
             importlib.import_module(module)
     except ImportError as error:
-        raise DimeError(
-            f"{id}: importing the module {module!r} failed ({error}). It must be installed, or "
-            "in a folder of PYTHONPATH, and register its environments when it is imported."
-        ) from error
+        raise DimeError(f"{id}: importing the module {module!r} failed ({error}).") from error
     if name not in gymnasium.registry:
         return None
     try:
         env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except (ImportError, gymnasium.error.Error) as error:
-        hint = f" The nearest that works is {ANT_V3}." if name in ("Ant-v2", "Ant-v3") else ""
-        raise DimeError(f"{id} cannot be made here: {error}{hint}") from error
+        raise DimeError(f"{id} cannot be made here: {error}") from error
     return repeatable(env)
 
 

@@ -1,7 +1,4 @@
-"""Environments that JAX computes, which can therefore run in one program with the learner.
-
-First what such a task is, then MuJoCo Playground's version of the DM Control Suite.
-"""
+"""Environments that JAX computes, which can therefore run in one program with the learner."""
 
 import json
 from functools import lru_cache, partial
@@ -13,7 +10,7 @@ import jax
 import numpy as np
 
 from dime.envs.rendering import ModelCamera, choose_renderer
-from dime.errors import DimeError, describe, require_at_least
+from dime.errors import DimeError, describe, require, require_at_least
 
 _VIEW = {"camera": None, "height": 480, "width": 480}
 
@@ -63,11 +60,8 @@ class JaxEnv(gymnasium.Env):
         """Truncates episodes after `max_episode_steps`; refuses a task that cannot be compiled."""
         self.task, self.max_episode_steps = task, max_episode_steps
         require_at_least(self, 1, "max_episode_steps")
-        if getattr(task, "__hash__", None) is None:
-            raise DimeError(
-                f"{type(task).__name__} has no hash, by which its compiled programs are kept. A "
-                "dataclass has one with @dataclass(frozen=True) or @dataclass(eq=False)."
-            )
+        hashable = getattr(task, "__hash__", None) is not None
+        require(hashable, f"{type(task).__name__} has no hash: use @dataclass(eq=False).")
         box = gymnasium.spaces.Box
         self.observation_space = box(-np.inf, np.inf, _obs_shape(task), np.float32)
         self.action_space = box(-1.0, 1.0, (task.action_size,), np.float32)
@@ -97,46 +91,28 @@ class JaxEnv(gymnasium.Env):
 @lru_cache(maxsize=16)  # tracing a large task takes seconds
 def _obs_shape(task: JaxTask) -> tuple[int]:
     """The shape of the task's observation; refuses what could not be compiled into a loop."""
-    name = type(task).__name__
-    first = _shapes_of(name, "reset", partial(reset_task, task), jax.random.PRNGKey(0))
-    values = {part: getattr(first, part, None) for part in ("obs", "reward", "done")}
-    shapes = {part: getattr(x, "shape", type(x).__name__) for part, x in values.items()}
-    shape = shapes.pop("obs")
-    if not (isinstance(shape, tuple) and len(shape) == 1 and {*shapes.values()} == {()}):
+
+    def stepped(state, action):
+        return jax.lax.fori_loop(0, 1, lambda _, state: step_task(task, state, action), state)
+
+    name, action = type(task).__name__, jax.ShapeDtypeStruct((task.action_size,), np.float32)
+    try:
+        first = jax.eval_shape(partial(reset_task, task), jax.random.PRNGKey(0))
+        jax.eval_shape(stepped, first, action)
+    except Exception as error:  # whatever a task raises; JAX, if `step` changes the structure
+        raise DimeError(f"The task {name} cannot be compiled ({describe(error)}).") from error
+    parts = [getattr(first, name, None) for name in ("obs", "reward", "done")]
+    shapes: list[Any] = [getattr(part, "shape", None) for part in parts]
+    if None in shapes or list(map(len, shapes)) != [1, 0, 0]:
         raise DimeError(
             f"The states of {name} need the attributes `obs`, a vector, `reward` and `done`, one "
-            f"number each, to be trained on the device; their shapes are {shape} and {shapes}. "
-            "Wrap the task in one whose states have them."
+            f"number each; their shapes are {shapes}."
         )
-    action = jax.ShapeDtypeStruct((task.action_size,), np.float32)
-    then = _shapes_of(name, "stepped", partial(step_task, task), first, action)
-    kinds, next_kinds = _leaf_kinds(first), _leaf_kinds(then)
-    if keys := [path for path, kind in kinds.items() if kind.startswith("key<")]:
-        raise DimeError(
-            f"The states of {name} hold a typed random key ({keys[0]}), which a checkpoint "
-            "cannot. Keep jax.random.key_data of it, or use jax.random.PRNGKey."
-        )
-    if differing := dict(kinds.items() ^ next_kinds.items()):
-        path = min(differing)
-        one, other = kinds.get(path, "missing"), next_kinds.get(path, "missing")
-        raise DimeError(
-            f"The states of {name} must be alike after reset and step, but {path} is {one} after a "
-            f"reset and {other} after a step."
-        )
-    return shape
-
-
-def _leaf_kinds(state: Any) -> dict[str, str]:
-    """Dtype and shape of each leaf, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-
-
-def _shapes_of(name: str, done: str, function: Any, *arguments: Any) -> Any:
-    try:
-        return jax.eval_shape(function, *arguments)
-    except Exception as error:  # whatever a task raises
-        raise DimeError(f"The task {name} cannot be {done} ({describe(error)}).") from error
+    require(
+        not any(str(leaf.dtype).startswith("key<") for leaf in jax.tree.leaves(first)),
+        f"The states of {name} hold a typed random key; a checkpoint can hold its key_data alone.",
+    )
+    return shapes[0]
 
 
 @lru_cache(maxsize=16)  # environments of one task share its programs
@@ -159,15 +135,8 @@ class PlaygroundEnv(JaxEnv):
         self.render_mode = render_mode
         self.metadata = self.metadata | {"render_fps": round(1.0 / task.dt)}
         self._model = task.mj_model
-        cameras = [self._model.camera(index).name for index in range(self._model.ncam)]
-        camera, height, width = view.values()
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None")
-        if camera is not None and camera not in cameras:
-            raise ValueError(f"there is no camera {camera!r}; there are: {cameras}")
-        if not all(type(size) is int and size > 0 for size in (height, width)):
-            raise ValueError(f"an image cannot be {height!r} x {width!r} pixels")
-        self._camera = ModelCamera(camera, height, width, next(iter(cameras), None))
+        first = self._model.camera(0).name if self._model.ncam else None
+        self._camera = ModelCamera(**view, default=first)
 
     def render(self) -> np.ndarray:
         """What the camera sees, uint8 (height, width, 3)."""

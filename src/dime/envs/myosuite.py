@@ -93,13 +93,10 @@ def make_myosuite(
 
 def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
     """The same environment, made reproducible if it is one of MyoSuite's and is not yet."""
-    if not any(kind.__module__.startswith("myosuite.") for kind in type(env.unwrapped).__mro__):
-        return env
-    layer: Any = env
-    while isinstance(layer, gymnasium.Wrapper) and not isinstance(layer, MyoSuiteEnv):
-        layer = layer.env
-    camera = ModelCamera(None, default=_CAMERA)
-    return env if layer is not env.unwrapped else MyoSuiteEnv(env, "rgb_array", camera)
+    of_myosuite = any(k.__module__.startswith("myosuite.") for k in type(env.unwrapped).__mro__)
+    if of_myosuite and not env.has_wrapper_attr("_remake"):
+        return MyoSuiteEnv(env, "rgb_array", ModelCamera(None, default=_CAMERA))
+    return env
 
 
 def import_myosuite() -> None:

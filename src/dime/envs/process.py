@@ -22,19 +22,15 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
-from dime.envs.environment import SUCCESS_KEYS, RemoteEnv, max_episode_steps, name_of
+from dime.envs.environment import SUCCESS_KEYS, max_episode_steps, name_of
 from dime.errors import DimeError, describe
 
 _END_WITHIN_S = 2.0
 # A terminal or a scheduler sends these to the whole group; the training process saves and then
 # ends this one.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
-_ADVICE = (
-    ' It may have said why above. A script file trains below `if __name__ == "__main__":`, because '
-    "the new process imports it; what has no file (python -, a notebook's cells) cannot."
-)
 
 
 class EnvironmentProcessError(Exception):
@@ -45,10 +41,8 @@ class RemoteError(Exception):
     """The environment raised in its process; the cause holds the traceback from there."""
 
 
-class ProcessEnv(RemoteEnv):
-    """A Gymnasium environment in a separate process; `name` and `max_episode_steps` are its own."""
-
-    max_episode_steps: int | None
+class ProcessEnv(gymnasium.Env):
+    """A Gymnasium environment in a separate process; `spec` has its name and its time limit."""
 
     def __init__(self, make: Callable[[], gymnasium.Env], timeout_s: float):
         """Starts the process and waits until `make` has made its environment there.
@@ -62,7 +56,7 @@ class ProcessEnv(RemoteEnv):
             EnvironmentProcessError: it hung or died.
             RemoteError: `make` raised there.
         """
-        self._timeout_s, self._advice = timeout_s, _ADVICE
+        self._timeout_s = timeout_s
         self._step_has_begun = False
         self._connection, self._process = _start(make)
         # At the latest when this object goes, or before multiprocessing waits for its processes.
@@ -74,7 +68,6 @@ class ProcessEnv(RemoteEnv):
         except BaseException:
             self._end()
             raise
-        self._advice = ""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """As the environment's own, without `info`."""
@@ -139,7 +132,7 @@ class ProcessEnv(RemoteEnv):
     def _died(self) -> EnvironmentProcessError:
         self._process.join(1.0)  # for its own exit code
         self._end()
-        how = f"exit code {self._process.exitcode}.{self._advice}"
+        how = f"exit code {self._process.exitcode}; it may have said why above."
         return EnvironmentProcessError(f"the environment's process ended with {how}")
 
 
@@ -196,8 +189,7 @@ def _serve(connection: Connection, make: Callable[[], gymnasium.Env]) -> None:
 def _facts(env: gymnasium.Env) -> dict[str, Any]:
     """The attributes of a `ProcessEnv`."""
     return {
-        "name": name_of(env),
-        "max_episode_steps": max_episode_steps(env),
+        "spec": EnvSpec(name_of(env), max_episode_steps=max_episode_steps(env)),
         "observation_space": env.observation_space,
         "action_space": env.action_space,
         "metadata": {"render_fps": env.metadata.get("render_fps")},
@@ -227,4 +219,4 @@ def _end_with_parent() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     if sys.platform == "linux":  # for a hang that keeps the interpreter's lock
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

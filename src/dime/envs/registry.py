@@ -1,12 +1,9 @@
 """From a name to an environment."""
 
 import difflib
-import errno
 import inspect
 import itertools
 import json
-import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +16,7 @@ import gymnasium
 
 from dime.envs.dm_control import make_dm_control
 from dime.envs.environment import Environment, no_exit, refuse_running_statistics
-from dime.envs.gymnasium_suite import (
-    gymnasium_ids,
-    make_gymnasium,
-    repeatable,
-)
+from dime.envs.gymnasium_suite import gymnasium_ids, make_gymnasium, repeatable
 from dime.envs.myosuite import PREFIXES, make_myosuite
 from dime.envs.process import ProcessEnv
 from dime.envs.rendering import choose_renderer
@@ -31,8 +24,6 @@ from dime.envs.tiny import TINY_IDS
 from dime.errors import DimeError
 
 EnvFactory: TypeAlias = Callable[..., gymnasium.Env]
-_logger = logging.getLogger("dime.envs")
-_shown: set[str] = set()  # notices of Gymnasium
 
 
 def _make_playground(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
@@ -71,16 +62,18 @@ def make_env(id: str, /, **kwargs: Any) -> gymnasium.Env:
         with tidy_warnings():
             env = _MAKERS[suite_of(id)](id, **kwargs)
     except (TypeError, ValueError, KeyError, OSError) as error:
-        of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        lacks_one = re.search(r"missing \d+ required .*argument", str(error))
-        if of_the_system or not (kwargs or lacks_one):
+        if not (kwargs or "required positional argument" in str(error)):
             raise  # the environment's own fault, and its own traceback
         raise _wrong_kwargs(id, kwargs, error) from error
     if env is None:
-        nearest = ", ".join(_nearest(id))
-        other = f"See docs/environments.md; what a module of yours registers is module:{id}."
-        hint = f"Nearest: {nearest}." if nearest else other
-        raise DimeError(f"There is no environment {id!r}. {hint}")
+        known = itertools.chain(*list_environments().values(), gymnasium.registry)
+        names = {part.lower(): name for name in known for part in (name, name.rpartition("/")[2])}
+        hits = difflib.get_close_matches(id.rpartition(":")[2].lower(), names, n=5)
+        nearest = ", ".join({names[hit]: None for hit in hits}) or "none"
+        raise DimeError(
+            f"There is no environment {id!r}. Nearest: {nearest}. What a module of yours registers "
+            f"is module:{id}."
+        )
     return env
 
 
@@ -111,9 +104,8 @@ def make(
     kwargs = dict(env_kwargs or {})
     if not (name or callable(id_or_factory)):
         raise DimeError(
-            f"An environment is an id or a function that makes one, got {id_or_factory!r}. A run "
-            "makes several, for training and for evaluation: give a function that returns a new "
-            "one at each call."
+            "An environment is an id or a function that returns a new one at each call, got "
+            f"{id_or_factory!r}."
         )
     if render and (isinstance(id_or_factory, str) or _takes_render_mode(id_or_factory)):
         kwargs["render_mode"] = "rgb_array"
@@ -157,10 +149,7 @@ def _build(id_or_factory: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasium
         raise _wrong_kwargs(name, kwargs, error) from error
     env = id_or_factory(**kwargs)
     if not isinstance(env, gymnasium.Env):
-        raise DimeError(
-            f"{name} must return a gymnasium.Env, got {type(env).__name__} from "
-            f"{type(env).__module__}. See docs/environments.md."
-        )
+        raise DimeError(f"{name} must return a gymnasium.Env, got {type(env).__name__}.")
     return repeatable(refuse_running_statistics(env, name))
 
 
@@ -171,29 +160,18 @@ def _not_by_jax(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
         env.close()
         raise DimeError(
             "env_process does not go with environments that JAX computes: they step in one program "
-            "with the learner. Leave the option out (dime resume: --env-process False)."
+            "with the learner."
         )
     return env
 
 
 @contextmanager
 def tidy_warnings() -> Iterator[None]:
-    """Passes on an environment's own warnings, without Gymnasium's remarks and deprecations.
-
-    Only its notice that a version is out of date is logged, once per process.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """Passes on an environment's own warnings, without Gymnasium's remarks and deprecations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"(\x1b\[\d+m)?WARN: ")
         yield
-    for warning in caught:
-        text = re.sub(r"\x1b\[\d+m", "", str(warning.message))  # without colours
-        if text.startswith("WARN: "):
-            if "is out of date" in text and text not in _shown:
-                _shown.add(text)
-                _logger.warning("Gymnasium: %s", text.removeprefix("WARN: "))
-        elif not issubclass(warning.category, DeprecationWarning):
-            where = warning.filename, warning.lineno
-            warnings.warn_explicit(warning.message, warning.category, *where)
 
 
 def _takes_render_mode(factory: EnvFactory) -> bool:
@@ -203,17 +181,3 @@ def _takes_render_mode(factory: EnvFactory) -> bool:
 
 def _wrong_kwargs(id: str, kwargs: dict[str, Any], error: Exception) -> DimeError:
     return DimeError(f"{id} could not be made with env_kwargs {kwargs}: {error}")
-
-
-def _nearest(id: str) -> list[str]:
-    """The known ids that are most like this one, at most five."""
-    suites = ("gymnasium.", "myosuite.", "shimmy.", "dime.")
-    entries = gymnasium.registry.items()
-    yours = [id for id, spec in entries if not str(spec.entry_point).startswith(suites)]
-    names: dict[str, str] = {}
-    for name in itertools.chain(*list_environments().values(), yours):
-        names.setdefault(name.lower(), name)
-        names.setdefault(name.rpartition("/")[2].lower(), name)
-    wanted = id.rpartition(":")[2].lower()
-    hits = difflib.get_close_matches(wanted, names, n=10)
-    return list(dict.fromkeys(names[hit] for hit in hits))[:5]

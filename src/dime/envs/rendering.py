@@ -21,9 +21,6 @@ RENDER_PACKAGES = (
     "read when mujoco is first imported."
 )
 
-_EGL_PLATFORM_DEVICE_EXT = 0x313F
-_MAX_DEVICES = 16
-
 _TEST_SCENE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
@@ -70,9 +67,9 @@ class ModelCamera:
     """A camera of a MuJoCo model; `default`, or else the free camera, if it is not named."""
 
     def __init__(
-        self, name: str | None, height: int = 480, width: int = 480, default: str | None = None
+        self, camera: str | None, height: int = 480, width: int = 480, default: str | None = None
     ):
-        self._name, self._default, self._size = name, default, (height, width)
+        self._name, self._default, self._size = camera, default, (height, width)
         self._renderer: Any = None
 
     def image(self, model: Any, data: Any) -> np.ndarray:
@@ -112,8 +109,8 @@ def _egl_opens_a_display() -> bool:
         return False
     query = ctypes.CFUNCTYPE(ctypes.c_uint, integer, pointer, pointer)(find_devices)
     display_of = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(find_display)
-    devices, count = (pointer * _MAX_DEVICES)(), integer(0)
-    if not query(_MAX_DEVICES, devices, ctypes.byref(count)):
-        return False
-    displays = (display_of(_EGL_PLATFORM_DEVICE_EXT, devices[i], None) for i in range(count.value))
+    devices, count = (pointer * 16)(), integer(0)
+    query(len(devices), devices, ctypes.byref(count))
+    # 0x313F is EGL_PLATFORM_DEVICE_EXT.
+    displays = (display_of(0x313F, devices[i], None) for i in range(count.value))
     return any(d and egl.eglInitialize(pointer(d), None, None) for d in displays)

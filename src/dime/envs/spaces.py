@@ -63,38 +63,31 @@ class Spaces:
     def __post_init__(self):
         for kind, size in (("observation", self.obs_dim), ("action", self.action_dim)):
             if not 0 < size < _MAX_SIZE:
-                problem = f"too large an {kind} space" if size else f"an empty {kind} space"
-                problem += f" ({size} numbers); at least 1 and fewer than 2**31 are needed."
+                problem = f"an {kind} space of {size} numbers; it must be 1 to 2**31 - 1."
                 raise DimeError(f"{self.name} has {problem} {_PAGE}")
         if self.action_dtype not in _FLOAT_DTYPES:
             raise DimeError(
-                f"{self.name} has actions of dtype {self.action_dtype}; {_NEEDED}, of dtype "
+                f"{self.name} has actions of dtype {self.action_dtype}, not of "
                 f"{', '.join(_FLOAT_DTYPES)}. {_PAGE}"
             )
         low, high = (bound.reshape(self.action_shape) for bound in self._bounds)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
-        for usable, problem, remedy in (
-            (finite, "bounds that are not finite", "the range its actuators really have"),
-            (low < high, "a lower bound not below the upper one", "bounds that leave room to act"),
-        ):
-            if not usable.all():
-                at = tuple(int(i) for i in np.argwhere(~usable)[0])
-                raise DimeError(
-                    f"{self.name} has an action space with {problem}: [{low[at]}, {high[at]}] at "
-                    f"index {at}; {_NEEDED}. Wrap the environment so that it declares {remedy}. "
-                    f"{_PAGE}"
-                )
+        usable = finite & (low < high)
+        if not usable.all():
+            at = tuple(int(i) for i in np.argwhere(~usable)[0])
+            problem = "a lower bound not below" if finite[at] else "bounds that are not finite"
+            raise DimeError(
+                f"{self.name} has an action space with {problem}: [{low[at]}, {high[at]}] at "
+                f"index {at}; {_NEEDED}. {_PAGE}"
+            )
 
     @classmethod
     def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
         """Reads an environment's spaces, which must be Boxes (observations also Dicts, Tuples)."""
         box = env.action_space
         if not isinstance(box, gymnasium.spaces.Box):
-            kind = type(box).__name__
-            discrete = kind in ("Discrete", "MultiDiscrete", "MultiBinary")
-            what = "a discrete action space" if discrete else f"an action space of kind {kind}"
-            raise DimeError(f"{name} has {what} ({box}); {_NEEDED}. {_PAGE}")
+            raise DimeError(f"{name} has the action space {box}; {_NEEDED}. {_PAGE}")
         leaves = tuple(_leaves(env.observation_space, name, ()))
         low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (box.low, box.high))
         return cls(name, leaves, tuple(map(int, box.shape)), str(box.dtype), low, high)
@@ -253,6 +246,5 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
         case _:
             raise DimeError(
                 f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and "
-                "Tuple can be observed. gymnasium.wrappers.FlattenObservation makes numbers of "
-                f"discrete parts. {_PAGE}"
+                f"Tuple can be observed. {_PAGE}"
             )

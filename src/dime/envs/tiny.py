@@ -81,7 +81,7 @@ class MultiGoal(gymnasium.Env):
         0.1 * (-(squared distance to the nearest goal) - 30 |action|^2) + 10 at a goal,
 
     and coming within 1 of a goal terminates. Walking straight to a goal returns -3.3 at the best
-    speed (0.6 a step) and -8 at full speed; random actions return about -80, staying -75.
+    speed (0.6 a step); random actions return about -80.
 
     Unlike in the paper, rewards are scaled by 0.1 except the bonus of 10, the displacement has no
     noise, and an episode is truncated after 30 steps.

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rich
-import rich.box
-import rich.table
-
 from dime.benchmark.timing import hours, read_costs
 from dime.errors import require
 from dime.sweeps.folder import StudyFolder, run_trial
 from dime.sweeps.study import Study, Trial, read_study, source_of, trials_of
 from dime.training.loop import RunResult
 
-_JOB_ARRAY = Path(__file__).with_name("job_array.sh")
 StudyLike = Study | Mapping[str, Any] | str | Path
 
 
@@ -61,10 +56,13 @@ def sweep(
         DimeError: the study, the storage or the address is refused; no trial was started then.
         KeyboardInterrupt: Ctrl-C; the next call repeats the work since the last checkpoints.
     """
-    _require_installed("ray", "Sweeps need Ray Tune")
+    missing = [name for name in ("ray", "optuna") if importlib.util.find_spec(name) is None]
+    require(not missing, f"Sweeps need {', '.join(missing)}: pip install 'dime-rl[sweep]'")
     from dime.sweeps.tuner import connected, run_grid
 
-    chosen, folder, source = _open(study, str(storage), variant)
+    chosen = read_study(study, variant)
+    folder = StudyFolder.open(str(storage), chosen.name)
+    source = source_of(study, variant)
     folder.pull_records()
     scored: set[str] = set()
     if chosen.of_search is None:
@@ -73,7 +71,6 @@ def sweep(
         with connected(address):
             run_grid(chosen, folder, trials, progress)
     else:
-        _require_installed("optuna", "A search needs Optuna")
         from dime.sweeps.search import search
 
         with connected(address):
@@ -86,28 +83,14 @@ def sweep(
     return SweepResult(folder.path, finished, failed, stopped_early)
 
 
-def _require_installed(module: str, what: str) -> None:
-    found = importlib.util.find_spec(module) is not None
-    require(found, f"{what}: pip install 'dime-rl[sweep]'")
-
-
-def _open(study: StudyLike, storage: str, variant: str | None) -> tuple[Study, StudyFolder, str]:
-    """The study, its folder, and the text that it was read from."""
-    chosen = read_study(study, variant)
-    source = source_of(Path(study)) if isinstance(study, str | Path) else ""
-    if variant is not None:
-        source = f"# --variant {variant}\n{source}"
-    return chosen, StudyFolder.open(storage, chosen.name), source
-
-
 def _plan(
     study: Path, storage: str, variant: str | None, option: str
 ) -> tuple[Study, StudyFolder, list[Trial]]:
     """The study and its trials; writes their plan to a local folder."""
     require("://" not in storage, f"--storage is {storage}; {option} needs a shared folder.")
-    chosen, folder, source = _open(study, storage, variant)
-    trials = trials_of(chosen)
-    folder.plan(chosen, source, trials)
+    chosen = read_study(study, variant)
+    folder, trials = StudyFolder.open(storage, chosen.name), trials_of(chosen)
+    folder.plan(chosen, source_of(study, variant), trials)
     return chosen, folder, trials
 
 
@@ -123,12 +106,14 @@ def run_one(study: Path, storage: str, variant: str | None, number: int) -> RunR
 
 def write_job_array(study: Path, storage: str, variant: str | None) -> Path:
     """Writes the study's plan and a job array for SLURM; returns the script for `sbatch`."""
-    require("\n" not in storage, f"--storage is {storage!r}; a script cannot name such a folder.")
     chosen, folder, trials = _plan(study, storage, variant, "--emit")
     place = folder.path.absolute()
     script = place / "sweep.sbatch"
     script.write_text(
-        _JOB_ARRAY.read_text("utf-8").format(
+        Path(__file__)
+        .with_name("job_array.sh")
+        .read_text("utf-8")
+        .format(
             name=chosen.name,
             last=len(trials) - 1,
             cpus=chosen.cpus,
@@ -146,18 +131,15 @@ def show_costs(study: Path, variant: str | None, figures: Path | None) -> None:
     """Prints the trials, and the hours that their updates and actions take."""
     chosen = read_study(study, variant)
     costs, note = read_costs(figures, chosen.preset)
-    table = rich.table.Table(title=f"{chosen.name}: {chosen.description}", box=rich.box.SIMPLE)
-    for column in ("#", "trial", "env steps", "hours"):
-        table.add_column(column, justify="left" if column == "trial" else "right", overflow="fold")
+    print(f"{chosen.name}: {chosen.description}\n\n   #      env steps    hours  trial")
     expected = []
     for number, (name, config) in enumerate(trials_of(chosen)):
         expected.append(cost := hours(config, costs))
         steps = config.training.num_env_steps * len(config.training.seeds)
-        table.add_row(str(number), name, f"{steps:,}", "?" if cost is None else f"{cost:.2f}")
-    rich.print(table)
+        print(f"{number:4} {steps:14,} {'?' if cost is None else f'{cost:.2f}':>8}  {name}")
     unknown = ", without those of unknown cost" if None in expected else ""
     print(
-        f"{sum(filter(None, expected)):.1f} hours in all{unknown}, at {chosen.cpus} cores and "
+        f"\n{sum(filter(None, expected)):.1f} hours in all{unknown}, at {chosen.cpus} cores and "
         f"{chosen.gpus:g} GPUs per trial, {note}. Environments, evaluations and compilation come "
         "on top."
     )

@@ -23,8 +23,6 @@ from dime.training.run import Changes, Hooks, resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0
-_SMALL = (".json", ".jsonl", ".txt")
-_LEFT_OUT = re.compile(r"checkpoints/|^\.ray/")
 
 
 class StudyFolder:
@@ -38,8 +36,17 @@ class StudyFolder:
         self.path = path
         self.file = path / STUDY_FILE
         self.storage = uri or str(path.absolute().parent)
-        self._remote: Any = _file_system(f"{uri}/{path.name}") if uri else None
+        self._remote: Any = None  # the file system whose root is the study's folder
         self._pushed: dict[str, tuple[int, int]] = {}
+        if uri:
+            from pyarrow import fs  # comes with Ray
+
+            try:
+                files, base = fs.FileSystem.from_uri(f"{uri}/{path.name}")
+                files.create_dir(base, recursive=True)
+            except (OSError, ValueError, NotImplementedError) as error:
+                raise DimeError(f"The storage {uri} cannot be written ({error}).") from error
+            self._remote = fs.SubTreeFileSystem(base, files)
 
     @classmethod
     def open(cls, storage: str, name: str) -> "StudyFolder":
@@ -69,27 +76,22 @@ class StudyFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # The jobs of an array all write the plan, and start together.
             with filelock.FileLock(self.path / ".lock", timeout=_LOCK_WAIT_S):
-                write_json(self.file, self._content(study, source, trials))
+                if self.file.exists():
+                    names = {trial.name for trial in trials}
+                    begun = [old for old in self.trials() if (self.path / old.name).exists()]
+                    trials = trials + [old for old in begun if old.name not in names]
+                content = {
+                    "format_version": STUDY_FORMAT_VERSION,
+                    "name": study.name,
+                    "description": study.description,
+                    "source": source,
+                    "retries": study.retries,
+                    "varied": varied_settings(trials),
+                    "trials": [{"name": t.name, "config": t.config.to_json()} for t in trials],
+                }
+                write_json(self.file, content)
         except OSError as error:
-            raise DimeError(
-                f"{self.path} cannot be written ({error.strerror or error}). Choose another place "
-                "(--storage)."
-            ) from error
-
-    def _content(self, study: Study, source: str, trials: list[Trial]) -> dict[str, Any]:
-        if self.file.exists():
-            names = {trial.name for trial in trials}
-            old = [trial for trial in self.trials() if (self.path / trial.name).exists()]
-            trials = trials + [trial for trial in old if trial.name not in names]
-        return {
-            "format_version": STUDY_FORMAT_VERSION,
-            "name": study.name,
-            "description": study.description,
-            "source": source,
-            "retries": study.retries,
-            "varied": varied_settings(trials),
-            "trials": [{"name": trial.name, "config": trial.config.to_json()} for trial in trials],
-        }
+            raise DimeError(f"{self.path} cannot be written (--storage): {error}") from error
 
     def _refuse_other_settings(self, trial: Trial) -> None:
         folder = self.path / trial.name
@@ -141,26 +143,27 @@ class StudyFolder:
         """Copies a remote trial and its failure to the local folder."""
         own = (f"{trial}/", f"failures/{trial}.txt")
         self._download(lambda name: name.startswith(own))
-        self._pushed = {name: _state(self.path / name) for name in self._files_of(trial)}
+        self._pushed = self._files_of(trial)
 
     def pull_records(self) -> None:
         """Copies the remote small files, which figures and reports need; no checkpoints."""
-        self._download(lambda name: name.endswith(_SMALL) and not _LEFT_OUT.search(name))
+        small = re.compile(r"(?!.*checkpoints/|\.ray/).*\.(json|jsonl|txt)")
+        self._download(lambda name: small.fullmatch(name) is not None)
 
     def push(self, trial: str) -> None:
         """Copies a trial's changed files and its failure; then removes those deleted here."""
         if self._remote is None:
             return
-        names = self._files_of(trial)
-        for name in sorted(names, key=_order):
-            state = _state(self.path / name)
-            if self._pushed.get(name) != state:
+        files = self._files_of(trial)
+        # A checkpoint counts once its manifest is there, a run once its status says finished.
+        last = ("status.json", "manifest.json")
+        for name in sorted(files, key=lambda name: name.endswith(last) + name.endswith(last[0])):
+            if self._pushed.get(name) != files[name]:
                 self._upload(name)
-                self._pushed[name] = state
-        for name in set(self._pushed) - set(names):
+        for name in self._pushed.keys() - files:
             with contextlib.suppress(FileNotFoundError):
                 self._remote.delete_file(name)
-            del self._pushed[name]
+        self._pushed = files
 
     def push_small(self) -> None:
         """Copies the study's own files: its plan, its search, its failures."""
@@ -199,36 +202,14 @@ class StudyFolder:
         if self._remote is not None:
             shutil.rmtree(self.path.parent, ignore_errors=True)
 
-    def _files_of(self, trial: str) -> list[str]:
-        """The files of a trial and its failure, by their names in the study."""
-        found = [*(self.path / trial).rglob("*"), self.failure(trial)]
-        files = [file for file in found if file.is_file() and file.name != ".lock"]
-        return [file.relative_to(self.path).as_posix() for file in sorted(files)]
-
-
-def _state(file: Path) -> tuple[int, int]:
-    stat = file.stat()
-    return stat.st_mtime_ns, stat.st_size
-
-
-def _order(name: str) -> int:
-    """A checkpoint counts once its manifest is there, a run once its status says finished."""
-    return 2 if name.endswith("status.json") else int(name.endswith("manifest.json"))
-
-
-def _file_system(uri: str) -> Any:
-    """The file system whose root is the folder of this URI."""
-    from pyarrow import fs  # comes with Ray
-
-    try:
-        files, base = fs.FileSystem.from_uri(uri)
-        files.create_dir(base, recursive=True)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise DimeError(
-            f"The storage {uri} cannot be written ({error}). Give a folder, or a URI such as "
-            "s3://bucket/path or gs://bucket/path that this machine may write to."
-        ) from error
-    return fs.SubTreeFileSystem(base, files)
+    def _files_of(self, trial: str) -> dict[str, tuple[int, int]]:
+        """Time and size of the files of a trial and its failure, by their names in the study."""
+        states = {}
+        for file in sorted([*(self.path / trial).rglob("*"), self.failure(trial)]):
+            if file.is_file() and file.name != ".lock":
+                stat = file.stat()
+                states[file.relative_to(self.path).as_posix()] = stat.st_mtime_ns, stat.st_size
+        return states
 
 
 def run_trial(

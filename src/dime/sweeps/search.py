@@ -126,9 +126,7 @@ class _Ledger:
             spaces = [dict.keys(entry["values"]) for entry in self.tried.values()]
             sum(map(float, self.scores().values()))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DimeError(
-                f"{self._file} is damaged ({error!r}); remove it to restart the search."
-            ) from error
+            raise DimeError(f"{self._file} is damaged ({error!r}); remove it.") from error
         for space in spaces:
             require(
                 space == options,

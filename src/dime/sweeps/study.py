@@ -111,15 +111,11 @@ class Study:
             )
         for place, arm in enumerate(self.arms):
             require("algorithm" in arm, f"arms: number {place + 1} names no algorithm: {arm}.")
-        self._refuse_own_fields_among_options()
-
-    def _refuse_own_fields_among_options(self) -> None:
-        """They would be ignored."""
         arms = [{name for name in arm if name != "algorithm"} for arm in self.arms]
         space = self.search.get("space")
-        tables = [self.settings, self.grid, *self.by_environment.values(), *arms]
-        tables += [space] if isinstance(space, Mapping) else []
-        for option in {name for table in tables for name in table} & set(_OWN_FIELDS):
+        space = space if isinstance(space, Mapping) else {}
+        options = set().union(self.settings, self.grid, space, *self.by_environment.values(), *arms)
+        for option in options & set(_OWN_FIELDS):  # they would be ignored
             raise DimeError(
                 f"'{option}' is among the options of the study; its place is the field "
                 f"{_OWN_FIELDS[option]}."
@@ -164,17 +160,16 @@ def trials_of(study: Study) -> list[Trial]:
 
 def check_trials(trials: list[Trial]) -> None:
     """Raises `DimeError` for two trials in one folder, or for one that could not start."""
-    by_name: dict[str, Trial] = {}
-    for trial in trials:
-        require(len(trial.name) <= LONGEST_NAME, f"The trial's name {trial.name} is too long.")
-        twin = by_name.setdefault(trial.name, trial)
+    names: set[str] = set()
+    by_environment: dict[str, list[RunConfig]] = defaultdict(list)
+    for name, config in trials:
+        require(len(name) <= LONGEST_NAME, f"The trial's name {name} is too long.")
         require(
-            twin is trial,
-            f"Two trials would share the folder {trial.name}: an algorithm, environment, value or "
+            name not in names,
+            f"Two trials would share the folder {name}: an algorithm, environment, value or "
             "arm occurs twice in the study.",
         )
-    by_environment: dict[str, list[RunConfig]] = defaultdict(list)
-    for config in (trial.config for trial in trials):
+        names.add(name)
         by_environment[f"{config.env} {config.env_kwargs}"].append(config)
     for configs in by_environment.values():
         with closing(make(configs[0].env, configs[0].env_kwargs)) as env:
@@ -187,14 +182,14 @@ def varied_settings(trials: list[Trial]) -> tuple[str, ...]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for config in (trial.config for trial in trials):
         groups[config.algorithm, config.env].append(flatten(config.to_json()))
-    varied = dict.fromkeys(
+    varied = (
         name
         for configs in groups.values()
         for config in configs
         for name in config
         if name not in OPERATIONAL and any(other.get(name) != config[name] for other in configs)
     )
-    return tuple(varied)
+    return tuple(dict.fromkeys(varied))
 
 
 def arms_of(study: Study) -> list[dict[str, Any]]:
@@ -261,8 +256,8 @@ def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | Non
     if variant is not None:
         choose("variant", variant, ["laptop"])
         small = content.pop("laptop", None) or {}
-        require(bool(small), f"The study {content['name']} has no variant 'laptop'.")
-        require(isinstance(small, Mapping), f"laptop is {small!r}; it must be a table.")
+        has_variant = isinstance(small, Mapping) and bool(small)
+        require(has_variant, f"The study {content['name']} has no variant 'laptop', a table.")
         content |= {"name": f"{content['name']}-laptop", **small}
     if type(seeds := content.get("seeds")) is int:
         require(1 <= seeds <= 10_000, f"seeds is {seeds}; it must be 1 to 10000.")
@@ -273,8 +268,8 @@ def read_study(study: Study | Mapping[str, Any] | str | Path, variant: str | Non
 
 
 def _read_file(path: Path) -> Study | Mapping[str, Any]:
+    source = source_of(path)
     if path.suffix == ".py":
-        source_of(path)
         try:
             found = runpy.run_path(str(path)).get("STUDY")
         except (Exception, SystemExit) as error:  # it is the user's own program
@@ -283,24 +278,22 @@ def _read_file(path: Path) -> Study | Mapping[str, Any]:
             return found
         raise DimeError(f"{path} must define STUDY, a dime.Study or a table.")
     try:
-        return tomllib.loads(source_of(path))
+        return tomllib.loads(source)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DimeError(f"The study {path} is not TOML: {error}.") from error
 
 
-def source_of(path: Path) -> str:
-    """The text of a study's file, or of a shipped study."""
-    if path.suffix in (".toml", ".py"):
-        try:
-            return path.read_text("utf-8-sig")
-        except OSError as error:
-            raise DimeError(f"The study {path} cannot be read ({error.strerror}).") from error
-        except UnicodeDecodeError as error:
-            raise DimeError(
-                f"The study {path} is not text in UTF-8 ({error}): save it as UTF-8."
-            ) from error
-    choose("shipped study", str(path), shipped_studies())
-    return _SHIPPED.joinpath(f"{path}.toml").read_text("utf-8")
+def source_of(study: Any, variant: str | None = None) -> str:
+    """The text of a study's file, or of a shipped study; empty for a table."""
+    if isinstance(study, Study | Mapping):
+        return ""
+    path, note = Path(study), "" if variant is None else f"# --variant {variant}\n"
+    if path.suffix not in (".toml", ".py"):
+        path = _SHIPPED / f"{choose('shipped study', str(path), shipped_studies())}.toml"
+    try:
+        return note + path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DimeError(f"The study {path} cannot be read ({error}).") from error
 
 
 def shipped_studies() -> list[str]:

@@ -15,8 +15,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
-import rich.console
-import rich.progress
 from ray import tune
 
 from dime.errors import DimeError, require
@@ -26,8 +24,6 @@ from dime.training.listeners import Record, return_text
 from dime.training.records import read_records
 from dime.training.run_directory import RunDirectory
 
-_ANSWER_WITHIN_S = 5.0
-_LINE_EVERY_S = 30.0
 _ALONE = {
     "address": "local",  # joins no other cluster on this machine
     "_node_ip_address": "127.0.0.1",
@@ -55,27 +51,18 @@ def connected(address: str | None) -> Iterator[None]:
         return
     options: dict[str, Any] = _ALONE if address is None else {"address": address}
     try:
-        if address is not None:
-            _require_answer(address)
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), timeout=5.0).close()
         with warnings.catch_warnings():
             # JAX warns of any fork; Ray's children exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             context = ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         place = f"The cluster at {address}" if address else "Ray on this machine"
-        raise DimeError(
-            f"{place} does not answer ({error}). Start it (ray start --head), check its address "
-            "(ray status), or omit --address to use this machine."
-        ) from error
+        raise DimeError(f"{place} does not answer (--address): {error}") from error
     with context:
         yield
-
-
-def _require_answer(address: str) -> None:
-    """Ray itself would wait for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), _ANSWER_WITHIN_S).close()
 
 
 def _require_resources(study: Study) -> None:
@@ -84,9 +71,8 @@ def _require_resources(study: Study) -> None:
     for what, wanted in {"CPU": study.cpus, "GPU": study.gpus}.items():
         require(
             wanted <= available.get(what, 0),
-            f"A trial of {study.name} needs {wanted:g} {what}s; {available.get(what, 0):g} are "
-            f"available. Change {what.lower()}s in the study, use its small variant (--variant "
-            "laptop), or name a cluster (--address).",
+            f"A trial of {study.name} needs {wanted:g} {what}s ({what.lower()}s in the study); "
+            f"{available.get(what, 0):g} are available here or at --address.",
         )
 
 
@@ -217,7 +203,7 @@ def _choose_device(gpus: float) -> None:
 
 
 class SweepProgress(tune.Callback):
-    """Shows how far all trials are: bars, or lines without a terminal. Notes their failures.
+    """Prints what happens to the trials, and every half minute how far they are.
 
     `counts` are how many trials have ended before, and how many there are. `note` is called with a
     trial's name and parameters when it starts, and when it ends also with its `score` (None if it
@@ -232,24 +218,10 @@ class SweepProgress(tune.Callback):
         quiet: bool,
         note: Callable[..., None] = lambda *_, **score: None,
     ):
-        self.job, self.folder, self._note = job, folder, note
-        console = rich.console.Console(quiet=quiet)
-        self._bars = rich.progress.Progress(
-            "{task.description}",
-            "{task.completed:,.0f} of {task.total:,.0f}",
-            "{task.fields[score]}",
-            rich.progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        ended, total = counts
-        self._ended = self._bars.add_task("trials", total=total, completed=ended, score="")
-        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self.job, self.folder, self._note, self._quiet = job, folder, note, quiet
+        self._ended, self._total = counts
+        self._running: dict[str, str] = {}  # and how far
         self._shown_at = time.monotonic()
-        if ended:
-            console.print(f"{ended} trials had finished already.", highlight=False)
-        self._bars.start()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles its callbacks together with its state."""
@@ -258,18 +230,13 @@ class SweepProgress(tune.Callback):
     @property
     def trials_left(self) -> bool:
         """Whether there are trials that have neither ended nor failed."""
-        return not self._bars.tasks[self._ended].finished
+        return self._ended < self._total
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker starts a trial, or restarts it."""
-        name, config = self.job.trial_of(trial.config)
-        if name in self._tasks:
-            self._bars.reset(self._tasks[name])
-            self._say(name, "is resumed", visible=True)
-        else:
-            steps = config.training.num_env_steps
-            self._tasks[name] = self._bars.add_task(name, total=steps, score="")
-            self._say(name, "begins", visible=True)
+        name = self.job.trial_of(trial.config).name
+        self._say(f"{name} {'is resumed' if name in self._running else 'begins'}")
+        self._running.setdefault(name, "no record yet")
         self._note(name, trial.config)
 
     def on_trial_result(
@@ -278,26 +245,28 @@ class SweepProgress(tune.Callback):
         """A record of a trial."""
         if "env_step" not in result:  # Ray's last result of a trial
             return
-        task = self._tasks[self.job.trial_of(trial.config).name]
-        self._bars.update(task, completed=result["env_step"])
+        name, config = self.job.trial_of(trial.config)
+        far = f"{result['env_step']:,} of {config.training.num_env_steps:,} env steps"
         if result["score"] is not None:
-            self._bars.update(task, score=f"return {return_text(result['score'])}")
-        if self._bars.disable and time.monotonic() - self._shown_at >= _LINE_EVERY_S:
+            far += f", return {return_text(result['score'])}"
+        self._running[name] = far
+        if time.monotonic() - self._shown_at >= 30.0:
             self._shown_at = time.monotonic()
-            self._bars.console.print(self._bars.get_renderable())
+            self._say(f"{self._ended} of {self._total} trials have ended")
+            for line in self._running.items():
+                self._say(": ".join(line))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended normally, or ASHA stopped it."""
         name = self.job.trial_of(trial.config).name
-        shown = self._bars.tasks[self._tasks[name]].fields["score"]
-        self._say(name, f"finished, {shown}" if shown else "finished")
-        self._bars.advance(self._ended)
+        self._say(f"{name} finished: {self._running.pop(name)}")
+        self._ended += 1
         if (score := trial.last_result.get("score")) is not None:
             self._note(name, trial.config, score=score)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed, or its worker died, and is restarted."""
-        self._say(self.job.trial_of(trial.config).name, "failed and is restarted")
+        self._say(f"{self.job.trial_of(trial.config).name} failed and is restarted")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
@@ -306,15 +275,11 @@ class SweepProgress(tune.Callback):
             file = Path(trial.error_file or "")
             text = file.read_text() if file.is_file() else "its worker died"
             self.folder.note_failure(name, text)
-        self._say(name, "failed")
-        self._bars.advance(self._ended)
+        self._say(f"{name} failed")
+        self._ended += 1
+        del self._running[name]
         self._note(name, trial.config, score=None)
 
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Nothing runs any more."""
-        self._bars.stop()
-
-    def _say(self, name: str, what: str, visible: bool = False) -> None:
-        """Prints what happened to a trial, and shows or hides its bar."""
-        self._bars.update(self._tasks[name], visible=visible)
-        self._bars.console.print(f"{name} {what}", highlight=False, markup=False, soft_wrap=True)
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, flush=True)
