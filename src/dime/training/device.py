@@ -22,18 +22,18 @@ from dime.training.checkpoint import (
     Checkpoint,
     EpisodePosition,
     from_arrays,
-    position_of,
     to_arrays,
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import Event, failure_of, poisoned, state_of, survivors
+from dime.training.faults import Event, failure_of, state_of
 from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeError,
     EpisodeResult,
     Evaluation,
 )
+from dime.training.host.learners import Learners
 from dime.training.host.programs import (
     EvaluationInputs,
     Learned,
@@ -314,13 +314,11 @@ class DevicePrograms:
         }
 
 
-class DeviceLearners:
-    """Environments, replay and agents of every seed in one program; see `Learners`.
+class DeviceLearners(Learners):
+    """Environments, replay and agents of every seed in one program.
 
     However the env steps are divided among calls, they are the same.
     """
-
-    unrepeatable: str | None = None  # pure functions of their seeds
 
     def __init__(
         self,
@@ -330,12 +328,8 @@ class DeviceLearners:
         checkpoint: Checkpoint | None = None,
     ):
         assert isinstance(environment.env, JaxEnv)
-        self.config, self._agent, self._env = config, agent, environment.env
-        self._checkpoint = checkpoint
-        position = position_of(checkpoint, config.seeds)
-        self.seeds, self.env_step, self.update, self.metrics = position
-        self.env_name, self.spaces = environment.name, environment.spaces
-        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+        self._env = environment.env
+        super().__init__(config, agent, environment, checkpoint)
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # of random steps, of modes, ...
 
     def compile(self) -> None:
@@ -396,20 +390,10 @@ class DeviceLearners:
         if self.update:
             self.metrics = now.learned.metrics
 
-    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
-        return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
-
-    def _without_failed(self, events: list[Event]) -> list[Event]:
-        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
-        kept = survivors(self.seeds, events)
-        if kept is not None:
-            at = self._now.at
-            without_counters = self._now._replace(at=None)  # pyright: ignore[reportArgumentType]
-            rest = jax.tree.map(lambda leaf: leaf[kept], without_counters)
-            self._keep(rest._replace(at=at))
-            self.seeds = [self.seeds[place] for place in kept]
-            self.compile()
-        return events
+    def _select(self, kept: np.ndarray) -> None:
+        at = self._now.at
+        without_counters = self._now._replace(at=None)  # pyright: ignore[reportArgumentType]
+        self._keep(jax.tree.map(lambda leaf: leaf[kept], without_counters)._replace(at=at))
 
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
         """Plays whole episodes, about a quarter of a second between two values."""

@@ -3,81 +3,24 @@
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from dime.envs.spaces import Spaces
-from dime.training.checkpoint import (
-    Arrays,
-    Checkpoint,
-    EpisodePosition,
-    FailedSeed,
-    RunState,
-)
+from dime.training.checkpoint import Checkpoint, FailedSeed, RunState
 from dime.training.checkpoint.writer import ReplaySaver, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
+from dime.training.device import DeviceLearners
 from dime.training.faults import Event, Restart, SeedFailure, SupportWatch, save_failure
 from dime.training.host.episodes import repeat_warning
-from dime.training.host.evaluation import (
-    EpisodeError,
-    Evaluation,
-    evaluation_seeds,
-    summary,
-)
+from dime.training.host.evaluation import EpisodeError, evaluation_seeds, summary
+from dime.training.host.learners import HostLearners
 from dime.training.listeners import Record
 from dime.training.machine import freed_memory_kept
 from dime.training.process import Interruption, collector_paused
 from dime.training.recorder import Recorder
-from dime.training.replay import Replay
 from dime.training.run_directory import RunDirectory
-
-
-class Learners(Protocol):
-    """The agents and environments of every seed that still runs, and how far they are.
-
-    `HostLearners` step an environment for each seed; `DeviceLearners` have theirs in the program.
-    Seeds that fail are removed, unless all failed: then everything stays as it is.
-    """
-
-    env_name: str
-    spaces: Spaces
-    seeds: list[int]
-    env_step: int
-    update: int
-    metrics: Any
-    """Of the newest updates, each leading with the axis of seeds; None before the first."""
-    replay: Replay
-    unrepeatable: str | None
-    """Why episodes do not follow from their seeds; None if nothing is known against it."""
-
-    def compile(self) -> None:
-        """Compiles the programs, which may be slow."""
-
-    def begin(self) -> list[Event]:
-        """Prepares the first step, or the one after the checkpoint."""
-        ...
-
-    def step(self, at_most: int) -> list[Event]:
-        """Some env steps of every seed with their updates, at least one and not above `at_most`."""
-        ...
-
-    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
-        """Plays whole episodes by agent, reset with these seeds. Raises `EpisodeError`."""
-        ...
-
-    def recover(self, error: EpisodeError) -> list[Event]:
-        """Prepares to repeat an evaluation."""
-        ...
-
-    def episodes(self) -> list[EpisodePosition]:
-        """Of every seed."""
-        ...
-
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, those of the episodes in progress, and what else `run.json` keeps."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +59,7 @@ class Loop:
         self,
         config: TrainingConfig,
         directory: RunDirectory,
-        learners: Learners,
+        learners: HostLearners | DeviceLearners,
         recorder: Recorder,
     ):
         self.config, self.directory = config, directory

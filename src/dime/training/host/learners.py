@@ -14,7 +14,6 @@ from dime.training.checkpoint import (
     Checkpoint,
     EpisodePosition,
     from_arrays,
-    position_of,
     to_arrays,
 )
 from dime.training.checkpoint.reader import load_replay
@@ -49,15 +48,61 @@ from dime.training.replay import Replay, empty_replay
 from dime.types import Agent, Counters, EnvSpec, Transition
 
 
-class HostLearners:
-    """One Gymnasium environment for each seed, one program call per env step; see `Learners`.
+class Learners:
+    """The agents and environments of every seed that still runs, and how far they are.
 
-    `environments` by seed; `make_environment` makes those of evaluations.
+    Seeds that fail are removed, unless all failed: then everything stays as it is.
     """
 
     state: Any
     replay: Replay
+    metrics: Any
+    """Of the newest updates, each leading with the axis of seeds; None before the first."""
     unrepeatable: str | None = None
+    """Why episodes do not follow from their seeds; None if nothing is known against it."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        agent: Agent,
+        environment: Environment,
+        checkpoint: Checkpoint | None,
+    ):
+        self.config, self._agent, self._checkpoint = config, agent, checkpoint
+        self.seeds, self.env_step, self.update, self.metrics = list(config.seeds), 0, 0, None
+        if checkpoint is not None:
+            run = checkpoint.run
+            self.seeds, self.env_step, self.update = run.seeds, run.env_step, run.updates
+            self.metrics = run.metrics and {n: np.array(run.metrics[n]) for n in run.metrics}
+        self.env_name, self.spaces = environment.name, environment.spaces
+        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+
+    def compile(self) -> None:
+        """Compiles the programs, for as many seeds as there are now."""
+        raise NotImplementedError
+
+    def _select(self, kept: np.ndarray) -> None:
+        """Keeps the seeds at these places."""
+        raise NotImplementedError
+
+    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
+        return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
+
+    def _without_failed(self, events: list[Event]) -> list[Event]:
+        """Removes failed seeds and compiles for the others."""
+        kept = survivors(self.seeds, events)
+        if kept is not None:
+            self._select(kept)
+            self.seeds = [self.seeds[place] for place in kept]
+            self.compile()
+        return events
+
+
+class HostLearners(Learners):
+    """One Gymnasium environment for each seed, one program call per env step.
+
+    `environments` by seed; `make_environment` makes those of evaluations.
+    """
 
     def __init__(
         self,
@@ -67,12 +112,7 @@ class HostLearners:
         make_environment: Callable[[], Environment],
         checkpoint: Checkpoint | None = None,
     ):
-        self.config, self._agent, self._checkpoint = config, agent, checkpoint
-        position = position_of(checkpoint, config.seeds)
-        self.seeds, self.env_step, self.update, self.metrics = position
-        one = environments[self.seeds[0]]
-        self.env_name, self.spaces = one.name, one.spaces
-        self.spec = EnvSpec(one.obs_dim, one.action_dim, config.replay_capacity)
+        super().__init__(config, agent, next(iter(environments.values())), checkpoint)
         restarts = [Restarts(seed, config.max_env_restarts) for seed in self.seeds]
         self.streams = [
             EpisodeStream(environments[each.seed], each, config.bootstrap_at_time_limits)
@@ -168,7 +208,7 @@ class HostLearners:
     def _store_and_act(self, transition: Transition) -> list[Event]:
         self.replay = self._programs.store(self.replay, transition, self._counters())
         self._choose_actions()
-        return self._check(["action"], _rows_finite(self._actions))
+        return self._check(["action"], _rows_finite(self._actions), self.env_step)
 
     def _counters(self) -> Counters:
         return counters(self.env_step, self.update)
@@ -190,28 +230,18 @@ class HostLearners:
         self._keep(advanced.learned)
         self._actions, finite = jax.device_get((advanced.action, advanced.learned.finite))
         finite = np.hstack([finite, _rows_finite(self._actions)])
-        return self._check([*sorted(self.metrics), "action"], finite)
+        return self._check([*sorted(self.metrics), "action"], finite, self.env_step)
 
     def _keep(self, learned: Learned) -> None:
         self.state, self.metrics = learned.state, learned.metrics
         self.update += self.config.updates_per_env_step
 
-    def _check(self, quantities: list[str], finite: np.ndarray) -> list[Event]:
-        events = poisoned(self.seeds, self.state, quantities, finite, self.env_step)
-        return self._without_failed(events)
-
-    def _without_failed(self, events: list[Event]) -> list[Event]:
-        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
-        kept = survivors(self.seeds, events)
-        if kept is not None:
-            self.state, self.replay, self.metrics = jax.tree.map(
-                lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
-            )
-            self._actions = self._actions[kept]
-            self.streams = [self.streams[place] for place in kept]
-            self.seeds = [self.seeds[place] for place in kept]
-            self.compile()
-        return events
+    def _select(self, kept: np.ndarray) -> None:
+        self.state, self.replay, self.metrics = jax.tree.map(
+            lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
+        )
+        self._actions = self._actions[kept]
+        self.streams = [self.streams[place] for place in kept]
 
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
         """Plays whole episodes, one step between two values."""
