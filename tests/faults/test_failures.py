@@ -19,7 +19,7 @@ from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig
 from dime.training.host.episodes import why_not_repeatable
-from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.training.run import Hooks, resume_run, start_run
 from tests.training.runs import (
     OPTIONS,
     SCHEDULE,
@@ -365,5 +365,5 @@ def test_a_poisoned_seed_leaves_the_others_alone(tmp_path, poison):
 def test_failures_are_told_to_who_watches(tmp_path, capsys):
     start(tmp_path / "run", walks(at(0, 5, broken)))
     with shared_programs():
-        resume_run(tmp_path / "run", walks(at(0, 5, broken)), Changes(), Hooks())
+        resume_run(tmp_path / "run", walks(at(0, 5, broken)), {}, Hooks())
     assert "seed 0 failed: Walk raised Broken" in capsys.readouterr().out

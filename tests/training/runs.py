@@ -21,7 +21,7 @@ from dime.algorithms.registry import ALGORITHMS, find_algorithm
 from dime.training.device import DevicePrograms
 from dime.training.host.programs import Programs
 from dime.training.presets import make_config
-from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.training.run import Hooks, resume_run, start_run
 from dime.types import EnvSpec
 from tests.training.toy import NAME
 from tests.training.walk import walks
@@ -149,9 +149,7 @@ def start(folder, env=None, callback=None, progress=False, **options):
 def resume(folder, env=None, callback=None, **changes):
     """Continues what `start` began."""
     with shared_programs():
-        return resume_run(
-            folder, env or walks(), Changes(**changes), Hooks(callback, progress=False)
-        )
+        return resume_run(folder, env or walks(), changes, Hooks(callback, progress=False))
 
 
 class Brake:

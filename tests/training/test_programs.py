@@ -65,10 +65,10 @@ class Run:
         transition = self.transition()
         at = counters(self.env_step, self.update)
         inputs = StepInputs(transition, transition.next_obs, self.keys, at)
-        advanced = self.programs.advance(self.state, self.replay, inputs)
-        self.state, self.replay = advanced.learned.state, advanced.replay
+        self.replay, learned, action = self.programs.advance(self.state, self.replay, inputs)
+        self.state = learned.state
         self.update += CONFIG.updates_per_env_step
-        return jax.device_get((advanced.action, advanced.learned.metrics, advanced.learned.finite))
+        return jax.device_get((action, learned.metrics, learned.finite))
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,9 @@ class UpdateTimer:
         self.env_step += 1
         update = self.config.updates_per_env_step * self.env_step
         inputs = StepInputs(self.transition, self.obs, self.keys, counters(self.env_step, update))
-        advanced = self.programs.advance(self.state, self.replay, inputs)
-        self.state, self.replay = advanced.learned.state, advanced.replay
-        return np.asarray(advanced.action)
+        self.replay, learned, action = self.programs.advance(self.state, self.replay, inputs)
+        self.state = learned.state
+        return np.asarray(action)
 
     def advance_s(self, num_env_steps: int) -> float:
         """Seconds per env step, over so many."""

@@ -105,11 +105,9 @@ class Resume:
 
     def run(self) -> int:
         from dime.cli.train import finish, muted_if_nobody_reads
-        from dime.training.run import Changes, Hooks, resume_run
+        from dime.training.run import CHANGEABLE, Hooks, resume_run
 
-        changes = Changes(
-            self.num_env_steps, self.max_env_restarts, self.env_process, self.env_timeout_s
-        )
+        changes = {name: getattr(self, name) for name in CHANGEABLE}
         with muted_if_nobody_reads():
             result = resume_run(self.run_dir, None, changes, Hooks())
         return finish(result, self.video)

@@ -19,7 +19,7 @@ from dime.training.config import RunConfig
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.records import write_json
-from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.training.run import Hooks, resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0
@@ -249,4 +249,4 @@ def run_trial(
         pass
     if StudyFolder(folder).is_finished(trial):
         return None
-    return resume_run(place, None, Changes(trial.config.training.num_env_steps), hooks)
+    return resume_run(place, None, {"num_env_steps": trial.config.training.num_env_steps}, hooks)

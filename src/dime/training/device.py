@@ -159,7 +159,6 @@ def _step_environments(
     episodes: Episodes,
     action: Float[Array, "seeds envs act"],
 ) -> tuple[Episodes, Transition]:
-    """A step of every environment; if an episode ends, the next one begins."""
     stepped = over_environments(partial(step_task, context.task), episodes.state, action)
     length = episodes.length + 1
     episode_return = episodes.episode_return + stepped.reward

@@ -16,15 +16,6 @@ from dime.training.records import write_bytes, write_json
 
 
 @dataclass(frozen=True)
-class Restart:
-    """The environment of a seed was re-created, for the `count`-th time."""
-
-    seed: int
-    count: int
-    message: str
-
-
-@dataclass(frozen=True)
 class SeedFailure:
     """Why a seed stopped, and its state then.
 
@@ -40,18 +31,19 @@ class SeedFailure:
     state: Any
 
 
-Event = Restart | SeedFailure | str
+Event = SeedFailure | str
 """What a step reports; a text is a warning for the user."""
 
 
 class Restarts:
     """How often the environments of a seed were re-created, in training and evaluations together.
 
-    `events` are those that nobody has fetched yet.
+    `counts` by seed, as run.json has them; `events` are the warnings that nobody has fetched yet.
     """
 
-    def __init__(self, seed: int, limit: int = 0):
-        self.seed, self.limit, self.count = seed, limit, 0
+    def __init__(self, seed: int, limit: int = 0, counts: dict[str, int] | None = None):
+        self.seed, self.limit = seed, limit
+        self.counts = {} if counts is None else counts
         self.events: list[Event] = []
 
     def take(self, env_name: str, error: Exception, cost: str = "the episode is cut") -> bool:
@@ -60,19 +52,19 @@ class Restarts:
         Also if the environment broke its own rules (a NaN, another shape): it would again, and
         its answer must not be hidden.
         """
-        if isinstance(error, DimeError) or self.count >= self.limit:
+        count = self.counts.get(str(self.seed), 0)
+        if isinstance(error, DimeError) or count >= self.limit:
             return False
-        self.count += 1
+        self.counts[str(self.seed)] = count + 1
         text = (
             f"warning: {env_name} raised {describe(error).rstrip('.')}. It is re-created for seed "
-            f"{self.seed} ({self.count} of {self.limit} times), and {cost}.\n"
+            f"{self.seed} ({count + 1} of {self.limit} times), and {cost}.\n"
         )
-        shown = text + "".join(traceback.format_exception(error))
-        self.events.append(Restart(self.seed, self.count, shown))
+        self.events.append(text + "".join(traceback.format_exception(error)))
         return True
 
     def fetch(self) -> list[Event]:
-        """The restarts since the last call."""
+        """The warnings since the last call."""
         fetched, self.events = self.events, []
         return fetched
 
@@ -149,18 +141,11 @@ class SupportWatch:
         if self._in_a_row[seed] < _RECORDS_IN_A_ROW:
             return None
         of_returns = metrics.get("target_clipped_mass_of_returns", share)  # not in old checkpoints
-        remedy = (
-            "The returns do not fit: train with a wider support, --critic.v-min, --critic.v-max."
-        )
-        if of_returns <= _LARGEST_SHARE:
-            remedy = (
-                "The entropy term does not fit, but the returns do: train with a smaller "
-                "--temperature.initial, or scale the rewards up. A support wide enough for the "
-                "entropy would resolve few returns."
-            )
         return (
             f"warning: seed {seed}: {share:.1%} of the critic's target mass lies outside of its "
             f"support and is cut off ({of_returns:.1%} without the entropy's term). Mean targets "
             f"of the newest minibatch lie in [{metrics['target_low']:.4g}, "
-            f"{metrics['target_high']:.4g}]. {remedy}"
+            f"{metrics['target_high']:.4g}]. Train with a wider support "
+            "(--critic.v-min, --critic.v-max) or, if only the entropy's term does not fit, with a "
+            "smaller --temperature.initial."
         )

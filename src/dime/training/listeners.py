@@ -1,6 +1,5 @@
 """What receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
 
-import importlib.util
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import rich.console
-import rich.progress
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
@@ -64,7 +62,13 @@ class TensorBoard(Listener):
     """
 
     def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
-        self._writers = {seed: _new_events_file(folder / f"seed-{seed}") for seed in seeds}
+        self._writers: dict[int, EventsWriter] = {}
+        for seed in seeds:
+            place = folder / f"seed-{seed}"
+            place.mkdir(parents=True, exist_ok=True)
+            # The name holds the time in seconds; the suffix keeps two starts in one second apart.
+            suffix = f".{len(list(place.iterdir()))}"
+            self._writers[seed] = EventsWriter(str(place / "events"), suffix)
         if purge_step is not None:
             start = SessionLog(status=SessionLog.START)
             for seed in seeds:
@@ -87,12 +91,6 @@ class TensorBoard(Listener):
             writer.close()
 
 
-def _new_events_file(folder: Path) -> EventsWriter:
-    folder.mkdir(parents=True, exist_ok=True)
-    # The name holds the time in seconds; the suffix keeps two starts in one second apart.
-    return EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
-
-
 @contextmanager
 def _explained() -> Iterator[None]:
     """Inside, any error of Weights & Biases becomes a `DimeError`."""
@@ -100,9 +98,9 @@ def _explained() -> Iterator[None]:
         yield
     except Exception as error:
         raise DimeError(
-            f"wandb_project is set, but Weights & Biases cannot be used ({describe(error)}). Log "
-            "in (wandb login), log without a network (WANDB_MODE=offline), or leave wandb_project "
-            "out."
+            f"wandb_project is set, but Weights & Biases cannot be used ({describe(error)}). "
+            "Install it (pip install 'dime-rl[wandb]'), log in (wandb login), log without a "
+            "network (WANDB_MODE=offline), or leave wandb_project out."
         ) from error
 
 
@@ -112,10 +110,6 @@ class WeightsAndBiases(Listener):
     @staticmethod
     def require_ready() -> None:
         """Raises `DimeError` if the package is missing, or nobody is logged in."""
-        if importlib.util.find_spec("wandb") is None:
-            raise DimeError(
-                "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
-            )
         with _explained():
             import wandb
 
@@ -158,28 +152,17 @@ def return_text(value: float) -> str:
 
 
 class Progress(Listener):
-    """How far the run is: a bar at the bottom of a terminal, otherwise a line every ten seconds."""
+    """How far the run is: one line at the bottom of a terminal, or a line every ten seconds."""
 
-    def __init__(self, env_step: int, num_env_steps: int, num_seeds: int):
+    def __init__(self, num_env_steps: int, num_seeds: int):
         self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
         self._rate = 0.0  # env steps per second since the last refresh, smoothed
         self._returns: dict[int, float] = {}  # of each seed's newest training episode
         self._refreshed: tuple[float, int] | None = None  # when, and the env step
-        console = rich.console.Console()
-        self._bar: rich.progress.Progress | None = None
-        if console.is_terminal:
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[shown]}"),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=num_env_steps, shown="")
-            self._bar.update(self._task, completed=env_step)
-            self._bar.start()
-        self._interval_s = 0.25 if self._bar else 10.0
+        self._console = rich.console.Console()
+        self._line = self._console.status("starting") if self._console.is_terminal else None
+        if self._line is not None:
+            self._line.start()
 
     def step(self, env_step: int) -> None:
         """Refreshes the display when it is time."""
@@ -187,7 +170,7 @@ class Progress(Listener):
         if self._refreshed is None:
             self._refreshed = now, env_step
         elapsed = now - self._refreshed[0]
-        if elapsed >= self._interval_s:
+        if elapsed >= (0.25 if self._line else 10.0):
             newest = (env_step - self._refreshed[1]) / elapsed
             self._rate = 0.5 * (self._rate or newest) + 0.5 * newest
             self._refreshed = now, env_step
@@ -198,11 +181,11 @@ class Progress(Listener):
         left = "-"
         if self._rate > 0.0:
             left = timedelta(seconds=int((self._num_env_steps - env_step) / self._rate))
-        shown = f"return {mean}  {self._rate:.1f} env steps/s  {left} left"
-        if self._bar is None:
-            self.message(f"env step {env_step:>7,} of {self._num_env_steps:,}  {shown}")
-        else:
-            self._bar.update(self._task, completed=env_step, shown=shown, description="training")
+        text = (
+            f"env step {env_step:>7,} of {self._num_env_steps:,}  return {mean}  "
+            f"{self._rate:.1f} env steps/s  {left} left"
+        )
+        self.message(text) if self._line is None else self._line.update(text)
 
     def record(self, record: Record) -> None:
         """Shows an evaluation; remembers the newest episode's return."""
@@ -219,15 +202,15 @@ class Progress(Listener):
         self._refreshed = None  # the pause is not part of the rate
 
     def message(self, text: str) -> None:
-        """Prints it, above the bar if there is one."""
-        if self._bar is None:
+        """Prints it, in a terminal above the line."""
+        if self._line is None:
             print(text, flush=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Removes the bar, and gives the terminal its cursor back."""
-        if self._bar is not None:
-            self._bar.stop()
+        """Removes the line, and gives the terminal its cursor back."""
+        if self._line is not None:
+            self._line.stop()
 
     leave = close

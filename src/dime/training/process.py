@@ -117,12 +117,9 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def _namespace() -> int | None:
+def _namespace() -> int:
     """The namespace of process ids: containers of one host have different ones."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return None
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def is_gone(process: Any, silent_s: float) -> bool:
@@ -148,7 +145,7 @@ def is_gone(process: Any, silent_s: float) -> bool:
 
 
 def _look_up(pid: int) -> tuple[str, int | None]:
-    """State and start (clock ticks since boot) of a process; nothing without /proc."""
+    """State and start (clock ticks since boot) of a process; nothing if it is hidden."""
     try:
         # proc_pid_stat(5): the third field and the 22nd; the second may hold blanks.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from dime.training.checkpoint import FailedSeed, RunState
-from dime.training.faults import Restart
 from dime.training.listeners import Listener, Record
 from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
 # What a checkpoint keeps, besides the records' sizes and the time.
-_KEPT = ("last_evaluation", "failed_seeds", "env_restarts", "unrepeatable")
+_KEPT = ("last_evaluation", "failed_seeds", "unrepeatable")
 
 
 class Recorder:
@@ -45,7 +44,6 @@ class Recorder:
         self._window_start = (0, 0)
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.failed_seeds: dict[str, FailedSeed] = {}
-        self.env_restarts: dict[str, int] = {}
         self.unrepeatable: str | None = None
         self.stop_requested = False
 
@@ -60,22 +58,20 @@ class Recorder:
         kept = {name: getattr(self, name) for name in _KEPT}
         return {"record_bytes": sizes, "wall_time_s": self.wall_time_s, **kept}
 
-    def restore(self, run: RunState) -> list[str]:
-        """Cuts the records at a checkpoint's position; returns messages for the user."""
+    def restore(self, run: RunState) -> None:
+        """Cuts the records at a checkpoint's position, and says so."""
         self._wall_time_before = run.wall_time_s
         for name in _KEPT:
             setattr(self, name, getattr(run, name))
         self._window_start = (run.env_step, run.updates)
-        notes = [
-            f"warning: {path} is damaged: records of before env step {run.env_step} are missing."
-            for name, size in run.record_bytes.items()
-            if (path := self._files[name].path).stat().st_size < size
-        ]
+        for name, size in run.record_bytes.items():
+            path = self._files[name].path
+            if path.stat().st_size < size:
+                lost = f"records of before env step {run.env_step} are missing"
+                self.message(f"warning: {path} is damaged: {lost}.")
         if num_cut := self._cut(run.record_bytes):
-            notes.append(
-                f"{num_cut} records newer than env step {run.env_step} went to discarded.jsonl."
-            )
-        return notes
+            newer = f"records newer than env step {run.env_step}"
+            self.message(f"{num_cut} {newer} went to discarded.jsonl.")
 
     def restart(self) -> None:
         """Sets aside the records of a process that never came to a checkpoint."""
@@ -134,11 +130,6 @@ class Recorder:
         """Shows something that the user should read."""
         self._notify(lambda listener: listener.message(text))
 
-    def restart_of_environment(self, restart: Restart) -> None:
-        """An environment was re-created."""
-        self.env_restarts[str(restart.seed)] = restart.count
-        self.message(restart.message)
-
     def _notify(self, notify: Callable[[Listener], None]) -> None:
         """Notifies every listener; one that fails is left out from then on.
 
@@ -160,12 +151,12 @@ class Recorder:
     def status(
         self,
         state: str,
-        env_step: int,
-        updates: int,
-        checkpoint: int | None,
-        reason: str | None = None,
+        reason: str | None,
+        position: tuple[int, int, int | None],
+        env_restarts: dict[str, int],
     ) -> None:
-        """Replaces status.json; `checkpoint` is the env step of the newest one."""
+        """Replaces status.json; `position`: env step, updates, env step of the checkpoint."""
+        env_step, updates, checkpoint = position
         # Whether episodes repeat is tried when a run first evaluates.
         resume = "exact" if self.last_evaluation else "not tried"
         if self.unrepeatable is not None:
@@ -180,7 +171,7 @@ class Recorder:
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": {seed: asdict(failed) for seed, failed in self.failed_seeds.items()},
-            "env_restarts": self.env_restarts,
+            "env_restarts": env_restarts,
             "resume": resume,
             "process": self._process,
         }

@@ -1,10 +1,9 @@
 """Training runs as functions: starting one from a config, resuming one from its run directory."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError, choose, require
 from dime.training.checkpoint import Checkpoint, from_arrays
-from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
+from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device import DeviceLearners, first_episodes
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners, OverlapLearners
@@ -123,11 +122,10 @@ def resume(
         DimeError: the folder is not a run, no checkpoint is intact, or the run is complete.
         RunFailedError, KeyboardInterrupt, SystemExit: as for `train`.
     """
-    known = [field.name for field in fields(Changes)]
     for name in changes:
-        choose("option of a resumed run", name, known)
+        choose("option of a resumed run", name, CHANGEABLE)
     hooks = Hooks(callback, progress)
-    return _checked(resume_run(Path(run_dir), env, Changes(**changes), hooks))
+    return _checked(resume_run(Path(run_dir), env, changes, hooks))
 
 
 def _checked(result: RunResult) -> RunResult:
@@ -152,27 +150,15 @@ class Hooks:
     before_start: Callable[[RunConfig], None] | None = None
     """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
 
-    def __post_init__(self) -> None:
-        require(
-            self.callback is None or callable(self.callback),
-            f"callback is {self.callback!r}; it must be a function of one record.",
-        )
 
-
-@dataclass(frozen=True)
-class Changes:
-    """What changes from here on in a resumed run; None leaves it as it was."""
-
-    num_env_steps: int | None = None
-    max_env_restarts: int | None = None
-    env_process: bool | None = None
-    env_timeout_s: float | None = None
+CHANGEABLE = ("num_env_steps", "max_env_restarts", "env_process", "env_timeout_s")
+"""Options of a run that may change when it is resumed."""
 
 
 def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hooks) -> RunResult:
     """A new run; what can be refused is refused before its folder is made.
 
-    Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
+    Without `run_dir` it goes to a new folder below `runs`.
     """
     if run_dir:
         RunDirectory(run_dir).refuse_if_taken()
@@ -195,12 +181,16 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
             return loop.run(None)
 
 
-def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hooks) -> RunResult:
-    """Continues a run, or restarts it if no checkpoint was ever completed."""
+def resume_run(
+    run_dir: Path, env: EnvLike | None, changes: dict[str, Any], hooks: Hooks
+) -> RunResult:
+    """Continues a run, or restarts it if no checkpoint was ever completed.
+
+    `changes` holds new values of `CHANGEABLE` options; None leaves one as it was.
+    """
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
-    content = directory.config()
-    config = RunConfig.from_json(content)
+    config = RunConfig.from_json(directory.config())
     if config.env_is_object and env is None:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object ({config.env}), which a "
@@ -224,11 +214,6 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             directory.checkpoints.set_aside(checkpoint.path)
             at = checkpoint.env_step
             warnings.append(f"Continuing from the checkpoint at env step {at} instead.")
-        if used := without_removed_options(content)[1]:
-            warnings.append(
-                f"This run used {' and '.join(used)}, which this release no longer has. It "
-                "continues with the same numbers and a replay that takes more memory."
-            )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         learners = _learners(changed, env, environments, agent, checkpoint)
@@ -237,15 +222,13 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
 
 
 def _prepare(config: RunConfig) -> None:
-    """Refuses a device or a logger that cannot be used."""
     if not config.training.overlap:
         dispatch_from_this_thread()
     try:
         jax.devices()
     except Exception as error:  # JAX's own are of several kinds
         raise DimeError(
-            f"JAX finds no device to compute on ({type(error).__name__}: {error}). JAX_PLATFORMS "
-            f"is {os.environ.get('JAX_PLATFORMS', '')!r}; `dime doctor` shows what there is."
+            f"JAX finds no device to compute on ({error}); `dime doctor` shows what there is."
         ) from error
     keep_compiled_programs()
     if config.training.wandb_project is not None:
@@ -253,7 +236,10 @@ def _prepare(config: RunConfig) -> None:
 
 
 def _changed(
-    config: RunConfig, changes: Changes, checkpoint: Checkpoint | None, directory: RunDirectory
+    config: RunConfig,
+    changes: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    directory: RunDirectory,
 ) -> RunConfig:
     """The config with the changes; refuses a run that is complete, or has lost its checkpoints."""
     status = directory.status()
@@ -263,7 +249,7 @@ def _changed(
         f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
         f"them back, or train again: dime train --config {directory.path / 'config.json'}",
     )
-    asked = {name: value for name, value in asdict(changes).items() if value is not None}
+    asked = {name: value for name, value in changes.items() if value is not None}
     planned = config.training.num_env_steps
     wanted = asked.get("num_env_steps", planned)
     complete = wanted == env_step and status.get("state") == "finished"
@@ -278,7 +264,6 @@ def _changed(
 def _refuse_if_other(
     checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
 ) -> None:
-    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
     path, run, training = checkpoint.path, checkpoint.run, config.training
     require(
         run.seeds == [seed for seed in training.seeds if seed in run.seeds],
@@ -344,8 +329,6 @@ def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]
             made = [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
         except EnvironmentProcessError as error:
             raise DimeError(f"{config.env} cannot be made: {error}") from error
-        except OSError as error:  # with its traceback: it is not a file of the run
-            raise RuntimeError(f"{config.env} cannot be made") from error
         yield made
 
 
@@ -380,22 +363,8 @@ def _loop(
     hooks: Hooks,
 ) -> Iterator[Loop]:
     """The loop from the learners' env step on; inside, signals ask it to stop."""
-    env_step = learners.env_step
+    env_step, training = learners.env_step, config.training
     directory.add_provenance(env_step)
-    listeners = _listeners(config, directory, env_step, hooks)
-    recorder = Recorder(directory, config.training.num_env_steps, listeners, hooks.callback)
-    with closing(recorder):
-        if warning := time_limit_warning(environment):
-            recorder.message(warning)
-        loop = Loop(config.training, directory, learners, recorder)
-        with loop.interruption, closing(learners):
-            yield loop
-
-
-def _listeners(
-    config: RunConfig, directory: RunDirectory, env_step: int, hooks: Hooks
-) -> list[Listener]:
-    training = config.training
     listeners: list[Listener] = []
     if training.wandb_project is not None:  # first: it may fail, and the others hold open files
         listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
@@ -403,5 +372,11 @@ def _listeners(
         purge_step = env_step + 1 if env_step else None
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
     if hooks.progress:  # last: it takes the terminal
-        listeners.append(Progress(env_step, training.num_env_steps, len(training.seeds)))
-    return listeners
+        listeners.append(Progress(training.num_env_steps, len(training.seeds)))
+    recorder = Recorder(directory, training.num_env_steps, listeners, hooks.callback)
+    with closing(recorder):
+        if warning := time_limit_warning(environment):
+            recorder.message(warning)
+        loop = Loop(training, directory, learners, recorder)
+        with loop.interruption, closing(learners):
+            yield loop

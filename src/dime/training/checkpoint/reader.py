@@ -129,16 +129,11 @@ def _require_ordinary(file: Path, size: int | None = None) -> None:
     require(size in (None, found.st_size), f"{found.st_size} bytes instead of {size}.")
 
 
-def _require_sum(found: str, expected: str) -> None:
-    require(found == expected, "its SHA-256 is not the recorded one.")
-
-
 def _verified(file: Path, expected: Digest) -> bytes:
-    """The content of a file of this size and SHA-256."""
     with _explained(file):
         _require_ordinary(file, expected.bytes)
         content = file.read_bytes()
-        _require_sum(digest(content).sha256, expected.sha256)
+        require(digest(content) == expected, "its SHA-256 is not the recorded one.")
         return content
 
 
@@ -162,7 +157,8 @@ def _verify_segment(file: Path, segment: Segment, run: RunState) -> None:
     with _explained(file):
         _require_ordinary(file, segment.bytes)
         with file.open("rb") as opened:
-            _require_sum(hashlib.file_digest(opened, "sha256").hexdigest(), segment.sha256)
+            found_sum = hashlib.file_digest(opened, "sha256").hexdigest()
+        require(found_sum == segment.sha256, "its SHA-256 is not the recorded one.")
         with safetensors.safe_open(file, framework="numpy") as content:
             seeds = _saved_seeds(content)
             slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118

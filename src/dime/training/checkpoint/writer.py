@@ -199,5 +199,4 @@ class ReplaySaver:
 
 
 def _transitions(replay: Replay, numbers: Any) -> Transition:
-    """Every seed's transitions of these numbers."""
     return jax.vmap(transitions, in_axes=(0, None))(replay, numbers)

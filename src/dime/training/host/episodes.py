@@ -128,19 +128,13 @@ class EpisodeStream:
 
 
 KEEPS_STATE = (
-    "the same seed and actions did not give the same episode again: it keeps state between episodes"
+    "the same seed and actions did not give the same episode again: it keeps state between "
+    "episodes, or draws from random numbers that other environments share"
 )
-SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
 NOT_TRIED = "it failed while its episodes were repeated as a trial"
 
 _NUM_STEPS = 5
 _SEED, _ANOTHER_SEED = 20_011, 20_021
-_REMEDIES = {
-    KEEPS_STATE: "Make reset(seed=...) rebuild whatever an episode changes, also the statistics of "
-    "a wrapper, and draw everything from self.np_random. Evaluations use new environments.",
-    SHARES_RANDOMNESS: "--env-process gives each environment its own; better, draw everything from "
-    "self.np_random.",
-}
 
 
 def why_not_repeatable(env: Environment) -> str | None:
@@ -152,9 +146,7 @@ def why_not_repeatable(env: Environment) -> str | None:
     try:
         first = _rollout(env, _SEED)
         _rollout(env, _ANOTHER_SEED)
-        if _rollout(env, _SEED) != first:
-            return KEEPS_STATE
-        return None if _rollout(env, _SEED, others_draw=True) == first else SHARES_RANDOMNESS
+        return None if _rollout(env, _SEED, others_draw=True) == first else KEEPS_STATE
     except Exception:  # whatever a user's environment raises
         return NOT_TRIED
     finally:
@@ -168,12 +160,11 @@ def repeat_warning(name: str, reason: str) -> str:
         return f"note: {name}: {reason}; a resumed run may differ from an uninterrupted one."
     return (
         f"warning: {name}: {reason}. A resumed run is therefore approximate: it differs from an "
-        f"uninterrupted one. {_REMEDIES[reason]}"
+        f"uninterrupted one, and evaluations use new environments (docs/environments.md)."
     )
 
 
 def _rollout(env: Environment, seed: int, others_draw: bool = False) -> list[tuple[bytes, float]]:
-    """The observations and rewards of a few random steps."""
     actions = np.random.default_rng(0)
     seen = [(env.reset(seed).tobytes(), 0.0)]
     for _ in range(_NUM_STEPS):

@@ -70,8 +70,10 @@ class Learners:
     ):
         self.config, self._agent, self._checkpoint = config, agent, checkpoint
         self.seeds, self.env_step, self.update, self.metrics = list(config.seeds), 0, 0, None
+        self.env_restarts: dict[str, int] = {}
         if checkpoint is not None:
             run = checkpoint.run
+            self.env_restarts = dict(run.env_restarts)
             self.seeds, self.env_step, self.update = run.seeds, run.env_step, run.updates
             self.metrics = run.metrics and {n: np.array(run.metrics[n]) for n in run.metrics}
         self.env_name, self.spaces = environment.name, environment.spaces
@@ -82,7 +84,6 @@ class Learners:
         raise NotImplementedError
 
     def _select(self, kept: np.ndarray) -> None:
-        """Keeps the seeds at these places."""
         raise NotImplementedError
 
     def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
@@ -113,10 +114,12 @@ class HostLearners(Learners):
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__(config, agent, next(iter(environments.values())), checkpoint)
-        restarts = [Restarts(seed, config.max_env_restarts) for seed in self.seeds]
+        limit, counts = config.max_env_restarts, self.env_restarts
         self.streams = [
-            EpisodeStream(environments[each.seed], each, config.bootstrap_at_time_limits)
-            for each in restarts
+            EpisodeStream(
+                environments[seed], Restarts(seed, limit, counts), config.bootstrap_at_time_limits
+            )
+            for seed in self.seeds
         ]
         self._pool = EnvironmentPool(make_environment, list(environments.values()))
 
@@ -145,7 +148,6 @@ class HostLearners(Learners):
         positions = dict(zip(self.seeds, checkpoint.run.episodes, strict=True))
 
         def follow(stream: EpisodeStream) -> bool:
-            stream.restarts.count = checkpoint.run.env_restarts.get(str(stream.seed), 0)
             arrays = (saved[f"{stream.seed}/{name}"] for name in ("actions", "obs"))
             return stream.restore(positions[stream.seed], *arrays)
 
@@ -225,10 +227,9 @@ class HostLearners(Learners):
 
     def _advance(self, transition: Transition) -> list[Event]:
         inputs = StepInputs(transition, self._obs(), self._keys, self._counters())  # pyright: ignore[reportArgumentType]
-        advanced = self._programs.advance(self.state, self.replay, inputs)
-        self.replay = advanced.replay
-        self._keep(advanced.learned)
-        self._actions, finite = jax.device_get((advanced.action, advanced.learned.finite))
+        self.replay, learned, action = self._programs.advance(self.state, self.replay, inputs)
+        self._keep(learned)
+        self._actions, finite = jax.device_get((action, learned.finite))
         finite = np.hstack([finite, _rows_finite(self._actions)])
         return self._check([*sorted(self.metrics), "action"], finite, self.env_step)
 

@@ -47,14 +47,6 @@ class Learned(NamedTuple):
     finite: Bool[Array, "seeds metrics"]
 
 
-class Advanced(NamedTuple):
-    """What `advance` leaves behind. All leaves lead with the axis of seeds."""
-
-    replay: Replay
-    learned: Learned
-    action: Float[Array, "seeds act"]
-
-
 class StepInputs(NamedTuple):
     """What one env step of every seed brings to the program."""
 
@@ -245,13 +237,13 @@ def learn(
 
 def advance(
     agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, inputs: StepInputs
-) -> Advanced:
+) -> tuple[Replay, Learned, Float[Array, "seeds act"]]:
     """Stores the transition, learns, acts on `next_obs` (paper, algorithm 1)."""
     transition, next_obs, keys, at = inputs
     replay = store_all(replay, transition, at)
     learned = learn(agent, config, state, replay, keys, at)
     action = explore(agent, learned.state, next_obs, keys, at)
-    return Advanced(replay, learned, action)
+    return replay, learned, action
 
 
 class Programs:
