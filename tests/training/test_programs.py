@@ -43,7 +43,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = empty_replay(CONFIG.storage, SPEC, len(seeds))
+        self.replay = empty_replay(CONFIG, SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):

@@ -16,7 +16,7 @@ from dime.training.host.episodes import (
     NOT_TRIED,
     why_not_repeatable,
 )
-from dime.training.run import Hooks, resume_run, start_run
+from dime.training.run import resume_run, start_run
 from tests.training.runs import SCHEDULE, position_of, status_of
 from tests.training.toy import NAME, TOY, ToyConfig
 from tests.training.walk import Walk
@@ -85,10 +85,13 @@ def test_a_run_says_once_that_its_resume_is_approximate(tmp_path, monkeypatch, c
     config = RunConfig(
         env="Worn", env_is_object=True, algorithm="toy", training=training, settings=ToyConfig()
     )
-    stop = Hooks(lambda record: record["env_step"] == 20)
+
+    def stop(record):
+        return record["env_step"] == 20
+
     assert start_run(config, Worn, tmp_path / "run", stop).state == "interrupted"
     stopped = status_of(tmp_path / "run")["resume"]
-    assert resume_run(tmp_path / "run", Worn, {}, Hooks()).state == "finished"
+    assert resume_run(tmp_path / "run", Worn, {}).state == "finished"
     assert stopped == status_of(tmp_path / "run")["resume"] == f"approximate: {KEEPS_STATE}"
     assert capsys.readouterr().out.count(KEEPS_STATE) == 1
     # Its evaluations were made in new environments, as this one is.
@@ -104,7 +107,7 @@ def toy_run(folder, make, stop_at, **options):
         training=replace(training, **options),
         settings=ToyConfig(),
     )
-    start_run(config, make, folder, Hooks(lambda record: record["env_step"] == stop_at))
+    start_run(config, make, folder, lambda record: record["env_step"] == stop_at)
     return status_of(folder)["resume"]
 
 
@@ -137,7 +140,7 @@ def test_a_run_without_evaluations_has_tried_nothing(tmp_path):
 def test_a_clean_trial_later_does_not_make_a_run_exact(tmp_path):
     before = toy_run(tmp_path / "run", Worn, 20)
     assert before == f"approximate: {KEEPS_STATE}"
-    resume_run(tmp_path / "run", Walk, {}, Hooks(progress=False))
+    resume_run(tmp_path / "run", Walk, {}, progress=False)
     assert status_of(tmp_path / "run")["resume"] == before
 
 

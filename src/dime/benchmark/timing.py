@@ -60,7 +60,7 @@ class UpdateTimer:
                 if leaf.dtype == jnp.float32
                 else leaf
             ),
-            empty_replay(self.config.storage, spec, num_seeds),
+            empty_replay(self.config, spec, num_seeds),
         )
         newest = Transition(*(ring[:, 0] for ring in self.replay))
         self.transition = jax.tree.map(np.asarray, newest)

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require, require_at_least
-from dime.training.replay import Storage
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
@@ -21,7 +20,7 @@ EnvLike = str | Callable[..., Any]
 def require_version(version: Any, where: object) -> None:
     """Raises `DimeError` unless this release reads this format version."""
     require(
-        isinstance(version, int) and version <= FORMAT_VERSION,
+        isinstance(version, int) and 1 <= version <= FORMAT_VERSION,
         f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
         "Upgrade: pip install --upgrade dime-rl",
     )
@@ -118,11 +117,6 @@ class TrainingConfig:
     def effective_capacity(self) -> int:
         """Transitions that this run can collect, at most `replay_capacity`."""
         return min(self.replay_capacity, self.num_env_steps)
-
-    @property
-    def storage(self) -> Storage:
-        """How the replay keeps its transitions."""
-        return Storage(self.effective_capacity, self.replay_dtype)
 
     @property
     def updates_per_turn(self) -> int:
@@ -269,13 +263,14 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         choices = ", ".join(map(str, arguments))
         require(value in arguments, f"{path} is {value!r}; it must be one of: {choices}.")
         return value
-    if hint is float and type(value) is int and abs(value) < 2**63:
+    found = type(value)
+    if hint is float and found is int and abs(value) < 2**63:
         return float(value)
     kind: Any = list | tuple if origin is tuple else origin or hint
-    name = getattr(origin or hint, "__name__", "any").replace("tuple", "list")
+    name = {list: "a list", tuple: "a list", dict: "a table"}.get(origin)
     require(
-        hint is Any or (isinstance(value, kind) and (hint is bool or not isinstance(value, bool))),
-        f"{path} is {value!r:.80}; it must be of type {name}.",
+        hint is Any or (issubclass(found, kind) and (found is bool) == (hint is bool)),
+        f"{path} is {value!r:.80}; it must be {name or f'of type {hint.__name__}'}.",
     )
     if origin in (list, tuple):
         return origin(_convert(item, arguments[0], path) for item in value)

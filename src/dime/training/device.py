@@ -26,7 +26,7 @@ from dime.training.checkpoint import (
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import Event, failure_of, state_of
+from dime.training.faults import Event
 from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeError,
@@ -124,7 +124,7 @@ def start(context: Context, keys: Key[Array, " seeds"]) -> DeviceState:
     agent, config = context.agent, context.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = empty_replay(config.storage, context.spec, num_seeds)
+    replay = empty_replay(config, context.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
     episodes = first_episodes(context.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)
@@ -367,8 +367,7 @@ class DeviceLearners(Learners):
         copied = jax.tree.map(
             lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), restored, fresh
         )
-        files, storage = checkpoint.replay_files, self.config.storage
-        replay = load_replay(files, self.seeds, storage, self.spec)
+        replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
         self._keep(copied._replace(replay=replay))
 
     def step(self, at_most: int) -> list[Event]:
@@ -414,9 +413,7 @@ class DeviceLearners(Learners):
 
     def recover(self, error: EpisodeError) -> list[Event]:
         """Removes the seed: such an environment would do the same again."""
-        seed, state = self.seeds[error.agent], state_of(self.state, error.agent)
-        failure = failure_of(seed, error.cause, self.env_name, self.env_step, state)
-        return self._without_failed([failure])
+        return self._without_failed([self._failure(error.agent, error.cause)])
 
     def episodes(self) -> list[EpisodePosition]:
         """Of every seed; for several environments the sum of numbers, the means of the others."""

@@ -1,4 +1,8 @@
-"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
+"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress.
+
+A listener has those methods that it uses: `step(env_step)`, `record(record)`, `message(text)`,
+`close()` at the end of a run, `leave()` before the process ends at once.
+"""
 
 import time
 import uuid
@@ -11,32 +15,13 @@ from typing import Any
 
 import rich.console
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from dime.errors import DimeError, describe
 from dime.training.records import write_bytes
 
 Record = dict[str, Any]
-
-
-class Listener:
-    """Does nothing; a listener overrides what it uses."""
-
-    def step(self, env_step: int) -> None:
-        """An env step was taken."""
-
-    def record(self, record: Record) -> None:
-        """A line was added to metrics.jsonl, or (if it has a `mode`) to evaluations.jsonl."""
-
-    def message(self, text: str) -> None:
-        """Something the user should read."""
-
-    def close(self) -> None:
-        """The run ends."""
-
-    def leave(self) -> None:
-        """The process ends at once."""
 
 
 def _scalars(record: Record) -> dict[str, float]:
@@ -54,14 +39,14 @@ def _scalars(record: Record) -> dict[str, float]:
     return scalars
 
 
-class TensorBoard(Listener):
-    """Event files, a folder per seed; events from `purge_step` on were cut off and are hidden.
+class TensorBoard:
+    """Event files, a folder per seed.
 
     Written without tensorboardX's `SummaryWriter`, whose thread dies on a full disk and then
     blocks whoever adds an event.
     """
 
-    def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
+    def __init__(self, folder: Path, seeds: tuple[int, ...]):
         self._writers: dict[int, EventsWriter] = {}
         for seed in seeds:
             place = folder / f"seed-{seed}"
@@ -69,10 +54,6 @@ class TensorBoard(Listener):
             # The name holds the time in seconds; the suffix keeps two starts in one second apart.
             suffix = f".{len(list(place.iterdir()))}"
             self._writers[seed] = EventsWriter(str(place / "events"), suffix)
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            for seed in seeds:
-                self._write(seed, Event(step=purge_step, session_log=start))
 
     def _write(self, seed: int, event: Event) -> None:
         event.wall_time = time.time()
@@ -104,7 +85,7 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-class WeightsAndBiases(Listener):
+class WeightsAndBiases:
     """Logs to a project of Weights & Biases; a resumed run continues the same one there."""
 
     @staticmethod
@@ -151,11 +132,11 @@ def return_text(value: float) -> str:
     return f"{value:.1f}" if value == 0.0 or 10.0 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-class Progress(Listener):
+class Progress:
     """How far the run is: one line at the bottom of a terminal, or a line every ten seconds."""
 
-    def __init__(self, num_env_steps: int, num_seeds: int):
-        self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
+    def __init__(self, num_env_steps: int):
+        self._num_env_steps = num_env_steps
         self._rate = 0.0  # env steps per second since the last refresh, smoothed
         self._returns: dict[int, float] = {}  # of each seed's newest training episode
         self._refreshed: tuple[float, int] | None = None  # when, and the env step
@@ -193,11 +174,10 @@ class Progress(Listener):
             if record["episode_return"] is not None:
                 self._returns[record["seed"]] = record["episode_return"]
             return
-        seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
         mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
-            f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
-            f"{count} episodes)"
+            f"env step {record['env_step']:>7,} seed {record['seed']}: return {mean} "
+            f"({record['mode']}, mean of {count} episodes)"
         )
         self._refreshed = None  # the pause is not part of the rate
 

@@ -21,7 +21,7 @@ import jax
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
 from dime.training.host.programs import initialise, seed_keys
-from dime.training.replay import Storage, empty_replay
+from dime.training.replay import empty_replay
 from dime.types import Agent, EnvSpec
 
 _DEFAULTS = {-1: 128 * 1024, -4: 65_536}  # mallopt: M_TRIM_THRESHOLD, M_MMAP_MAX (malloc.h)
@@ -86,11 +86,11 @@ def refuse_if_too_large(
     Counted are the replays, the minibatches that are drawn together, and the training states twice:
     an update has gradients and new parameters beside them.
     """
-    capacity, storage = config.effective_capacity, config.storage
-    replay = _bytes_of(partial(empty_replay, storage, spec))
+    capacity = config.effective_capacity
+    replay = _bytes_of(partial(empty_replay, config, spec))
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
     drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
-    state += drawn * _bytes_of(partial(empty_replay, Storage(1), spec))
+    state += drawn * _bytes_of(partial(empty_replay, TrainingConfig(replay_capacity=1), spec))
     seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:
         return

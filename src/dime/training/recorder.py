@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dime.training.checkpoint import FailedSeed, RunState
-from dime.training.listeners import Listener, Record
+from dime.training.listeners import Record
 from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
@@ -29,7 +29,7 @@ class Recorder:
         self,
         directory: RunDirectory,
         num_env_steps: int,
-        listeners: list[Listener],
+        listeners: list[Any],
         callback: Callable[[Record], Any] | None,
     ):
         self._directory = directory
@@ -87,7 +87,7 @@ class Recorder:
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
-        self._notify(lambda listener: listener.step(env_step))
+        self._notify("step", env_step)
 
     def metrics(self, env_step: int, updates: int, per_seed: list[Record]) -> None:
         """Adds a line per seed to metrics.jsonl, with the rates since the last ones."""
@@ -122,22 +122,23 @@ class Recorder:
 
     def _publish(self, name: str, record: Record) -> None:
         self._attempt(partial(self._files[name].append, record))
-        self._notify(lambda listener: listener.record(record))
+        self._notify("record", record)
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
     def message(self, text: str) -> None:
         """Shows something that the user should read."""
-        self._notify(lambda listener: listener.message(text))
+        self._notify("message", text)
 
-    def _notify(self, notify: Callable[[Listener], None]) -> None:
+    def _notify(self, event: str, *arguments: Any) -> None:
         """Notifies every listener; one that fails is left out from then on.
 
         A logger's service, its disk, or a terminal that has gone is no reason to stop training.
         """
         for listener in list(self._listeners):
             try:
-                notify(listener)
+                if hasattr(listener, event):
+                    getattr(listener, event)(*arguments)
             except Exception as error:
                 self._listeners.remove(listener)
                 with suppress(Exception):
@@ -179,7 +180,7 @@ class Recorder:
 
     def leave(self, text: str) -> None:
         """Prints a last message before the process ends at once."""
-        self._notify(lambda listener: listener.leave())
+        self._notify("leave")
         with suppress(OSError, ValueError):
             print(text, flush=True)
 
@@ -187,4 +188,4 @@ class Recorder:
         """Closes files and listeners."""
         for file in self._files.values():
             file.close()
-        self._notify(lambda listener: listener.close())
+        self._notify("close")

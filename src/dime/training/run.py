@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from dime.training.device import DeviceLearners, first_episodes
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners, OverlapLearners
 from dime.training.host.programs import initialise, seed_keys
-from dime.training.listeners import Listener, Progress, Record, TensorBoard, WeightsAndBiases
+from dime.training.listeners import Progress, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.machine import (
     dispatch_from_this_thread,
@@ -80,7 +79,8 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
         How the run ended.
 
     Raises:
-        DimeError: the request cannot be fulfilled; no folder was made.
+        DimeError: the request cannot be fulfilled; no folder was made, except if a logger did not
+            start.
         RunFailedError: a seed failed.
         KeyboardInterrupt, SystemExit: a signal stopped the run, after it was saved.
 
@@ -93,7 +93,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     """
     config = make_config(env, algorithm, preset, env_kwargs, **options)
     place = Path(run_dir) if run_dir else None
-    return _checked(start_run(config, env, place, Hooks(callback, progress)))
+    return _checked(start_run(config, env, place, callback, progress))
 
 
 def resume(
@@ -124,8 +124,7 @@ def resume(
     """
     for name in changes:
         choose("option of a resumed run", name, CHANGEABLE)
-    hooks = Hooks(callback, progress)
-    return _checked(resume_run(Path(run_dir), env, changes, hooks))
+    return _checked(resume_run(Path(run_dir), env, changes, callback, progress))
 
 
 def _checked(result: RunResult) -> RunResult:
@@ -139,24 +138,19 @@ def _checked(result: RunResult) -> RunResult:
     return result
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What a run calls and shows besides writing its files."""
-
-    callback: Callback | None = None
-    """Receives every record; a true result stops the run."""
-    progress: bool = True
-    """Whether to show how far the run is."""
-    before_start: Callable[[RunConfig], None] | None = None
-    """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
-
-
 CHANGEABLE = ("num_env_steps", "max_env_restarts", "env_process", "env_timeout_s")
 """Options of a run that may change when it is resumed."""
 
 
-def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hooks) -> RunResult:
-    """A new run; what can be refused is refused before its folder is made.
+def start_run(
+    config: RunConfig,
+    env: EnvLike,
+    run_dir: Path | None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    before_start: Callable[[RunConfig], None] | None = None,
+) -> RunResult:
+    """A new run; all but a logger is checked before `before_start`, and before its folder is made.
 
     Without `run_dir` it goes to a new folder below `runs`.
     """
@@ -166,23 +160,24 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
     with _environments(config, env) as environments:
         require_support(config, environments[0])
         agent = _agent(config, environments[0], len(config.training.seeds))
-        if hooks.before_start is not None:
-            hooks.before_start(config)
-        existed = run_dir is not None and run_dir.exists()
+        if before_start is not None:
+            before_start(config)
         if run_dir:
             directory = RunDirectory.create(run_dir, config.to_json())
         else:
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
-            with directory.removed_on_failure(keep_empty=existed):
-                learners = _learners(config, env, environments, agent, None)
-                prepared = _loop(config, directory, environments[0], learners, hooks)
-                loop = stack.enter_context(prepared)
-            return loop.run(None)
+            learners = _learners(config, env, environments, agent, None)
+            prepared = _loop(config, directory, environments[0], learners, callback, progress)
+            return stack.enter_context(prepared).run(None)
 
 
 def resume_run(
-    run_dir: Path, env: EnvLike | None, changes: dict[str, Any], hooks: Hooks
+    run_dir: Path,
+    env: EnvLike | None,
+    changes: dict[str, Any],
+    callback: Callback | None = None,
+    progress: bool = True,
 ) -> RunResult:
     """Continues a run, or restarts it if no checkpoint was ever completed.
 
@@ -217,8 +212,8 @@ def resume_run(
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         learners = _learners(changed, env, environments, agent, checkpoint)
-        loop = stack.enter_context(_loop(changed, directory, environments[0], learners, hooks))
-        return loop.run(checkpoint)
+        prepared = _loop(changed, directory, environments[0], learners, callback, progress)
+        return stack.enter_context(prepared).run(checkpoint)
 
 
 def _prepare(config: RunConfig) -> None:
@@ -360,20 +355,20 @@ def _loop(
     directory: RunDirectory,
     environment: Environment,
     learners: HostLearners | DeviceLearners,
-    hooks: Hooks,
+    callback: Callback | None,
+    progress: bool,
 ) -> Iterator[Loop]:
     """The loop from the learners' env step on; inside, signals ask it to stop."""
-    env_step, training = learners.env_step, config.training
-    directory.add_provenance(env_step)
-    listeners: list[Listener] = []
+    training = config.training
+    directory.add_provenance(learners.env_step)
+    listeners: list[Any] = []
     if training.wandb_project is not None:  # first: it may fail, and the others hold open files
         listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
     if training.tensorboard:
-        purge_step = env_step + 1 if env_step else None
-        listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
-    if hooks.progress:  # last: it takes the terminal
-        listeners.append(Progress(training.num_env_steps, len(training.seeds)))
-    recorder = Recorder(directory, training.num_env_steps, listeners, hooks.callback)
+        listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds))
+    if progress:  # last: it takes the terminal
+        listeners.append(Progress(training.num_env_steps))
+    recorder = Recorder(directory, training.num_env_steps, listeners, callback)
     with closing(recorder):
         if warning := time_limit_warning(environment):
             recorder.message(warning)

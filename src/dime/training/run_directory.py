@@ -90,18 +90,6 @@ class RunDirectory:
                 return cls.create(place / (stamp if number == 1 else f"{stamp}-{number}"), config)
         raise AssertionError("there is always another name")
 
-    @contextmanager
-    def removed_on_failure(self, keep_empty: bool) -> Iterator[None]:
-        """If anything is raised inside, this new run is removed, so that its name is free."""
-        try:
-            yield
-        except BaseException:
-            for entry in self.path.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if not keep_empty:
-                self.path.rmdir()
-            raise
-
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
         """An existing run; refuses a folder that is none, or one of a newer release."""

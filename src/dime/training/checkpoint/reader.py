@@ -27,9 +27,9 @@ from dime.training.checkpoint import (
     Segment,
     require_layout,
 )
-from dime.training.config import from_table, require_version
+from dime.training.config import TrainingConfig, from_table, require_version
 from dime.training.records import parse_json, read_small
-from dime.training.replay import Replay, Storage, empty_replay, within_range
+from dime.training.replay import Replay, empty_replay, within_range
 from dime.types import EnvSpec
 
 _WRONG_CONTENT = (
@@ -198,10 +198,10 @@ def read_rows(file: Path, seeds: list[int]) -> Arrays:
 
 
 def load_replay(
-    files: list[tuple[Path, int]], seeds: list[int], storage: Storage, spec: EnvSpec
+    files: list[tuple[Path, int]], seeds: list[int], config: TrainingConfig, spec: EnvSpec
 ) -> Replay:
     """The rings of these seeds from `files` with the number of each one's first transition."""
-    empty = jax.eval_shape(lambda: empty_replay(storage, spec))
+    empty = jax.eval_shape(lambda: empty_replay(config, spec))
     rings = {
         name: np.zeros((len(seeds), *ring.shape), ring.dtype)
         for name, ring in empty._asdict().items()
@@ -209,7 +209,7 @@ def load_replay(
     for file, start in files:
         arrays = read_rows(file, seeds)
         for name, ring in rings.items():
-            _put(ring, arrays[name], start % storage.capacity)
+            _put(ring, arrays[name], start % config.effective_capacity)
     # Copied: the rings are donated to compiled programs, which must own them. One by one, so that
     # there is never a second replay.
     return Replay(**{name: jnp.array(rings.pop(name), copy=True) for name in list(rings)})

@@ -1,13 +1,15 @@
 """The environment's side of a run: one stream of episodes per seed."""
 
 import random
+import traceback
 from typing import NamedTuple
 
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError, describe
 from dime.training.checkpoint import EpisodePosition
-from dime.training.faults import Restarts
+from dime.training.faults import Event
 
 TRAINING, EVALUATION = range(2)
 
@@ -34,17 +36,48 @@ class Observed(NamedTuple):
 class EpisodeStream:
     """A seed's training environment, one episode after the other.
 
-    If the environment raises, it is re-created and the episode is cut, as long as `restarts` has
-    some left; after that its error is raised, and the stream is as before. `obs` is the observation
-    to act on next.
+    If the environment raises, it is re-created and the episode is cut, up to `max_restarts` times
+    (also counted in `restarts` by seed, as run.json has them); after that its error is raised, and
+    the stream is as before. `obs` is the observation to act on next.
     """
 
-    def __init__(self, env: Environment, restarts: Restarts, bootstrap_at_time_limits: bool = True):
-        self.env, self.restarts, self.seed = env, restarts, restarts.seed
+    def __init__(
+        self,
+        env: Environment,
+        seed: int,
+        max_restarts: int,
+        restarts: dict[str, int],
+        bootstrap_at_time_limits: bool = True,
+    ):
+        self.env, self.seed = env, seed
+        self.max_restarts, self.restarts = max_restarts, restarts
+        self.warnings: list[Event] = []
         self.bootstrap_at_time_limits = bootstrap_at_time_limits
         self.last_return: float | None = None
         self.last_length: int | None = None
         self._begin(0, np.zeros(env.obs_dim, np.float32))
+
+    def take_restart(self, error: Exception, cost: str = "the episode is cut") -> bool:
+        """Counts one and warns of it; False if none is left, and nothing is counted.
+
+        Also if the environment broke its own rules (a NaN, another shape): it would again, and
+        its answer must not be hidden.
+        """
+        count = self.restarts.get(str(self.seed), 0)
+        if isinstance(error, DimeError) or count >= self.max_restarts:
+            return False
+        self.restarts[str(self.seed)] = count + 1
+        text = (
+            f"warning: {self.env.name} raised {describe(error).rstrip('.')}. It is re-created for "
+            f"seed {self.seed} ({count + 1} of {self.max_restarts} times), and {cost}.\n"
+        )
+        self.warnings.append(text + "".join(traceback.format_exception(error)))
+        return True
+
+    def fetch_warnings(self) -> list[Event]:
+        """Those since the last call."""
+        fetched, self.warnings = self.warnings, []
+        return fetched
 
     def begin(self) -> None:
         """Resets the environment for the episode `self.number`."""
@@ -61,7 +94,7 @@ class EpisodeStream:
         After an `error` the environment is re-created first.
         """
         while True:
-            if error is not None and not self.restarts.take(self.env.name, error):
+            if error is not None and not self.take_restart(error):
                 raise error
             try:
                 if error is not None:

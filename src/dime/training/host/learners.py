@@ -1,5 +1,6 @@
 """Agents whose environments are stepped by Python, one env step after the other."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError, describe
 from dime.training.checkpoint import (
     Arrays,
     Checkpoint,
@@ -18,15 +20,7 @@ from dime.training.checkpoint import (
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import (
-    Event,
-    Restarts,
-    SeedFailure,
-    failure_of,
-    poisoned,
-    state_of,
-    survivors,
-)
+from dime.training.faults import Event, SeedFailure, state_of
 from dime.training.host.episodes import EpisodeStream, Observed
 from dime.training.host.evaluation import (
     Actions,
@@ -86,13 +80,38 @@ class Learners:
     def _select(self, kept: np.ndarray) -> None:
         raise NotImplementedError
 
+    def _failure(self, index: int, error: Exception) -> SeedFailure:
+        """That of the seed at this place, of which its environment's error is the reason."""
+        reason, details = str(error), ""
+        if not isinstance(error, DimeError):
+            reason = f"{self.env_name} raised {describe(error)}"
+            details = "".join(traceback.format_exception(error))
+        reason = f"{reason} (after env step {self.env_step})"
+        state = state_of(self.state, index)
+        return SeedFailure(self.seeds[index], self.env_step, reason, details, False, state)
+
+    def _poisoned(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
+        """The failures of seeds for which not all is `finite`, (seeds, quantities).
+
+        `env_steps` says when: one for all seeds, or one for each.
+        """
+        failures: list[Event] = []
+        for index in np.flatnonzero(~finite.all(axis=1)).tolist():
+            env_step = int(np.broadcast_to(env_steps, len(self.seeds))[index])
+            names = ", ".join(quantities[i] for i in np.flatnonzero(~finite[index]))
+            reason = f"{names} became NaN or infinite at env step {env_step}"
+            state = state_of(self.state, index)
+            failures.append(SeedFailure(self.seeds[index], env_step, reason, "", True, state))
+        return failures
+
     def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
-        return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
+        return self._without_failed(self._poisoned(quantities, finite, env_steps))
 
     def _without_failed(self, events: list[Event]) -> list[Event]:
         """Removes failed seeds and compiles for the others."""
-        kept = survivors(self.seeds, events)
-        if kept is not None:
+        failed = {event.seed for event in events if isinstance(event, SeedFailure)}
+        kept = np.array([i for i, seed in enumerate(self.seeds) if seed not in failed], int)
+        if 0 < len(kept) < len(self.seeds):
             self._select(kept)
             self.seeds = [self.seeds[place] for place in kept]
             self.compile()
@@ -114,11 +133,9 @@ class HostLearners(Learners):
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__(config, agent, next(iter(environments.values())), checkpoint)
-        limit, counts = config.max_env_restarts, self.env_restarts
+        limit, bootstrap = config.max_env_restarts, config.bootstrap_at_time_limits
         self.streams = [
-            EpisodeStream(
-                environments[seed], Restarts(seed, limit, counts), config.bootstrap_at_time_limits
-            )
+            EpisodeStream(environments[seed], seed, limit, self.env_restarts, bootstrap)
             for seed in self.seeds
         ]
         self._pool = EnvironmentPool(make_environment, list(environments.values()))
@@ -133,15 +150,14 @@ class HostLearners(Learners):
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             return self._restore(checkpoint)
-        self.replay = empty_replay(self.config.storage, self.spec, len(self.seeds))
+        self.replay = empty_replay(self.config, self.spec, len(self.seeds))
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         _, events = self._attempt(lambda stream: stream.begin())
         self._choose_actions()
         return self._without_failed(events)
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
-        files, storage = checkpoint.replay_files, self.config.storage
-        self.replay = load_replay(files, self.seeds, storage, self.spec)
+        self.replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
         state = from_arrays(checkpoint.state, self._programs.state_shape)
         self.state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
         saved = checkpoint.episodes
@@ -172,17 +188,11 @@ class HostLearners(Learners):
                 done[stream.seed] = do(stream)
             except Exception as error:  # whatever a user's environment raises
                 events.append(self._failure(index, error))
-            events += stream.restarts.fetch()
+            events += stream.fetch_warnings()
         return done, events
-
-    def _failure(self, index: int, error: Exception) -> Event:
-        stream = self.streams[index]
-        state = state_of(self.state, index)
-        return failure_of(stream.seed, error, stream.env.name, self.env_step, state)
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, its updates, and the choice of the next actions."""
-        self._start_environments()
         observed, events = self._step_environments()
         if not observed:
             return events
@@ -191,13 +201,10 @@ class HostLearners(Learners):
             return events + self._advance(transition)
         return events + self._store_and_act(transition)
 
-    def _start_environments(self) -> None:
-        """Environments in other processes begin the step."""
-        for stream, action in zip(self.streams, self._actions, strict=True):
-            stream.env.start_step(action)
-
     def _step_environments(self) -> tuple[dict[int, Observed], list[Event]]:
         actions = dict(zip(self.seeds, self._actions, strict=True))
+        for stream in self.streams:
+            stream.env.start_step(actions[stream.seed])  # in other processes it begins
         return self._attempt(lambda stream: stream.step(actions[stream.seed]))
 
     def _complete(self, observed: dict[int, Observed], events: list[Event]) -> Transition:
@@ -263,8 +270,8 @@ class HostLearners(Learners):
         """Counts a restart before an evaluation is repeated; removes the seed if none is left."""
         self._pool.close()  # one of its environments may be broken
         stream = self.streams[error.agent]
-        if stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated"):
-            return stream.restarts.fetch()
+        if stream.take_restart(error.cause, "the evaluation is repeated"):
+            return stream.fetch_warnings()
         return self._without_failed([self._failure(error.agent, error.cause)])
 
     def close(self) -> None:
@@ -303,7 +310,6 @@ class OverlapLearners(HostLearners):
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, the updates of the one before, the next actions."""
-        self._start_environments()
         learned = None
         if self.config.learns_after(self.env_step) and self._learned_step < self.env_step:
             # Sent off; nothing here waits for it.
@@ -313,7 +319,7 @@ class OverlapLearners(HostLearners):
         observed, events = self._step_environments()
         if learned is not None:
             quantities, finite = sorted(learned.metrics), np.asarray(learned.finite)
-            events += poisoned(self.seeds, self.state, quantities, finite, self.env_step)
+            events += self._poisoned(quantities, finite, self.env_step)
         failed = {event.seed for event in events if isinstance(event, SeedFailure)}
         if failed >= set(self.seeds):
             return events

@@ -254,7 +254,7 @@ class Programs:
         inputs, evaluation = jax.eval_shape(example)
         keys = inputs.keys
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        replay = jax.eval_shape(lambda: empty_replay(config.storage, spec, num_seeds))
+        replay = jax.eval_shape(lambda: empty_replay(config, spec, num_seeds))
 
         compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, inputs.next_obs, inputs.at
