@@ -420,10 +420,9 @@ class DeviceLearners(Learners):
         episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
         return [_of_seed(episodes, index) for index in range(len(self.seeds))]
 
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, the environments' states, and a mark that these are on the device."""
-        episodes = to_arrays((self._now.episodes, self._now.action))
-        return to_arrays(self.state), episodes, {"on_device": True}
+    def snapshot(self) -> tuple[Arrays, Arrays]:
+        """The state's arrays, and the environments' states."""
+        return to_arrays(self.state), to_arrays((self._now.episodes, self._now.action))
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -55,16 +55,13 @@ class TensorBoard:
             suffix = f".{len(list(place.iterdir()))}"
             self._writers[seed] = EventsWriter(str(place / "events"), suffix)
 
-    def _write(self, seed: int, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writers[seed].write_event(event)
-        self._writers[seed].flush()
-
     def record(self, record: Record) -> None:
         """Adds the record's numbers."""
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in _scalars(record).items()]
-        event = Event(step=record["env_step"], summary=Summary(value=values))
-        self._write(record["seed"], event)
+        summary = Summary(value=values)
+        writer = self._writers[record["seed"]]
+        writer.write_event(Event(step=record["env_step"], wall_time=time.time(), summary=summary))
+        writer.flush()
 
     def close(self) -> None:
         """Closes the files."""

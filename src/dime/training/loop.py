@@ -136,8 +136,14 @@ class Loop:
 
     def _status(self, state: str, reason: str | None = None) -> None:
         saved = self._last_saved[0] if self._last_saved else None
-        position = self.learners.env_step, self.learners.update, saved
-        self.recorder.status(state, reason, position, self.learners.env_restarts)
+        position = {
+            "env_step": self.learners.env_step,
+            "updates": self.learners.update,
+            "num_env_steps": self.config.num_env_steps,
+            "checkpoint_env_step": saved,
+            "env_restarts": self.learners.env_restarts,
+        }
+        self.recorder.status(state, reason, position)
 
     def _leave(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -149,8 +155,7 @@ class Loop:
         self.recorder.leave(f"{text} Continue with: dime resume {self.directory.path}")
 
     def _stop_if_signalled(self) -> None:
-        number = self.interruption.requested
-        if number is not None:
+        if (number := self.interruption.requested) is not None:
             raise _Stop(signal.Signals(number).name, number)
 
     def _due(self, interval: int) -> bool:
@@ -170,8 +175,7 @@ class Loop:
         # Recorded together: an evaluation cut short is repeated, and leaves no record.
         for record in [r for mode in self.config.evaluation_modes for r in self._evaluate(mode)]:
             self.recorder.evaluation(record)
-        reason = self.learners.unrepeatable
-        if reason is not None and self.recorder.unrepeatable is None:
+        if self.recorder.unrepeatable is None and (reason := self.learners.unrepeatable):
             self.recorder.message(repeat_warning(self.learners.env_name, reason))
             self.recorder.unrepeatable = reason
         self._last_evaluation_step = env_step
@@ -203,12 +207,8 @@ class Loop:
         episodes = zip(self.learners.seeds, self.learners.episodes(), strict=True)
         for index, (seed, episode) in enumerate(episodes):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
-            line = {
-                "seed": seed,
-                "episodes": episode.number,
-                "episode_return": episode.last_return,
-                "episode_length": episode.last_length,
-            }
+            line = {"seed": seed, "episodes": episode.number}
+            line |= {"episode_return": episode.last_return, "episode_length": episode.last_length}
             lines.append(line | measured)
             if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
@@ -251,7 +251,7 @@ class Loop:
         if position == self._last_saved:
             return True
         env_step, metrics = learners.env_step, jax.device_get(learners.metrics)
-        state, episodes, more = learners.snapshot()
+        state, episodes = learners.snapshot()
         try:
             run = RunState(
                 env_step=env_step,
@@ -263,7 +263,8 @@ class Loop:
                 env_restarts=learners.env_restarts,
                 metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},
                 **self.recorder.position(),
-                **more,
+                learnt_env_step=learners.learned_step,
+                on_device=isinstance(learners, DeviceLearners),
             )
             segments = self._replay_saver.save(learners.replay, env_step, learners.seeds)
             self.directory.checkpoints.save(state, episodes, run, segments)

@@ -23,12 +23,10 @@ def exit_code(number: int) -> int:
 class Interruption:
     """Notices signals while it is entered (in the main thread; elsewhere it does nothing).
 
-    `requested` is the first signal's number, which the loop checks between its steps. A second
-    signal ends the process at once, except SIGHUP: a closed terminal sends several, and service
-    managers send one after SIGTERM. `leaving_at_once`, during compilation, so does the first.
-    `leave` is called with the signal's number before that. A thread does all this, woken by the
-    C-level handler: Python's own handlers wait for the main thread, which compilation can hold for
-    minutes, and raising from one in the middle of it causes a segmentation fault.
+    `requested` is the first signal's number, which the loop checks between its steps. A second one
+    ends the process at once, after `leave(number)`; except SIGHUP, of which a closed terminal
+    sends several. A thread does this, woken by the C-level handler: Python's own handlers wait for
+    the main thread, which compilation can hold for minutes.
     """
 
     def __init__(self, leave: Callable[[int], None]) -> None:

@@ -28,18 +28,13 @@ class Recorder:
     def __init__(
         self,
         directory: RunDirectory,
-        num_env_steps: int,
         listeners: list[Any],
         callback: Callable[[Record], Any] | None,
     ):
-        self._directory = directory
-        self._num_env_steps = num_env_steps
-        self._listeners = listeners
-        self._callback = callback
+        self._directory, self._listeners, self._callback = directory, listeners, callback
         self._process = this_process()
         files = (directory.metrics_file, directory.evaluations_file)
         self._files = {file.name: RecordFile(file) for file in files}
-        self._wall_time_before = 0.0
         self._began = self._window_began = time.monotonic()
         self._window_start = (0, 0)
         self.last_evaluation: dict[str, dict[str, float]] = {}
@@ -50,7 +45,7 @@ class Recorder:
     @property
     def wall_time_s(self) -> float:
         """Seconds that the run took so far, in all its processes."""
-        return self._wall_time_before + time.monotonic() - self._began
+        return time.monotonic() - self._began
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint keeps of the records; they are on the disk when this returns."""
@@ -60,18 +55,16 @@ class Recorder:
 
     def restore(self, run: RunState) -> None:
         """Cuts the records at a checkpoint's position, and says so."""
-        self._wall_time_before = run.wall_time_s
+        self._began -= run.wall_time_s
         for name in _KEPT:
             setattr(self, name, getattr(run, name))
         self._window_start = (run.env_step, run.updates)
         for name, size in run.record_bytes.items():
             path = self._files[name].path
             if path.stat().st_size < size:
-                lost = f"records of before env step {run.env_step} are missing"
-                self.message(f"warning: {path} is damaged: {lost}.")
+                self.message(f"warning: {path} is damaged: records are missing.")
         if num_cut := self._cut(run.record_bytes):
-            newer = f"records newer than env step {run.env_step}"
-            self.message(f"{num_cut} {newer} went to discarded.jsonl.")
+            self.message(f"{num_cut} records newer than the checkpoint went to discarded.jsonl.")
 
     def restart(self) -> None:
         """Sets aside the records of a process that never came to a checkpoint."""
@@ -82,7 +75,7 @@ class Recorder:
         return sum(cut_records(self._files[name].path, n, discarded) for name, n in sizes.items())
 
     def start(self) -> None:
-        """Rates are counted from here on (compilation is behind)."""
+        """Rates are counted from here on."""
         self._window_began = time.monotonic()
 
     def step(self, env_step: int) -> None:
@@ -149,15 +142,8 @@ class Recorder:
                     "no more records in this process. Training continues."
                 )
 
-    def status(
-        self,
-        state: str,
-        reason: str | None,
-        position: tuple[int, int, int | None],
-        env_restarts: dict[str, int],
-    ) -> None:
-        """Replaces status.json; `position`: env step, updates, env step of the checkpoint."""
-        env_step, updates, checkpoint = position
+    def status(self, state: str, reason: str | None, position: dict[str, Any]) -> None:
+        """Replaces status.json."""
         # Whether episodes repeat is tried when a run first evaluates.
         resume = "exact" if self.last_evaluation else "not tried"
         if self.unrepeatable is not None:
@@ -165,14 +151,10 @@ class Recorder:
         content = {
             "state": state,
             "reason": reason,
-            "env_step": env_step,
-            "updates": updates,
-            "num_env_steps": self._num_env_steps,
-            "checkpoint_env_step": checkpoint,
+            **position,
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": {seed: asdict(failed) for seed, failed in self.failed_seeds.items()},
-            "env_restarts": env_restarts,
             "resume": resume,
             "process": self._process,
         }

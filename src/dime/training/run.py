@@ -318,8 +318,8 @@ def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
 @contextmanager
 def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]]:
     """A training environment for each seed, closed at the end."""
+    make_environment = environment_maker(config, env)
     with ExitStack() as stack:
-        make_environment = environment_maker(config, env)
         try:
             made = [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
         except EnvironmentProcessError as error:
@@ -368,7 +368,7 @@ def _loop(
         listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds))
     if progress:  # last: it takes the terminal
         listeners.append(Progress(training.num_env_steps))
-    recorder = Recorder(directory, training.num_env_steps, listeners, callback)
+    recorder = Recorder(directory, listeners, callback)
     with closing(recorder):
         if warning := time_limit_warning(environment):
             recorder.message(warning)

@@ -101,10 +101,9 @@ def read_manifest(path: Path) -> Manifest:
 
 @contextmanager
 def _explained(file: Path) -> Iterator[None]:
-    """Inside, any error about a file becomes a `DimeError` that names it, if possible as damage.
+    """Inside, any error about a file becomes a `DimeError` that names it.
 
-    What cannot be read now (too many open files, no permission, a share that is away) may be
-    whole, and must not be set aside.
+    Only damage is a `DamagedError`: what cannot be read now may be whole, and is not set aside.
     """
     try:
         yield

@@ -55,8 +55,7 @@ class CheckpointFolder:
     """The checkpoints of one run."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.replay_folder = folder / "replay"
+        self.folder, self.replay_folder = folder, folder / "replay"
 
     def steps(self) -> list[Path]:
         """Folders of complete checkpoints, newest first."""

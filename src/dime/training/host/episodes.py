@@ -107,8 +107,7 @@ class EpisodeStream:
         """Takes a step; begins the next episode if this one ends.
 
         `next_obs` of the result is the true successor, also at the end of an episode. If the
-        environment was re-created, the same action is taken in the new episode: each step gives one
-        transition, and for an off-policy learner it is one like any other.
+        environment was re-created, the action is taken in the new episode: one transition per step.
         """
         while True:
             try:
@@ -135,9 +134,8 @@ class EpisodeStream:
     def restore(self, position: EpisodePosition, actions: np.ndarray, obs: np.ndarray) -> bool:
         """Replays the episode in progress; False if the environment did not follow.
 
-        Physics engines keep more than their visible state (MuJoCo: a warm start), so the episode
-        is stepped again from its seed. An environment that its seed does not determine ends up
-        elsewhere than at `obs`; then the episode in progress is cut and the next one begins.
+        Physics engines keep more than their visible state, so the episode is stepped again from its
+        seed. If that ends elsewhere than at `obs`, it is cut and the next one begins.
         """
         self.last_return, self.last_length = position.last_return, position.last_length
         error: Exception | None = None
@@ -189,11 +187,9 @@ def why_not_repeatable(env: Environment) -> str | None:
 
 def repeat_warning(name: str, reason: str) -> str:
     """What to say of an environment that does not repeat its episodes."""
-    if reason == NOT_TRIED:
-        return f"note: {name}: {reason}; a resumed run may differ from an uninterrupted one."
     return (
-        f"warning: {name}: {reason}. A resumed run is therefore approximate: it differs from an "
-        f"uninterrupted one, and evaluations use new environments (docs/environments.md)."
+        f"warning: {name}: {reason}. A resumed run may therefore differ from an uninterrupted one "
+        "(docs/environments.md)."
     )
 
 

@@ -65,10 +65,7 @@ class EpisodeError(Exception):
 
 
 class EnvironmentPool:
-    """Environments for evaluations, made when they are first needed.
-
-    `unrepeatable` says why their episodes do not follow from their seeds, once that was tried.
-    """
+    """Environments for evaluations, made when they are first needed."""
 
     def __init__(self, make: Callable[[], Environment], training: list[Environment]):
         self._make, self._training = make, training

@@ -54,6 +54,8 @@ class Learners:
     """Of the newest updates, each leading with the axis of seeds; None before the first."""
     unrepeatable: str | None = None
     """Why episodes do not follow from their seeds; None if nothing is known against it."""
+    learned_step: int | None = None
+    """With `--overlap`: the env step whose updates were made last."""
 
     def __init__(
         self,
@@ -282,15 +284,15 @@ class HostLearners(Learners):
         """Of every seed."""
         return [stream.position() for stream in self.streams]
 
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, those of the episodes in progress, and what else `run.json` keeps."""
+    def snapshot(self) -> tuple[Arrays, Arrays]:
+        """The state's arrays, and those of the episodes in progress."""
         episodes: Arrays = {}
         for stream, action in zip(self.streams, self._actions, strict=True):
             taken = np.array(stream.actions, np.float32).reshape(-1, self.spec.action_dim)
             episodes[f"{stream.seed}/actions"] = taken
             episodes[f"{stream.seed}/obs"] = stream.obs
             episodes[f"{stream.seed}/next_action"] = action
-        return to_arrays(self.state), episodes, {}
+        return to_arrays(self.state), episodes
 
 
 class OverlapLearners(HostLearners):
@@ -299,23 +301,22 @@ class OverlapLearners(HostLearners):
     The updates of an env step are made while the environments take the next one.
     """
 
-    # The newest env step whose updates were made. It is saved: an environment that fails may leave
-    # its learner ahead, and nothing must be learned twice.
-    _learned_step = 0
+    # Saved: an environment that fails may leave its learner ahead; nothing must be learned twice.
+    learned_step: int | None = 0
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         learned = checkpoint.run.learnt_env_step
-        self._learned_step = self.env_step if learned is None else learned
+        self.learned_step = self.env_step if learned is None else learned
         return super()._restore(checkpoint)
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, the updates of the one before, the next actions."""
         learned = None
-        if self.config.learns_after(self.env_step) and self._learned_step < self.env_step:
+        if self.config.learns_after(self.env_step) and (self.learned_step or 0) < self.env_step:
             # Sent off; nothing here waits for it.
             learned = self._programs.learn(self.state, self.replay, self._keys, self._counters())
             self._keep(learned)
-            self._learned_step = self.env_step
+            self.learned_step = self.env_step
         observed, events = self._step_environments()
         if learned is not None:
             quantities, finite = sorted(learned.metrics), np.asarray(learned.finite)
@@ -324,11 +325,6 @@ class OverlapLearners(HostLearners):
         if failed >= set(self.seeds):
             return events
         return events + self._store_and_act(self._complete(observed, events))
-
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """As in `HostLearners`, and how far learning lags."""
-        state, episodes, run = super().snapshot()
-        return state, episodes, run | {"learnt_env_step": self._learned_step}
 
 
 def _rows_finite(actions: np.ndarray) -> np.ndarray:
