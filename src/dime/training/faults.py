@@ -1,4 +1,4 @@
-"""Faults that do not end a run: environments that raise, seeds that fail, a support too narrow."""
+"""Faults that do not end a run: seeds that fail, a support too narrow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
