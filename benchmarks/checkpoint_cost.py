@@ -23,10 +23,11 @@ from dime.envs.registry import make
 from dime.training.checkpoint import EpisodePosition, RunState, to_arrays
 from dime.training.checkpoint.reader import load_replay
 from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
+from dime.training.config import TrainingConfig
 from dime.training.host.programs import initialise, seed_keys
 from dime.training.presets import preset_settings
 from dime.training.records import write_json
-from dime.training.replay import Replay, Storage
+from dime.training.replay import Replay
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38)
@@ -94,7 +95,7 @@ def measure(folder: Path, capacity: int) -> dict:
     pauses += [save(capacity + k * INTERVAL) for k in range(1, 5)]
     began = time.perf_counter()
     loaded, _ = checkpoints.load_newest()
-    restored = load_replay(loaded.replay_files, [0], Storage(capacity), SPEC)
+    restored = load_replay(loaded.replay_files, [0], TrainingConfig(replay_capacity=capacity), SPEC)
     jax.block_until_ready(restored)
     restore_s = time.perf_counter() - began
     state_bytes = sum(array.nbytes for array in to_arrays(state).values())

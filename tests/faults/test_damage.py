@@ -8,7 +8,7 @@ import pytest
 import dime
 from dime.cli.main import main
 from dime.errors import DimeError
-from dime.training.run import Changes, Hooks, resume_run
+from dime.training.run import resume_run
 from tests.training.runs import (
     arrays_of,
     assert_same_run,
@@ -62,7 +62,7 @@ def test_resume_uses_the_newest_intact_one_and_says_so(run, place, capsys, strai
     file = own_files(run)[place]
     flip(file)
     with shared_programs():
-        assert resume_run(run, walks(), Changes(), Hooks(progress=False)).state == "finished"
+        assert resume_run(run, walks(), {}, progress=False).state == "finished"
     out = capsys.readouterr().out
     assert f"warning: {file} is damaged" in out
     assert "warning: Continuing from the checkpoint at env step 30 instead." in out

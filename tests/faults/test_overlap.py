@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-import dime.training.host.learners
 from dime.envs.environment import Environment
 from dime.training.host.learners import HostLearners, OverlapLearners
 from dime.training.presets import make_config
@@ -148,11 +147,11 @@ def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after
 
     note(OverlapLearners, "_keep")
     note(OverlapLearners, "_step_environments")
-    note(dime.training.host.learners, "poisoned")
+    note(OverlapLearners, "_poisoned")
     note(OverlapLearners, "_store_and_act")
     after(FIRST + 1, overlap=True)
     last = order[order.index("_keep") :]
-    assert last == ["_keep", "_step_environments", "poisoned", "_store_and_act", "poisoned"]
+    assert last == ["_keep", "_step_environments", "_poisoned", "_store_and_act", "_poisoned"]
 
 
 def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError
-from dime.training.faults import Restarts
 from dime.training.host.episodes import EpisodeStream
 from dime.training.host.evaluation import evaluation_seeds
 from tests.training.flaky import Chance, Flaky, Slipped
@@ -45,7 +44,7 @@ def flaky_stream(seed, one_in, limit):
             break
         except Slipped:
             chance.faults -= 1  # the first one is made by who starts the run
-    return EpisodeStream(env, Restarts(seed, limit)), chance
+    return EpisodeStream(env, seed, limit, {}), chance
 
 
 def play(stream, log, num_episodes, seed=0):
@@ -77,9 +76,9 @@ def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(
     stream.begin()
     assert play(stream, chance.log, 350, seed) >= 350
     record_property("tries", chance.faults)
-    events = stream.restarts.fetch()
-    assert stream.restarts.count == chance.faults == len(events) > 100
-    assert [event.count for event in events] == list(range(1, len(events) + 1))
+    events = stream.fetch_warnings()
+    assert stream.restarts[str(stream.seed)] == chance.faults == len(events) > 100
+    assert all(f"({count} of" in event for count, event in enumerate(events, 1))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
@@ -88,7 +87,7 @@ def test_past_the_limit_the_error_is_raised(limit):
     stream.begin()
     with pytest.raises(Slipped):
         play(stream, chance.log, 10_000)
-    assert len(stream.restarts.fetch()) == limit and chance.faults == limit + 1
+    assert len(stream.fetch_warnings()) == limit and chance.faults == limit + 1
 
 
 def test_a_last_transition_is_kept_where_the_next_reset_fails():
@@ -106,21 +105,21 @@ def test_a_last_transition_is_kept_where_the_next_reset_fails():
 
     env = Environment(Jams(), "Jams", Jams)
     first = env.env
-    stream = EpisodeStream(env, Restarts(3, limit=1))
+    stream = EpisodeStream(env, 3, 1, {})
     stream.begin()
     steps = 0
     while stream.last_length is None:
         observed = stream.step(np.zeros(2, np.float32))
         steps += 1
     np.testing.assert_array_equal(observed.next_obs, first.log[-1][3])
-    assert (stream.last_length, stream.restarts.count) == (steps, 1)
+    assert (stream.last_length, stream.restarts) == (steps, {"3": 1})
     np.testing.assert_array_equal(stream.obs, env.env.position.astype(np.float32))
 
 
 def test_what_breaks_the_rules_is_no_reason_for_another_try():
-    restarts = Restarts(0, 3)
-    assert not restarts.take("Walk", DimeError("NaN"))
-    assert (restarts.count, restarts.fetch()) == (0, [])
+    stream = EpisodeStream(Environment(Walk()), 0, 3, {})
+    assert not stream.take_restart(DimeError("NaN"))
+    assert (stream.restarts, stream.fetch_warnings()) == ({}, [])
 
 
 @pytest.mark.parametrize("step", [5, 22])  # random actions, learning

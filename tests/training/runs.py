@@ -21,7 +21,7 @@ from dime.algorithms.registry import ALGORITHMS, find_algorithm
 from dime.training.device import DevicePrograms
 from dime.training.host.programs import Programs
 from dime.training.presets import make_config
-from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.training.run import resume_run, start_run
 from dime.types import EnvSpec
 from tests.training.toy import NAME
 from tests.training.walk import walks
@@ -98,7 +98,8 @@ _cached = functools.cache(functools.cache)  # one cache for each algorithm's `ma
 
 def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
-    relevant = (config.storage, config.num_evaluation_episodes, config.batch_size)
+    storage = config.effective_capacity, config.replay_dtype
+    relevant = (storage, config.num_evaluation_episodes, config.batch_size)
     relevant += (config.evaluation_modes, config.updates_per_turn)
     relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
@@ -143,15 +144,13 @@ def start(folder, env=None, callback=None, progress=False, **options):
     env = env or walks()
     config = make_config(env, **(OPTIONS | options))
     with shared_programs():
-        return start_run(config, env, folder, Hooks(callback, progress))
+        return start_run(config, env, folder, callback, progress)
 
 
 def resume(folder, env=None, callback=None, **changes):
     """Continues what `start` began."""
     with shared_programs():
-        return resume_run(
-            folder, env or walks(), Changes(**changes), Hooks(callback, progress=False)
-        )
+        return resume_run(folder, env or walks(), changes, callback, progress=False)
 
 
 class Brake:

@@ -388,16 +388,12 @@ def test_an_evaluation_that_meets_no_number_takes_its_seed_out(tmp_path):
     [
         (jax_walk, {"overlap": True}, "--overlap does not go with .*nothing waits for it"),
         (walks(), {"envs_per_seed": 2, "checkpoint_every": 16}, "envs_per_seed is 2, but .*one"),
-        (
-            jax_walk,
-            {"envs_per_seed": 5},
-            r"of 5: num_env_steps is 48 \(next: 50\), num_ran",
-        ),
+        (jax_walk, {"envs_per_seed": 5}, "num_env_steps is 48; .* a multiple of 5"),
         (jax_walk, {"envs_per_seed": 12, **WHOLE, "env_steps_per_update": 5}, "divide that number"),
         (
             jax_walk,
             {"envs_per_seed": 24, **WHOLE, "num_random_steps": 0},
-            r"log_every is 12 \(next: 24\)",
+            "log_every is 12; .* a multiple of 24",
         ),
         (jax_walk, {"envs_per_seed": 0}, "envs_per_seed is 0"),
     ],
@@ -417,7 +413,7 @@ def test_more_environments_than_transitions_are_refused():
 
 def test_a_run_goes_on_only_where_it_was(tmp_path):
     start(tmp_path / "run", env=jax_walk, **TOY)
-    with pytest.raises(DimeError, match="stepped in one program with the learner. Resume it with"):
+    with pytest.raises(DimeError, match="in one program with the learner. Resume it with"):
         resume(tmp_path / "run", env=walks(), num_env_steps=60)
     with pytest.raises(DimeError, match="env_process does not go with"):
         resume(tmp_path / "run", env=jax_walk, num_env_steps=60, env_process=True)

@@ -47,7 +47,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = empty_replay(CONFIG.storage, SPEC, len(seeds))
+        self.replay = empty_replay(CONFIG, SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):
@@ -69,10 +69,10 @@ class Run:
         transition = self.transition()
         at = counters(self.env_step, self.update)
         inputs = StepInputs(transition, transition.next_obs, self.keys, at)
-        advanced = self.programs.advance(self.state, self.replay, inputs)
-        self.state, self.replay = advanced.learned.state, advanced.replay
+        self.replay, learned, action = self.programs.advance(self.state, self.replay, inputs)
+        self.state = learned.state
         self.update += CONFIG.updates_per_env_step
-        return jax.device_get((advanced.action, advanced.learned.metrics, advanced.learned.finite))
+        return jax.device_get((action, learned.metrics, learned.finite))
 
 
 @pytest.fixture(scope="module")

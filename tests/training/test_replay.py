@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dime.training.config import TrainingConfig
-from dime.training.replay import Storage, empty_replay, sample_batch, store
+from dime.training.replay import empty_replay, sample_batch, store
 from dime.types import EnvSpec, Transition
 
 SPEC = EnvSpec(obs_dim=2, action_dim=3)
@@ -24,14 +24,14 @@ def transition(number):
 
 
 def filled(capacity, count):
-    replay = empty_replay(Storage(capacity), SPEC)
+    replay = empty_replay(TrainingConfig(replay_capacity=capacity), SPEC)
     for number in range(count):
         replay = store(replay, transition(number), jnp.int32(number))
     return replay
 
 
 def test_an_empty_ring():
-    replay = empty_replay(Storage(5), SPEC)
+    replay = empty_replay(TrainingConfig(replay_capacity=5), SPEC)
     assert replay.capacity == 5
     shapes = {name: getattr(replay, name).shape for name in ("obs", "action", "reward")}
     assert shapes == {"obs": (5, 2), "action": (5, 3), "reward": (5,)}
@@ -84,7 +84,11 @@ def test_observations_kept_in_half_precision():
     row = Transition(
         jnp.asarray(obs), jnp.zeros(3), jnp.float32(1e6), jnp.asarray(-obs), jnp.array(False)
     )
-    replay = store(empty_replay(Storage(4, "float16"), SPEC), row, jnp.int32(0))
+    replay = store(
+        empty_replay(TrainingConfig(replay_capacity=4, replay_dtype="float16"), SPEC),
+        row,
+        jnp.int32(0),
+    )
     assert replay.obs.dtype == replay.next_obs.dtype == jnp.float16
     batch = sample_batch(replay, jnp.int32(1), 2, jax.random.key(0)).transition
     expected = np.array([[1.0, 65_504.0]] * 2, np.float32)
@@ -97,7 +101,7 @@ def test_observations_kept_in_half_precision():
     ("dtype", "row_bytes"), [("float32", 4 * (2 * 223 + 39) + 1), ("float16", 2 * 446 + 4 * 39 + 1)]
 )
 def test_a_ring_takes_the_bytes_of_its_transitions(dtype, row_bytes):
-    storage = TrainingConfig(replay_dtype=dtype).storage
-    shapes = jax.eval_shape(lambda: empty_replay(storage, EnvSpec(223, 38)))
+    config = TrainingConfig(replay_dtype=dtype)
+    shapes = jax.eval_shape(lambda: empty_replay(config, EnvSpec(223, 38)))
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
-    assert total == row_bytes * storage.capacity
+    assert total == row_bytes * config.effective_capacity

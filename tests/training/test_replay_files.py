@@ -7,8 +7,9 @@ import pytest
 
 from dime.training.checkpoint.reader import load_replay
 from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
+from dime.training.config import TrainingConfig
 from dime.training.host.programs import store_all
-from dime.training.replay import Storage, empty_replay, transitions
+from dime.training.replay import empty_replay, transitions
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 
@@ -23,7 +24,7 @@ class Ring:
     def __init__(self, folder, capacity=CAPACITY):
         folder.mkdir(exist_ok=True)
         self.checkpoints = CheckpointFolder(folder)
-        self.replay = empty_replay(Storage(capacity), SPEC, len(SEEDS))
+        self.replay = empty_replay(TrainingConfig(replay_capacity=capacity), SPEC, len(SEEDS))
         self.saver = ReplaySaver(self.checkpoints)
         self.num_stored = 0
 
@@ -52,7 +53,9 @@ class Ring:
 
     def load(self, seeds=SEEDS, capacity=CAPACITY):
         checkpoint, _ = self.checkpoints.load_newest()
-        return load_replay(checkpoint.replay_files, list(seeds), Storage(capacity), SPEC)
+        return load_replay(
+            checkpoint.replay_files, list(seeds), TrainingConfig(replay_capacity=capacity), SPEC
+        )
 
     def files(self):
         return sorted(path.name for path in self.checkpoints.replay_folder.iterdir())
@@ -129,7 +132,9 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
         ]
     older = ring.checkpoints.load(ring.checkpoints.steps()[1])
     assert older.env_step == 36
-    reward = load_replay(older.replay_files, SEEDS, Storage(CAPACITY), SPEC).reward
+    reward = load_replay(
+        older.replay_files, SEEDS, TrainingConfig(replay_capacity=CAPACITY), SPEC
+    ).reward
     for number in range(30, 36):  # the ring itself has them still
         np.testing.assert_array_equal(
             reward[:, number % CAPACITY], ring.replay.reward[:, number % CAPACITY]
@@ -176,7 +181,7 @@ def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(tmp
     ring.replay = ring.replay._replace(**far)
     ring.save()
     checkpoint, _ = ring.checkpoints.load_newest()
-    storage = Storage(CAPACITY, "float16")
+    storage = TrainingConfig(replay_capacity=CAPACITY, replay_dtype="float16")
     loaded = load_replay(checkpoint.replay_files, SEEDS, storage, SPEC)
     found, put = (
         jax.vmap(lambda r: transitions(r, jnp.arange(7)))(r) for r in (loaded, ring.replay)

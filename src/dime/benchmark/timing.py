@@ -60,7 +60,7 @@ class UpdateTimer:
                 if leaf.dtype == jnp.float32
                 else leaf
             ),
-            empty_replay(self.config.storage, spec, num_seeds),
+            empty_replay(self.config, spec, num_seeds),
         )
         newest = Transition(*(ring[:, 0] for ring in self.replay))
         self.transition = jax.tree.map(np.asarray, newest)
@@ -72,9 +72,9 @@ class UpdateTimer:
         self.env_step += 1
         update = self.config.updates_per_env_step * self.env_step
         inputs = StepInputs(self.transition, self.obs, self.keys, counters(self.env_step, update))
-        advanced = self.programs.advance(self.state, self.replay, inputs)
-        self.state, self.replay = advanced.learned.state, advanced.replay
-        return np.asarray(advanced.action)
+        self.replay, learned, action = self.programs.advance(self.state, self.replay, inputs)
+        self.state = learned.state
+        return np.asarray(action)
 
     def advance_s(self, num_env_steps: int) -> float:
         """Seconds per env step, over so many."""

@@ -75,16 +75,20 @@ class Train(Generic[Training, Settings]):
     def run(self) -> int:
         from dime.cli.train import announce_duration, finish, muted_if_nobody_reads
         from dime.training.config import RunConfig
-        from dime.training.run import Hooks, start_run
+        from dime.training.run import start_run
 
         kept: Any = {
             name: getattr(self, name)
             for name in ("env", "algorithm", "preset", "training", "settings")
         }
         config = RunConfig(**kept, env_kwargs=read_env_kwargs(self.env_kwargs))
-        hooks = Hooks(before_start=lambda config: announce_duration(config, self.yes))
         with muted_if_nobody_reads():
-            result = start_run(config, config.env, self.run_dir, hooks)
+            result = start_run(
+                config,
+                config.env,
+                self.run_dir,
+                before_start=lambda config: announce_duration(config, self.yes),
+            )
         return finish(result, self.video)
 
 
@@ -105,13 +109,11 @@ class Resume:
 
     def run(self) -> int:
         from dime.cli.train import finish, muted_if_nobody_reads
-        from dime.training.run import Changes, Hooks, resume_run
+        from dime.training.run import CHANGEABLE, resume_run
 
-        changes = Changes(
-            self.num_env_steps, self.max_env_restarts, self.env_process, self.env_timeout_s
-        )
+        changes = {name: getattr(self, name) for name in CHANGEABLE}
         with muted_if_nobody_reads():
-            result = resume_run(self.run_dir, None, changes, Hooks())
+            result = resume_run(self.run_dir, None, changes)
         return finish(result, self.video)
 
 

@@ -19,7 +19,7 @@ from dime.training.config import RunConfig
 from dime.training.listeners import Record
 from dime.training.loop import RunResult
 from dime.training.records import write_json
-from dime.training.run import Changes, Hooks, resume_run, start_run
+from dime.training.run import resume_run, start_run
 from dime.training.run_directory import RunDirectory
 
 _LOCK_WAIT_S = 60.0
@@ -220,14 +220,14 @@ def run_trial(
 ) -> RunResult | None:
     """Starts or resumes a trial; returns None if it has finished already."""
     place = folder / trial.name
-    hooks = Hooks(callback, progress)
     if not (place / "config.json").is_file():
         for remains in folder.glob(f".{place.name}.*"):  # its creation was cut off
             shutil.rmtree(remains, ignore_errors=True)
-        return start_run(trial.config, trial.config.env, place, hooks)
+        return start_run(trial.config, trial.config.env, place, callback, progress)
     # Wait until the process of a node that died is gone; `resume_run` refuses if it stays.
     with contextlib.suppress(filelock.Timeout), filelock.FileLock(place / ".lock", _LOCK_WAIT_S):
         pass
     if StudyFolder(folder).is_finished(trial):
         return None
-    return resume_run(place, None, Changes(trial.config.training.num_env_steps), hooks)
+    length = {"num_env_steps": trial.config.training.num_env_steps}
+    return resume_run(place, None, length, callback, progress)

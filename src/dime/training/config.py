@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require, require_at_least
-from dime.training.replay import Storage
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
@@ -21,7 +20,7 @@ EnvLike = str | Callable[..., Any]
 def require_version(version: Any, where: object) -> None:
     """Raises `DimeError` unless this release reads this format version."""
     require(
-        isinstance(version, int) and 0 < version <= FORMAT_VERSION,
+        isinstance(version, int) and 1 <= version <= FORMAT_VERSION,
         f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
         "Upgrade: pip install --upgrade dime-rl",
     )
@@ -120,11 +119,6 @@ class TrainingConfig:
         return min(self.replay_capacity, self.num_env_steps)
 
     @property
-    def storage(self) -> Storage:
-        """How the replay keeps its transitions."""
-        return Storage(self.effective_capacity, self.replay_dtype)
-
-    @property
     def updates_per_turn(self) -> int:
         """Updates that follow one round of steps of a seed's environments."""
         return self.updates_per_env_step * max(1, self.envs_per_seed // self.env_steps_per_update)
@@ -134,19 +128,14 @@ class TrainingConfig:
         return (env_step > self.num_random_steps) & (env_step % self.env_steps_per_update == 0)
 
     def _require_whole_rounds(self) -> None:
-        """Everything is due after whole rounds of steps of a seed's environments."""
         together, per_update = self.envs_per_seed, self.env_steps_per_update
         names = ("num_env_steps", "num_random_steps", "evaluate_every", "log_every")
-        misfits = [
-            f"{name} is {value} (next: {-(-value // together) * together})"
-            for name in (*names, "checkpoint_every")
-            if (value := getattr(self, name)) % together
-        ]
-        require(
-            not misfits,
-            f"With {together} environments that step together (envs_per_seed) these must be "
-            f"multiples of {together}: {', '.join(misfits)}.",
-        )
+        for name in (*names, "checkpoint_every"):
+            require(
+                getattr(self, name) % together == 0,
+                f"{name} is {getattr(self, name)}; with {together} environments that step together "
+                f"(envs_per_seed) it must be a multiple of {together}.",
+            )
         require(
             max(together, per_update) % min(together, per_update) == 0,
             f"env_steps_per_update is {per_update}; with {together} environments that step "
@@ -206,24 +195,13 @@ class RunConfig:
         chosen = find_algorithm(algorithm)
         training = TrainingConfig(evaluation_modes=chosen.default_modes)
         defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
-        return replace_nested(defaults, without_removed_options(content)[0])
-
-
-def without_removed_options(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The content of a config without what this release no longer has, and the options it used.
-
-    `next_obs_once` and `replay_dtype="uint8"` only changed how much memory the replay took, so a
-    run that used them continues without them.
-    """
-    training = content.get("training")
-    if not isinstance(training, dict):
-        return content, []
-    kept = {name: value for name, value in training.items() if name != "next_obs_once"}
-    used = ["--next-obs-once"] * (training.get("next_obs_once") is True)
-    if kept.get("replay_dtype") == "uint8":
-        kept["replay_dtype"] = "float32"
-        used.append("--replay-dtype uint8")
-    return {**content, "training": kept}, used
+        training = content.get("training")
+        if isinstance(training, dict):  # options of earlier releases that changed only the memory
+            training = {name: value for name, value in training.items() if name != "next_obs_once"}
+            if training.get("replay_dtype") == "uint8":
+                training["replay_dtype"] = "float32"
+            content["training"] = training
+        return replace_nested(defaults, content)
 
 
 Config = TypeVar("Config")
@@ -279,23 +257,23 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return hint.from_json(value)
     if dataclasses.is_dataclass(hint):
         return from_table(hint, value, f"{path}.")  # pyright: ignore[reportArgumentType]
-    if origin in (list, tuple):
-        kinds = list if origin is list else list | tuple
-        require(isinstance(value, kinds), f"{path} is {value!r:.80}; it must be a list.")
-        return origin(_convert(item, arguments[0], path) for item in value)
+    if origin is types.UnionType:
+        return None if value is None else _convert(value, arguments[0], path)
     if origin is Literal:
         choices = ", ".join(map(str, arguments))
         require(value in arguments, f"{path} is {value!r}; it must be one of: {choices}.")
         return value
-    if origin is types.UnionType:
-        return None if value is None else _convert(value, arguments[0], path)
-    if origin is dict:
-        require(isinstance(value, dict), f"{path} is {value!r:.80}; it must be a table.")
-        return {name: _convert(item, arguments[1], path) for name, item in value.items()}
-    if hint is float and type(value) is int:
-        require(abs(value) < 2**63, f"{path} is a number of {len(str(value))} digits; too large.")
+    found = type(value)
+    if hint is float and found is int and abs(value) < 2**63:
         return float(value)
-    is_bool_for_number = isinstance(value, bool) and hint is not bool
-    if hint is not Any and (not isinstance(value, hint) or is_bool_for_number):
-        raise DimeError(f"{path} is {value!r}; it must be of type {hint.__name__}.")
+    kind: Any = list | tuple if origin is tuple else origin or hint
+    name = {list: "a list", tuple: "a list", dict: "a table"}.get(origin)
+    require(
+        hint is Any or (issubclass(found, kind) and (found is bool) == (hint is bool)),
+        f"{path} is {value!r:.80}; it must be {name or f'of type {hint.__name__}'}.",
+    )
+    if origin in (list, tuple):
+        return origin(_convert(item, arguments[0], path) for item in value)
+    if origin is dict:
+        return {key: _convert(item, arguments[1], path) for key, item in value.items()}
     return value

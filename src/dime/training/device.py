@@ -22,18 +22,18 @@ from dime.training.checkpoint import (
     Checkpoint,
     EpisodePosition,
     from_arrays,
-    position_of,
     to_arrays,
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import Event, failure_of, poisoned, state_of, survivors
+from dime.training.faults import Event
 from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeError,
     EpisodeResult,
     Evaluation,
 )
+from dime.training.host.learners import Learners
 from dime.training.host.programs import (
     EvaluationInputs,
     Learned,
@@ -124,7 +124,7 @@ def start(context: Context, keys: Key[Array, " seeds"]) -> DeviceState:
     agent, config = context.agent, context.config
     num_seeds = keys.shape[0]
     state = initialise(agent, keys)
-    replay = empty_replay(config.storage, context.spec, num_seeds)
+    replay = empty_replay(config, context.spec, num_seeds)
     at = Counters(jnp.int32(0), jnp.int32(0))
     episodes = first_episodes(context.task, config.envs_per_seed, keys)
     learned = jax.eval_shape(partial(learn, agent, config), state, replay, keys, at)
@@ -159,7 +159,6 @@ def _step_environments(
     episodes: Episodes,
     action: Float[Array, "seeds envs act"],
 ) -> tuple[Episodes, Transition]:
-    """A step of every environment; if an episode ends, the next one begins."""
     stepped = over_environments(partial(step_task, context.task), episodes.state, action)
     length = episodes.length + 1
     episode_return = episodes.episode_return + stepped.reward
@@ -328,13 +327,11 @@ class DevicePrograms:
         }
 
 
-class DeviceLearners:
-    """Environments, replay and agents of every seed in one program; see `Learners`.
+class DeviceLearners(Learners):
+    """Environments, replay and agents of every seed in one program.
 
     However the env steps are divided among calls, they are the same.
     """
-
-    unrepeatable: str | None = None  # pure functions of their seeds
 
     def __init__(
         self,
@@ -344,12 +341,8 @@ class DeviceLearners:
         checkpoint: Checkpoint | None = None,
     ):
         assert isinstance(environment.env, JaxEnv)
-        self.config, self._agent, self._env = config, agent, environment.env
-        self._checkpoint = checkpoint
-        position = position_of(checkpoint, config.seeds)
-        self.seeds, self.env_step, self.update, self.metrics = position
-        self.env_name, self.spaces = environment.name, environment.spaces
-        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+        self._env = environment.env
+        super().__init__(config, agent, environment, checkpoint)
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # of random steps, of modes, ...
 
     def compile(self) -> None:
@@ -388,8 +381,7 @@ class DeviceLearners:
         copied = jax.tree.map(
             lambda leaf, like: jnp.array(leaf, like.dtype, copy=True), restored, fresh
         )
-        files, storage = checkpoint.replay_files, self.config.storage
-        replay = load_replay(files, self.seeds, storage, self.spec)
+        replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
         self._keep(copied._replace(replay=replay))
 
     def step(self, at_most: int) -> list[Event]:
@@ -410,20 +402,10 @@ class DeviceLearners:
         if self.update:
             self.metrics = now.learned.metrics
 
-    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
-        return self._without_failed(poisoned(self.seeds, self.state, quantities, finite, env_steps))
-
-    def _without_failed(self, events: list[Event]) -> list[Event]:
-        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
-        kept = survivors(self.seeds, events)
-        if kept is not None:
-            at = self._now.at
-            without_counters = self._now._replace(at=None)  # pyright: ignore[reportArgumentType]
-            rest = jax.tree.map(lambda leaf: leaf[kept], without_counters)
-            self._keep(rest._replace(at=at))
-            self.seeds = [self.seeds[place] for place in kept]
-            self.compile()
-        return events
+    def _select(self, kept: np.ndarray) -> None:
+        at = self._now.at
+        without_counters = self._now._replace(at=None)  # pyright: ignore[reportArgumentType]
+        self._keep(jax.tree.map(lambda leaf: leaf[kept], without_counters)._replace(at=at))
 
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
         """Plays whole episodes, about a quarter of a second between two values."""
@@ -445,19 +427,16 @@ class DeviceLearners:
 
     def recover(self, error: EpisodeError) -> list[Event]:
         """Removes the seed: such an environment would do the same again."""
-        seed, state = self.seeds[error.agent], state_of(self.state, error.agent)
-        failure = failure_of(seed, error.cause, self.env_name, self.env_step, state)
-        return self._without_failed([failure])
+        return self._without_failed([self._failure(error.agent, error.cause)])
 
     def episodes(self) -> list[EpisodePosition]:
         """Of every seed; for several environments the sum of numbers, the means of the others."""
         episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
         return [_of_seed(episodes, index) for index in range(len(self.seeds))]
 
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, the environments' states, and a mark that these are on the device."""
-        episodes = to_arrays((self._now.episodes, self._now.action))
-        return to_arrays(self.state), episodes, {"on_device": True}
+    def snapshot(self) -> tuple[Arrays, Arrays]:
+        """The state's arrays, and the environments' states."""
+        return to_arrays(self.state), to_arrays((self._now.episodes, self._now.action))
 
     def close(self) -> None:
         """Nothing was opened."""

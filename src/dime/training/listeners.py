@@ -1,6 +1,9 @@
-"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress."""
+"""What receives a run's records: TensorBoard, Weights & Biases, the display of its progress.
 
-import importlib.util
+A listener has those methods that it uses: `step(env_step)`, `record(record)`, `message(text)`,
+`close()` at the end of a run, `leave()` before the process ends at once.
+"""
+
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,34 +14,14 @@ from statistics import fmean
 from typing import Any
 
 import rich.console
-import rich.progress
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from dime.errors import DimeError, describe
 from dime.training.records import write_bytes
 
 Record = dict[str, Any]
-
-
-class Listener:
-    """Does nothing; a listener overrides what it uses."""
-
-    def step(self, env_step: int) -> None:
-        """An env step was taken."""
-
-    def record(self, record: Record) -> None:
-        """A line was added to metrics.jsonl, or (if it has a `mode`) to evaluations.jsonl."""
-
-    def message(self, text: str) -> None:
-        """Something the user should read."""
-
-    def close(self) -> None:
-        """The run ends."""
-
-    def leave(self) -> None:
-        """The process ends at once."""
 
 
 def _scalars(record: Record) -> dict[str, float]:
@@ -56,41 +39,34 @@ def _scalars(record: Record) -> dict[str, float]:
     return scalars
 
 
-class TensorBoard(Listener):
-    """Event files, a folder per seed; events from `purge_step` on were cut off and are hidden.
+class TensorBoard:
+    """Event files, a folder per seed.
 
     Written without tensorboardX's `SummaryWriter`, whose thread dies on a full disk and then
     blocks whoever adds an event.
     """
 
-    def __init__(self, folder: Path, seeds: tuple[int, ...], purge_step: int | None):
-        self._writers = {seed: _new_events_file(folder / f"seed-{seed}") for seed in seeds}
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            for seed in seeds:
-                self._write(seed, Event(step=purge_step, session_log=start))
-
-    def _write(self, seed: int, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writers[seed].write_event(event)
-        self._writers[seed].flush()
+    def __init__(self, folder: Path, seeds: tuple[int, ...]):
+        self._writers: dict[int, EventsWriter] = {}
+        for seed in seeds:
+            place = folder / f"seed-{seed}"
+            place.mkdir(parents=True, exist_ok=True)
+            # The name holds the time in seconds; the suffix keeps two starts in one second apart.
+            suffix = f".{len(list(place.iterdir()))}"
+            self._writers[seed] = EventsWriter(str(place / "events"), suffix)
 
     def record(self, record: Record) -> None:
         """Adds the record's numbers."""
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in _scalars(record).items()]
-        event = Event(step=record["env_step"], summary=Summary(value=values))
-        self._write(record["seed"], event)
+        summary = Summary(value=values)
+        writer = self._writers[record["seed"]]
+        writer.write_event(Event(step=record["env_step"], wall_time=time.time(), summary=summary))
+        writer.flush()
 
     def close(self) -> None:
         """Closes the files."""
         for writer in self._writers.values():
             writer.close()
-
-
-def _new_events_file(folder: Path) -> EventsWriter:
-    folder.mkdir(parents=True, exist_ok=True)
-    # The name holds the time in seconds; the suffix keeps two starts in one second apart.
-    return EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
 
 
 @contextmanager
@@ -100,22 +76,18 @@ def _explained() -> Iterator[None]:
         yield
     except Exception as error:
         raise DimeError(
-            f"wandb_project is set, but Weights & Biases cannot be used ({describe(error)}). Log "
-            "in (wandb login), log without a network (WANDB_MODE=offline), or leave wandb_project "
-            "out."
+            f"wandb_project is set, but Weights & Biases cannot be used ({describe(error)}). "
+            "Install it (pip install 'dime-rl[wandb]'), log in (wandb login), log without a "
+            "network (WANDB_MODE=offline), or leave wandb_project out."
         ) from error
 
 
-class WeightsAndBiases(Listener):
+class WeightsAndBiases:
     """Logs to a project of Weights & Biases; a resumed run continues the same one there."""
 
     @staticmethod
     def require_ready() -> None:
         """Raises `DimeError` if the package is missing, or nobody is logged in."""
-        if importlib.util.find_spec("wandb") is None:
-            raise DimeError(
-                "wandb_project is set, but wandb is not installed: pip install 'dime-rl[wandb]'"
-            )
         with _explained():
             import wandb
 
@@ -157,29 +129,18 @@ def return_text(value: float) -> str:
     return f"{value:.1f}" if value == 0.0 or 10.0 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-class Progress(Listener):
-    """How far the run is: a bar at the bottom of a terminal, otherwise a line every ten seconds."""
+class Progress:
+    """How far the run is: one line at the bottom of a terminal, or a line every ten seconds."""
 
-    def __init__(self, env_step: int, num_env_steps: int, num_seeds: int):
-        self._num_env_steps, self._num_seeds = num_env_steps, num_seeds
+    def __init__(self, num_env_steps: int):
+        self._num_env_steps = num_env_steps
         self._rate = 0.0  # env steps per second since the last refresh, smoothed
         self._returns: dict[int, float] = {}  # of each seed's newest training episode
         self._refreshed: tuple[float, int] | None = None  # when, and the env step
-        console = rich.console.Console()
-        self._bar: rich.progress.Progress | None = None
-        if console.is_terminal:
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[shown]}"),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=num_env_steps, shown="")
-            self._bar.update(self._task, completed=env_step)
-            self._bar.start()
-        self._interval_s = 0.25 if self._bar else 10.0
+        self._console = rich.console.Console()
+        self._line = self._console.status("starting") if self._console.is_terminal else None
+        if self._line is not None:
+            self._line.start()
 
     def step(self, env_step: int) -> None:
         """Refreshes the display when it is time."""
@@ -187,7 +148,7 @@ class Progress(Listener):
         if self._refreshed is None:
             self._refreshed = now, env_step
         elapsed = now - self._refreshed[0]
-        if elapsed >= self._interval_s:
+        if elapsed >= (0.25 if self._line else 10.0):
             newest = (env_step - self._refreshed[1]) / elapsed
             self._rate = 0.5 * (self._rate or newest) + 0.5 * newest
             self._refreshed = now, env_step
@@ -198,11 +159,11 @@ class Progress(Listener):
         left = "-"
         if self._rate > 0.0:
             left = timedelta(seconds=int((self._num_env_steps - env_step) / self._rate))
-        shown = f"return {mean}  {self._rate:.1f} env steps/s  {left} left"
-        if self._bar is None:
-            self.message(f"env step {env_step:>7,} of {self._num_env_steps:,}  {shown}")
-        else:
-            self._bar.update(self._task, completed=env_step, shown=shown, description="training")
+        text = (
+            f"env step {env_step:>7,} of {self._num_env_steps:,}  return {mean}  "
+            f"{self._rate:.1f} env steps/s  {left} left"
+        )
+        self.message(text) if self._line is None else self._line.update(text)
 
     def record(self, record: Record) -> None:
         """Shows an evaluation; remembers the newest episode's return."""
@@ -210,24 +171,23 @@ class Progress(Listener):
             if record["episode_return"] is not None:
                 self._returns[record["seed"]] = record["episode_return"]
             return
-        seed = f" seed {record['seed']}" if self._num_seeds > 1 else ""
         mean, count = return_text(fmean(record["returns"])), len(record["returns"])
         self.message(
-            f"env step {record['env_step']:>7,}{seed}: return {mean} ({record['mode']}, mean of "
-            f"{count} episodes)"
+            f"env step {record['env_step']:>7,} seed {record['seed']}: return {mean} "
+            f"({record['mode']}, mean of {count} episodes)"
         )
         self._refreshed = None  # the pause is not part of the rate
 
     def message(self, text: str) -> None:
-        """Prints it, above the bar if there is one."""
-        if self._bar is None:
+        """Prints it, in a terminal above the line."""
+        if self._line is None:
             print(text, flush=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Removes the bar, and gives the terminal its cursor back."""
-        if self._bar is not None:
-            self._bar.stop()
+        """Removes the line, and gives the terminal its cursor back."""
+        if self._line is not None:
+            self._line.stop()
 
     leave = close

@@ -3,81 +3,23 @@
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from dime.envs.spaces import Spaces
-from dime.training.checkpoint import (
-    Arrays,
-    Checkpoint,
-    EpisodePosition,
-    FailedSeed,
-    RunState,
-)
+from dime.training.checkpoint import Checkpoint, FailedSeed, RunState
 from dime.training.checkpoint.writer import ReplaySaver, bytes_on_disk, explain_full_disk
 from dime.training.config import TrainingConfig
-from dime.training.faults import Event, Restart, SeedFailure, SupportWatch, save_failure
+from dime.training.device import DeviceLearners
+from dime.training.faults import Event, SeedFailure, SupportWatch, save_failure
 from dime.training.host.episodes import repeat_warning
-from dime.training.host.evaluation import (
-    EpisodeError,
-    Evaluation,
-    evaluation_seeds,
-    summary,
-)
+from dime.training.host.evaluation import EpisodeError, evaluation_seeds, summary
+from dime.training.host.learners import HostLearners
 from dime.training.listeners import Record
 from dime.training.machine import freed_memory_kept
 from dime.training.process import Interruption, collector_paused
 from dime.training.recorder import Recorder
-from dime.training.replay import Replay
 from dime.training.run_directory import RunDirectory
-
-
-class Learners(Protocol):
-    """The agents and environments of every seed that still runs, and how far they are.
-
-    `HostLearners` step an environment for each seed; `DeviceLearners` have theirs in the program.
-    Seeds that fail are removed, unless all failed: then everything stays as it is.
-    """
-
-    env_name: str
-    spaces: Spaces
-    seeds: list[int]
-    env_step: int
-    update: int
-    metrics: Any
-    """Of the newest updates, each leading with the axis of seeds; None before the first."""
-    replay: Replay
-    unrepeatable: str | None
-    """Why episodes do not follow from their seeds; None if nothing is known against it."""
-
-    def compile(self) -> None:
-        """Compiles the programs, which may be slow."""
-
-    def begin(self) -> list[Event]:
-        """Prepares the first step, or the one after the checkpoint."""
-        ...
-
-    def step(self, at_most: int) -> list[Event]:
-        """Some env steps of every seed with their updates, at least one and not above `at_most`."""
-        ...
-
-    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
-        """Plays whole episodes by agent, reset with these seeds. Raises `EpisodeError`."""
-        ...
-
-    def recover(self, error: EpisodeError) -> list[Event]:
-        """Prepares to repeat an evaluation."""
-        ...
-
-    def episodes(self) -> list[EpisodePosition]:
-        """Of every seed."""
-        ...
-
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, those of the episodes in progress, and what else `run.json` keeps."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,8 +37,6 @@ class RunResult:
 
 
 class _Stop(Exception):
-    """The run was asked to stop."""
-
     def __init__(self, reason: str, number: int | None = None):
         super().__init__(reason)
         self.reason, self.number = reason, number
@@ -116,7 +56,7 @@ class Loop:
         self,
         config: TrainingConfig,
         directory: RunDirectory,
-        learners: Learners,
+        learners: HostLearners | DeviceLearners,
         recorder: Recorder,
     ):
         self.config, self.directory = config, directory
@@ -152,25 +92,22 @@ class Loop:
             raise
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
-        """Begins, or continues from a checkpoint: newer records are set aside."""
         if checkpoint is None:
             self._status("running")
             self.recorder.restart()
         else:
             self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
             self._last_evaluation_step = checkpoint.run.last_evaluation_step
-            for note in self.recorder.restore(checkpoint.run):
-                self.recorder.message(note)
+            self.recorder.restore(checkpoint.run)
         self.recorder.message("compiling")
         # A signal ends the process at once: the newest checkpoint has everything.
         with self.interruption.leaving_at_once(), collector_paused():
             self.learners.compile()
         events = self.learners.begin()
-        self._note_restarts(events)
         if checkpoint is not None:
             # Not saved again if all seeds fail at once: the checkpoint has them as they were.
             self._last_saved = self._position()
-        self._note_failures(events)
+        self._report(events)
         self._status("running")
 
     def _repeat(self) -> None:
@@ -199,7 +136,14 @@ class Loop:
 
     def _status(self, state: str, reason: str | None = None) -> None:
         saved = self._last_saved[0] if self._last_saved else None
-        self.recorder.status(state, self.learners.env_step, self.learners.update, saved, reason)
+        position = {
+            "env_step": self.learners.env_step,
+            "updates": self.learners.update,
+            "num_env_steps": self.config.num_env_steps,
+            "checkpoint_env_step": saved,
+            "env_restarts": self.learners.env_restarts,
+        }
+        self.recorder.status(state, reason, position)
 
     def _leave(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -211,8 +155,7 @@ class Loop:
         self.recorder.leave(f"{text} Continue with: dime resume {self.directory.path}")
 
     def _stop_if_signalled(self) -> None:
-        number = self.interruption.requested
-        if number is not None:
+        if (number := self.interruption.requested) is not None:
             raise _Stop(signal.Signals(number).name, number)
 
     def _due(self, interval: int) -> bool:
@@ -220,7 +163,6 @@ class Loop:
         return env_step % interval == 0 or env_step == self.config.num_env_steps
 
     def _steps_until_due(self) -> int:
-        """After so many env steps there is something to do between them."""
         config, env_step = self.config, self.learners.env_step
         intervals = (config.evaluate_every, config.log_every, config.checkpoint_every)
         to_the_end = config.num_env_steps - env_step
@@ -233,8 +175,7 @@ class Loop:
         # Recorded together: an evaluation cut short is repeated, and leaves no record.
         for record in [r for mode in self.config.evaluation_modes for r in self._evaluate(mode)]:
             self.recorder.evaluation(record)
-        reason = self.learners.unrepeatable
-        if reason is not None and self.recorder.unrepeatable is None:
+        if self.recorder.unrepeatable is None and (reason := self.learners.unrepeatable):
             self.recorder.message(repeat_warning(self.learners.env_name, reason))
             self.recorder.unrepeatable = reason
         self._last_evaluation_step = env_step
@@ -266,12 +207,8 @@ class Loop:
         episodes = zip(self.learners.seeds, self.learners.episodes(), strict=True)
         for index, (seed, episode) in enumerate(episodes):
             measured = {name: np.asarray(value[index]).tolist() for name, value in metrics.items()}
-            line = {
-                "seed": seed,
-                "episodes": episode.number,
-                "episode_return": episode.last_return,
-                "episode_length": episode.last_length,
-            }
+            line = {"seed": seed, "episodes": episode.number}
+            line |= {"episode_return": episode.last_return, "episode_length": episode.last_length}
             lines.append(line | measured)
             if warning := self._support_watch.warning(seed, measured):
                 self.recorder.message(warning)
@@ -279,18 +216,10 @@ class Loop:
         self._status("running")
 
     def _report(self, events: list[Event]) -> None:
-        """Records restarts and failures and shows them; ends the run if no seed is left."""
-        self._note_restarts(events)
-        self._note_failures(events)
-
-    def _note_restarts(self, events: list[Event]) -> None:
+        """Shows warnings and failures, records these; ends the run if no seed is left."""
         for event in events:
-            if isinstance(event, Restart):
-                self.recorder.restart_of_environment(event)
-            elif isinstance(event, str):
+            if isinstance(event, str):
                 self.recorder.message(event)
-
-    def _note_failures(self, events: list[Event]) -> None:
         failures = [event for event in events if isinstance(event, SeedFailure)]
         all_failed = {failure.seed for failure in failures} >= set(self.learners.seeds)
         poisoned = any(failure.poisoned for failure in failures)
@@ -310,7 +239,7 @@ class Loop:
 
     def _position(self) -> tuple[int, int | None, dict[str, int]]:
         """Checkpoints that differ in none of this are the same."""
-        restarts = dict(self.recorder.env_restarts)
+        restarts = dict(self.learners.env_restarts)
         return self.learners.env_step, self._last_evaluation_step, restarts
 
     def _save(self) -> bool:
@@ -318,34 +247,32 @@ class Loop:
 
         False if the disk did not take it, which stops nothing: the next interval tries again.
         """
-        env_step, position = self.learners.env_step, self._position()
+        learners, position = self.learners, self._position()
         if position == self._last_saved:
             return True
-        state, episodes, more = self.learners.snapshot()
+        env_step, metrics = learners.env_step, jax.device_get(learners.metrics)
+        state, episodes = learners.snapshot()
         try:
-            run = self._run_state(more)
-            segments = self._replay_saver.save(self.learners.replay, env_step, self.learners.seeds)
+            run = RunState(
+                env_step=env_step,
+                updates=learners.update,
+                seeds=learners.seeds,
+                spaces=learners.spaces,
+                episodes=learners.episodes(),
+                last_evaluation_step=self._last_evaluation_step,
+                env_restarts=learners.env_restarts,
+                metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},
+                **self.recorder.position(),
+                learnt_env_step=learners.learned_step,
+                on_device=isinstance(learners, DeviceLearners),
+            )
+            segments = self._replay_saver.save(learners.replay, env_step, learners.seeds)
             self.directory.checkpoints.save(state, episodes, run, segments)
         except OSError as error:
             needed = bytes_on_disk(state) + bytes_on_disk(episodes)
-            needed += self._replay_saver.unsaved_bytes(self.learners.replay, env_step)
+            needed += self._replay_saver.unsaved_bytes(learners.replay, env_step)
             reason = explain_full_disk(error, self.directory.checkpoints.folder, needed)
             self.recorder.message(f"warning: no checkpoint at env step {env_step}: {reason}")
             return False
         self._last_saved = position
         return True
-
-    def _run_state(self, more: dict[str, Any]) -> RunState:
-        """Where the run is; its records are on the disk when this returns."""
-        learners, metrics = self.learners, jax.device_get(self.learners.metrics)
-        return RunState(
-            env_step=learners.env_step,
-            updates=learners.update,
-            seeds=learners.seeds,
-            spaces=learners.spaces,
-            episodes=learners.episodes(),
-            last_evaluation_step=self._last_evaluation_step,
-            metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},
-            **self.recorder.position(),
-            **more,
-        )

@@ -3,14 +3,13 @@
 XLA allocates a program's working memory on a CPU at each call. By default glibc maps it again each
 time and the kernel clears it page by page, at dog-run's sizes a tenth of the time. Only the heap of
 the main thread can keep so much, hence `dispatch_from_this_thread`. (One heap for all threads would
-do too, but costs small networks 40 %.) Without glibc, or if the environment says how to allocate
-(`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
+do too, but costs small networks 40 %.) If the environment says how to allocate (`MALLOC_...`,
+`GLIBC_TUNABLES`), nothing is changed.
 """
 
 import ctypes
 import math
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,12 +21,10 @@ import jax
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
 from dime.training.host.programs import initialise, seed_keys
-from dime.training.replay import Storage, empty_replay
+from dime.training.replay import empty_replay
 from dime.types import Agent, EnvSpec
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt's options (malloc.h)
-_KEEPING = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}  # never trimmed, never mapped
-_DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65_536}
+_DEFAULTS = {-1: 128 * 1024, -4: 65_536}  # mallopt: M_TRIM_THRESHOLD, M_MMAP_MAX (malloc.h)
 
 
 def dispatch_from_this_thread() -> None:
@@ -42,22 +39,18 @@ def dispatch_from_this_thread() -> None:
 def freed_memory_kept() -> Iterator[None]:
     """Inside, freed memory stays with the process; see `dispatch_from_this_thread`."""
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if jax.default_backend() != "cpu" or platform.libc_ver()[0] != "glibc" or chosen:
+    if jax.default_backend() != "cpu" or chosen:
         yield
         return
     libc = ctypes.CDLL(None)
-    for option, value in _KEEPING.items():
-        libc.mallopt(option, value)
+    libc.mallopt(-1, -1)  # never trimmed
+    libc.mallopt(-4, 0)  # never mapped
     try:
         yield
     finally:
         for option, value in _DEFAULTS.items():
             libc.mallopt(option, value)
         libc.malloc_trim(0)
-
-
-_LARGEST_CACHE = 2 * 2**30  # bytes; beyond that the least recently used goes
-_SHORTEST_S = 0.05  # of compilation, worth a file
 
 
 def keep_compiled_programs() -> None:
@@ -74,10 +67,10 @@ def keep_compiled_programs() -> None:
         folder = Path(caches, "dime", "compiled")
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
-            config.update("jax_compilation_cache_max_size", _LARGEST_CACHE)
+            config.update("jax_compilation_cache_max_size", 2 * 2**30)
             config.update("jax_compilation_cache_dir", str(folder))
             if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-                config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_S)
+                config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 _MEMORY_FILE = Path("/proc/meminfo")
@@ -88,33 +81,24 @@ _USE_FILE = Path("/sys/fs/cgroup/memory.stat")
 def refuse_if_too_large(
     agent: Agent, config: TrainingConfig, spec: EnvSpec, num_seeds: int
 ) -> None:
-    """Raises `DimeError`, with what would fit, if the seeds do not fit into the device's memory.
+    """Raises `DimeError` if the seeds do not fit into the device's memory.
 
     Counted are the replays, the minibatches that are drawn together, and the training states twice:
     an update has gradients and new parameters beside them.
     """
-    capacity, storage = config.effective_capacity, config.storage
-    replay = _bytes_of(partial(empty_replay, storage, spec))
-    row = -(-replay // capacity)
+    capacity = config.effective_capacity
+    replay = _bytes_of(partial(empty_replay, config, spec))
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
     drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
-    state += drawn * _bytes_of(partial(empty_replay, Storage(1), spec))
+    state += drawn * _bytes_of(partial(empty_replay, TrainingConfig(replay_capacity=1), spec))
     seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:
         return
-    advice = "Not even one seed fits without its replay: smaller networks, or a larger machine."
-    if available >= seed:
-        advice = (
-            f"At most {available // seed:.0f} fit: fewer seeds, a smaller replay_capacity, or "
-            "--replay-dtype float16."
-        )
-    elif available >= state + row:
-        fitting = (available - state) // row
-        advice = f"One seed fits with a replay_capacity of at most {fitting:.0f}."
     raise DimeError(
         f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
-        f"{row} bytes and {_gb(state)} for training each); {_gb(available)} are available on "
-        f"{jax.devices()[0]}. {advice}"
+        f"{-(-replay // capacity)} bytes and {_gb(state)} for training each); {_gb(available)} are "
+        f"available on {jax.devices()[0]}. Train fewer seeds, with a smaller replay_capacity, with "
+        "--replay-dtype float16, or smaller networks."
     )
 
 
@@ -131,11 +115,8 @@ def available_bytes() -> float:
 
 
 def _available_in_machine() -> float:
-    try:
-        lines = dict(line.split(":") for line in _MEMORY_FILE.read_text().splitlines())
-        return 1024 * sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = dict(line.split(":") for line in _MEMORY_FILE.read_text().splitlines())
+    return 1024 * sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
 
 
 def _available_in_container() -> float:

@@ -23,12 +23,10 @@ def exit_code(number: int) -> int:
 class Interruption:
     """Notices signals while it is entered (in the main thread; elsewhere it does nothing).
 
-    `requested` is the first signal's number, which the loop checks between its steps. A second
-    signal ends the process at once, except SIGHUP: a closed terminal sends several, and service
-    managers send one after SIGTERM. `leaving_at_once`, during compilation, so does the first.
-    `leave` is called with the signal's number before that. A thread does all this, woken by the
-    C-level handler: Python's own handlers wait for the main thread, which compilation can hold for
-    minutes, and raising from one in the middle of it causes a segmentation fault.
+    `requested` is the first signal's number, which the loop checks between its steps. A second one
+    ends the process at once, after `leave(number)`; except SIGHUP, of which a closed terminal
+    sends several. A thread does this, woken by the C-level handler: Python's own handlers wait for
+    the main thread, which compilation can hold for minutes.
     """
 
     def __init__(self, leave: Callable[[int], None]) -> None:
@@ -117,12 +115,9 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def _namespace() -> int | None:
+def _namespace() -> int:
     """The namespace of process ids: containers of one host have different ones."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return None
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def is_gone(process: Any, silent_s: float) -> bool:
@@ -148,7 +143,7 @@ def is_gone(process: Any, silent_s: float) -> bool:
 
 
 def _look_up(pid: int) -> tuple[str, int | None]:
-    """State and start (clock ticks since boot) of a process; nothing without /proc."""
+    """State and start (clock ticks since boot) of a process; nothing if it is hidden."""
     try:
         # proc_pid_stat(5): the third field and the 22nd; the second may hold blanks.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

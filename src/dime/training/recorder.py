@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from dime.training.checkpoint import FailedSeed, RunState
-from dime.training.faults import Restart
-from dime.training.listeners import Listener, Record
+from dime.training.listeners import Record
 from dime.training.process import this_process
 from dime.training.records import RecordFile, cut_records, write_json
 from dime.training.run_directory import RunDirectory
 
 # What a checkpoint keeps, besides the records' sizes and the time.
-_KEPT = ("last_evaluation", "failed_seeds", "env_restarts", "unrepeatable")
+_KEPT = ("last_evaluation", "failed_seeds", "unrepeatable")
 
 
 class Recorder:
@@ -29,30 +28,24 @@ class Recorder:
     def __init__(
         self,
         directory: RunDirectory,
-        num_env_steps: int,
-        listeners: list[Listener],
+        listeners: list[Any],
         callback: Callable[[Record], Any] | None,
     ):
-        self._directory = directory
-        self._num_env_steps = num_env_steps
-        self._listeners = listeners
-        self._callback = callback
+        self._directory, self._listeners, self._callback = directory, listeners, callback
         self._process = this_process()
         files = (directory.metrics_file, directory.evaluations_file)
         self._files = {file.name: RecordFile(file) for file in files}
-        self._wall_time_before = 0.0
         self._began = self._window_began = time.monotonic()
         self._window_start = (0, 0)
         self.last_evaluation: dict[str, dict[str, float]] = {}
         self.failed_seeds: dict[str, FailedSeed] = {}
-        self.env_restarts: dict[str, int] = {}
         self.unrepeatable: str | None = None
         self.stop_requested = False
 
     @property
     def wall_time_s(self) -> float:
         """Seconds that the run took so far, in all its processes."""
-        return self._wall_time_before + time.monotonic() - self._began
+        return time.monotonic() - self._began
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint keeps of the records; they are on the disk when this returns."""
@@ -60,22 +53,18 @@ class Recorder:
         kept = {name: getattr(self, name) for name in _KEPT}
         return {"record_bytes": sizes, "wall_time_s": self.wall_time_s, **kept}
 
-    def restore(self, run: RunState) -> list[str]:
-        """Cuts the records at a checkpoint's position; returns messages for the user."""
-        self._wall_time_before = run.wall_time_s
+    def restore(self, run: RunState) -> None:
+        """Cuts the records at a checkpoint's position, and says so."""
+        self._began -= run.wall_time_s
         for name in _KEPT:
             setattr(self, name, getattr(run, name))
         self._window_start = (run.env_step, run.updates)
-        notes = [
-            f"warning: {path} is damaged: records of before env step {run.env_step} are missing."
-            for name, size in run.record_bytes.items()
-            if (path := self._files[name].path).stat().st_size < size
-        ]
+        for name, size in run.record_bytes.items():
+            path = self._files[name].path
+            if path.stat().st_size < size:
+                self.message(f"warning: {path} is damaged: records are missing.")
         if num_cut := self._cut(run.record_bytes):
-            notes.append(
-                f"{num_cut} records newer than env step {run.env_step} went to discarded.jsonl."
-            )
-        return notes
+            self.message(f"{num_cut} records newer than the checkpoint went to discarded.jsonl.")
 
     def restart(self) -> None:
         """Sets aside the records of a process that never came to a checkpoint."""
@@ -86,12 +75,12 @@ class Recorder:
         return sum(cut_records(self._files[name].path, n, discarded) for name, n in sizes.items())
 
     def start(self) -> None:
-        """Rates are counted from here on (compilation is behind)."""
+        """Rates are counted from here on."""
         self._window_began = time.monotonic()
 
     def step(self, env_step: int) -> None:
         """An env step was taken."""
-        self._notify(lambda listener: listener.step(env_step))
+        self._notify("step", env_step)
 
     def metrics(self, env_step: int, updates: int, per_seed: list[Record]) -> None:
         """Adds a line per seed to metrics.jsonl, with the rates since the last ones."""
@@ -126,27 +115,23 @@ class Recorder:
 
     def _publish(self, name: str, record: Record) -> None:
         self._attempt(partial(self._files[name].append, record))
-        self._notify(lambda listener: listener.record(record))
+        self._notify("record", record)
         if self._callback is not None and self._callback(dict(record)):
             self.stop_requested = True
 
     def message(self, text: str) -> None:
         """Shows something that the user should read."""
-        self._notify(lambda listener: listener.message(text))
+        self._notify("message", text)
 
-    def restart_of_environment(self, restart: Restart) -> None:
-        """An environment was re-created."""
-        self.env_restarts[str(restart.seed)] = restart.count
-        self.message(restart.message)
-
-    def _notify(self, notify: Callable[[Listener], None]) -> None:
+    def _notify(self, event: str, *arguments: Any) -> None:
         """Notifies every listener; one that fails is left out from then on.
 
         A logger's service, its disk, or a terminal that has gone is no reason to stop training.
         """
         for listener in list(self._listeners):
             try:
-                notify(listener)
+                if hasattr(listener, event):
+                    getattr(listener, event)(*arguments)
             except Exception as error:
                 self._listeners.remove(listener)
                 with suppress(Exception):
@@ -157,15 +142,8 @@ class Recorder:
                     "no more records in this process. Training continues."
                 )
 
-    def status(
-        self,
-        state: str,
-        env_step: int,
-        updates: int,
-        checkpoint: int | None,
-        reason: str | None = None,
-    ) -> None:
-        """Replaces status.json; `checkpoint` is the env step of the newest one."""
+    def status(self, state: str, reason: str | None, position: dict[str, Any]) -> None:
+        """Replaces status.json."""
         # Whether episodes repeat is tried when a run first evaluates.
         resume = "exact" if self.last_evaluation else "not tried"
         if self.unrepeatable is not None:
@@ -173,14 +151,10 @@ class Recorder:
         content = {
             "state": state,
             "reason": reason,
-            "env_step": env_step,
-            "updates": updates,
-            "num_env_steps": self._num_env_steps,
-            "checkpoint_env_step": checkpoint,
+            **position,
             "wall_time_s": self.wall_time_s,
             "last_evaluation": self.last_evaluation,
             "failed_seeds": {seed: asdict(failed) for seed, failed in self.failed_seeds.items()},
-            "env_restarts": self.env_restarts,
             "resume": resume,
             "process": self._process,
         }
@@ -188,7 +162,7 @@ class Recorder:
 
     def leave(self, text: str) -> None:
         """Prints a last message before the process ends at once."""
-        self._notify(lambda listener: listener.leave())
+        self._notify("leave")
         with suppress(OSError, ValueError):
             print(text, flush=True)
 
@@ -196,4 +170,4 @@ class Recorder:
         """Closes files and listeners."""
         for file in self._files.values():
             file.close()
-        self._notify(lambda listener: listener.close())
+        self._notify("close")

@@ -14,7 +14,6 @@ from dime.errors import DimeError
 
 LARGEST_JSON = 2**25
 """Bytes that a JSON file or a line of records may have; what is larger is not read."""
-_DEEPEST = 50  # tables in tables and lists in lists; deeper ones are damage
 
 
 def parse_json(content: bytes) -> Any:
@@ -24,14 +23,11 @@ def parse_json(content: bytes) -> Any:
         ValueError: not JSON, a name twice in a table, NaN or infinity, or nested too deeply.
     """
     try:
-        value = json.loads(
+        return json.loads(
             content.decode("utf-8-sig"), object_pairs_hook=_table, parse_constant=_refuse_constant
         )
-        if _is_shallow(value, _DEEPEST):
-            return value
-    except RecursionError:
-        pass
-    raise ValueError("nested too deeply")
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -43,13 +39,6 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 def read_small(path: Path) -> bytes:

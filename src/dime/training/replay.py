@@ -7,19 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
+from dime.training.config import TrainingConfig
 from dime.types import Batch, EnvSpec, Transition
 
 _LARGEST_HALF = 65_504.0  # of float16
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
-
-
-class Storage(NamedTuple):
-    """How a ring keeps its transitions."""
-
-    capacity: int
-    """How many fit."""
-    dtype: str = "float32"
-    """Of observations: float32 or float16."""
 
 
 class Replay(NamedTuple):
@@ -40,14 +32,14 @@ class Replay(NamedTuple):
         return self.reward.shape[-1]
 
 
-def empty_replay(storage: Storage, spec: EnvSpec, *num_seeds: int) -> Replay:
+def empty_replay(config: TrainingConfig, spec: EnvSpec, *num_seeds: int) -> Replay:
     """A ring without transitions; with a number of seeds, one for each."""
-    rows = (*num_seeds, storage.capacity)
+    rows = (*num_seeds, config.effective_capacity)
     return Replay(
-        obs=jnp.zeros((*rows, spec.obs_dim), storage.dtype),
+        obs=jnp.zeros((*rows, spec.obs_dim), config.replay_dtype),
         action=jnp.zeros((*rows, spec.action_dim)),
         reward=jnp.zeros(rows),
-        next_obs=jnp.zeros((*rows, spec.obs_dim), storage.dtype),
+        next_obs=jnp.zeros((*rows, spec.obs_dim), config.replay_dtype),
         terminated=jnp.zeros(rows, bool),
     )
 

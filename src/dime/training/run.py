@@ -1,10 +1,8 @@
 """Training runs as functions: starting one from a config, resuming one from its run directory."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,12 @@ from dime.envs.process import EnvironmentProcessError
 from dime.envs.registry import make
 from dime.errors import DimeError, choose, require
 from dime.training.checkpoint import Checkpoint, from_arrays
-from dime.training.config import EnvLike, RunConfig, replace_nested, without_removed_options
+from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device import DeviceLearners, first_episodes
 from dime.training.host.evaluation import time_limit_warning
 from dime.training.host.learners import HostLearners, OverlapLearners
 from dime.training.host.programs import initialise, seed_keys
-from dime.training.listeners import Listener, Progress, Record, TensorBoard, WeightsAndBiases
+from dime.training.listeners import Progress, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
 from dime.training.machine import (
     dispatch_from_this_thread,
@@ -81,7 +79,8 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
         How the run ended.
 
     Raises:
-        DimeError: the request cannot be fulfilled; no folder was made.
+        DimeError: the request cannot be fulfilled; no folder was made, except if a logger did not
+            start.
         RunFailedError: a seed failed.
         KeyboardInterrupt, SystemExit: a signal stopped the run, after it was saved.
 
@@ -94,7 +93,7 @@ def train(  # noqa: PLR0913  the public entry; everything past the third is keyw
     """
     config = make_config(env, algorithm, preset, env_kwargs, **options)
     place = Path(run_dir) if run_dir else None
-    return _checked(start_run(config, env, place, Hooks(callback, progress)))
+    return _checked(start_run(config, env, place, callback, progress))
 
 
 def resume(
@@ -123,11 +122,9 @@ def resume(
         DimeError: the folder is not a run, no checkpoint is intact, or the run is complete.
         RunFailedError, KeyboardInterrupt, SystemExit: as for `train`.
     """
-    known = [field.name for field in fields(Changes)]
     for name in changes:
-        choose("option of a resumed run", name, known)
-    hooks = Hooks(callback, progress)
-    return _checked(resume_run(Path(run_dir), env, Changes(**changes), hooks))
+        choose("option of a resumed run", name, CHANGEABLE)
+    return _checked(resume_run(Path(run_dir), env, changes, callback, progress))
 
 
 def _checked(result: RunResult) -> RunResult:
@@ -141,38 +138,21 @@ def _checked(result: RunResult) -> RunResult:
     return result
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What a run calls and shows besides writing its files."""
-
-    callback: Callback | None = None
-    """Receives every record; a true result stops the run."""
-    progress: bool = True
-    """Whether to show how far the run is."""
-    before_start: Callable[[RunConfig], None] | None = None
-    """Called once a new run can begin, before its folder is made; may raise `DimeError`."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.callback is None or callable(self.callback),
-            f"callback is {self.callback!r}; it must be a function of one record.",
-        )
+CHANGEABLE = ("num_env_steps", "max_env_restarts", "env_process", "env_timeout_s")
+"""Options of a run that may change when it is resumed."""
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What changes from here on in a resumed run; None leaves it as it was."""
+def start_run(
+    config: RunConfig,
+    env: EnvLike,
+    run_dir: Path | None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    before_start: Callable[[RunConfig], None] | None = None,
+) -> RunResult:
+    """A new run; all but a logger is checked before `before_start`, and before its folder is made.
 
-    num_env_steps: int | None = None
-    max_env_restarts: int | None = None
-    env_process: bool | None = None
-    env_timeout_s: float | None = None
-
-
-def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hooks) -> RunResult:
-    """A new run; what can be refused is refused before its folder is made.
-
-    Without `run_dir` it goes to the first of the `default_run_dirs` that is free.
+    Without `run_dir` it goes to a new folder below `runs`.
     """
     if run_dir:
         RunDirectory(run_dir).refuse_if_taken()
@@ -180,27 +160,32 @@ def start_run(config: RunConfig, env: EnvLike, run_dir: Path | None, hooks: Hook
     with _environments(config, env) as environments:
         require_support(config, environments[0])
         agent = _agent(config, environments[0], len(config.training.seeds))
-        if hooks.before_start is not None:
-            hooks.before_start(config)
-        existed = run_dir is not None and run_dir.exists()
+        if before_start is not None:
+            before_start(config)
         if run_dir:
             directory = RunDirectory.create(run_dir, config.to_json())
         else:
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
         with directory.locked(), ExitStack() as stack:
-            with directory.removed_on_failure(keep_empty=existed):
-                learners = _learners(config, env, environments, agent, None)
-                prepared = _loop(config, directory, environments[0], learners, hooks)
-                loop = stack.enter_context(prepared)
-            return loop.run(None)
+            learners = _learners(config, env, environments, agent, None)
+            prepared = _loop(config, directory, environments[0], learners, callback, progress)
+            return stack.enter_context(prepared).run(None)
 
 
-def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hooks) -> RunResult:
-    """Continues a run, or restarts it if no checkpoint was ever completed."""
+def resume_run(
+    run_dir: Path,
+    env: EnvLike | None,
+    changes: dict[str, Any],
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> RunResult:
+    """Continues a run, or restarts it if no checkpoint was ever completed.
+
+    `changes` holds new values of `CHANGEABLE` options; None leaves one as it was.
+    """
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
-    content = directory.config()
-    config = RunConfig.from_json(content)
+    config = RunConfig.from_json(directory.config())
     if config.env_is_object and env is None:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object ({config.env}), which a "
@@ -224,28 +209,21 @@ def resume_run(run_dir: Path, env: EnvLike | None, changes: Changes, hooks: Hook
             directory.checkpoints.set_aside(checkpoint.path)
             at = checkpoint.env_step
             warnings.append(f"Continuing from the checkpoint at env step {at} instead.")
-        if used := without_removed_options(content)[1]:
-            warnings.append(
-                f"This run used {' and '.join(used)}, which this release no longer has. It "
-                "continues with the same numbers and a replay that takes more memory."
-            )
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         learners = _learners(changed, env, environments, agent, checkpoint)
-        loop = stack.enter_context(_loop(changed, directory, environments[0], learners, hooks))
-        return loop.run(checkpoint)
+        prepared = _loop(changed, directory, environments[0], learners, callback, progress)
+        return stack.enter_context(prepared).run(checkpoint)
 
 
 def _prepare(config: RunConfig) -> None:
-    """Refuses a device or a logger that cannot be used."""
     if not config.training.overlap:
         dispatch_from_this_thread()
     try:
         jax.devices()
     except Exception as error:  # JAX's own are of several kinds
         raise DimeError(
-            f"JAX finds no device to compute on ({type(error).__name__}: {error}). JAX_PLATFORMS "
-            f"is {os.environ.get('JAX_PLATFORMS', '')!r}; `dime doctor` shows what there is."
+            f"JAX finds no device to compute on ({error}); `dime doctor` shows what there is."
         ) from error
     keep_compiled_programs()
     if config.training.wandb_project is not None:
@@ -253,7 +231,10 @@ def _prepare(config: RunConfig) -> None:
 
 
 def _changed(
-    config: RunConfig, changes: Changes, checkpoint: Checkpoint | None, directory: RunDirectory
+    config: RunConfig,
+    changes: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    directory: RunDirectory,
 ) -> RunConfig:
     """The config with the changes; refuses a run that is complete, or has lost its checkpoints."""
     status = directory.status()
@@ -263,7 +244,7 @@ def _changed(
         f"{directory.path} was saved at env step {saved}, but its checkpoints are gone. Put "
         f"them back, or train again: dime train --config {directory.path / 'config.json'}",
     )
-    asked = {name: value for name, value in asdict(changes).items() if value is not None}
+    asked = {name: value for name, value in changes.items() if value is not None}
     planned = config.training.num_env_steps
     wanted = asked.get("num_env_steps", planned)
     complete = wanted == env_step and status.get("state") == "finished"
@@ -278,7 +259,6 @@ def _changed(
 def _refuse_if_other(
     checkpoint: Checkpoint, config: RunConfig, environment: Environment, agent: Agent
 ) -> None:
-    """Raises `DimeError` if a checkpoint is not of this environment, algorithm or config."""
     path, run, training = checkpoint.path, checkpoint.run, config.training
     require(
         run.seeds == [seed for seed in training.seeds if seed in run.seeds],
@@ -338,14 +318,12 @@ def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
 @contextmanager
 def _environments(config: RunConfig, env: EnvLike) -> Iterator[list[Environment]]:
     """A training environment for each seed, closed at the end."""
+    make_environment = environment_maker(config, env)
     with ExitStack() as stack:
-        make_environment = environment_maker(config, env)
         try:
             made = [stack.enter_context(closing(make_environment())) for _ in config.training.seeds]
         except EnvironmentProcessError as error:
             raise DimeError(f"{config.env} cannot be made: {error}") from error
-        except OSError as error:  # with its traceback: it is not a file of the run
-            raise RuntimeError(f"{config.env} cannot be made") from error
         yield made
 
 
@@ -377,31 +355,23 @@ def _loop(
     directory: RunDirectory,
     environment: Environment,
     learners: HostLearners | DeviceLearners,
-    hooks: Hooks,
+    callback: Callback | None,
+    progress: bool,
 ) -> Iterator[Loop]:
     """The loop from the learners' env step on; inside, signals ask it to stop."""
-    env_step = learners.env_step
-    directory.add_provenance(env_step)
-    listeners = _listeners(config, directory, env_step, hooks)
-    recorder = Recorder(directory, config.training.num_env_steps, listeners, hooks.callback)
-    with closing(recorder):
-        if warning := time_limit_warning(environment):
-            recorder.message(warning)
-        loop = Loop(config.training, directory, learners, recorder)
-        with loop.interruption, closing(learners):
-            yield loop
-
-
-def _listeners(
-    config: RunConfig, directory: RunDirectory, env_step: int, hooks: Hooks
-) -> list[Listener]:
     training = config.training
-    listeners: list[Listener] = []
+    directory.add_provenance(learners.env_step)
+    listeners: list[Any] = []
     if training.wandb_project is not None:  # first: it may fail, and the others hold open files
         listeners.append(WeightsAndBiases(training.wandb_project, directory.path, config.to_json()))
     if training.tensorboard:
-        purge_step = env_step + 1 if env_step else None
-        listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds, purge_step))
-    if hooks.progress:  # last: it takes the terminal
-        listeners.append(Progress(env_step, training.num_env_steps, len(training.seeds)))
-    return listeners
+        listeners.append(TensorBoard(directory.tensorboard_folder, training.seeds))
+    if progress:  # last: it takes the terminal
+        listeners.append(Progress(training.num_env_steps))
+    recorder = Recorder(directory, listeners, callback)
+    with closing(recorder):
+        if warning := time_limit_warning(environment):
+            recorder.message(warning)
+        loop = Loop(training, directory, learners, recorder)
+        with loop.interruption, closing(learners):
+            yield loop

@@ -28,14 +28,6 @@ _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujo
 _DEAD = "its process is gone: killed, or the machine crashed; dime resume continues the run"
 
 
-def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
-    """`runs/ENV/ALGORITHM/<date-time>` below the current folder, then the same with -2, -3, ..."""
-    place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    yield place / stamp
-    yield from (place / f"{stamp}-{number}" for number in itertools.count(2))
-
-
 class TakenError(DimeError):
     """The run directory already exists and is not empty."""
 
@@ -90,23 +82,13 @@ class RunDirectory:
 
     @classmethod
     def create_default(cls, env: str, algorithm: str, config: dict[str, Any]) -> "RunDirectory":
-        """Makes the first of the `default_run_dirs` that no process has taken."""
-        for path in default_run_dirs(env, algorithm):
+        """Makes `runs/ENV/ALGORITHM/<date-time>`, or the same with -2, -3, ... if that is taken."""
+        place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for number in itertools.count(1):
             with suppress(TakenError):
-                return cls.create(path, config)
+                return cls.create(place / (stamp if number == 1 else f"{stamp}-{number}"), config)
         raise AssertionError("there is always another name")
-
-    @contextmanager
-    def removed_on_failure(self, keep_empty: bool) -> Iterator[None]:
-        """If anything is raised inside, this new run is removed, so that its name is free."""
-        try:
-            yield
-        except BaseException:
-            for entry in self.path.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if not keep_empty:
-                self.path.rmdir()
-            raise
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":

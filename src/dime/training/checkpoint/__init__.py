@@ -151,17 +151,6 @@ class Checkpoint:
         return self.run.env_step
 
 
-def position_of(
-    checkpoint: Checkpoint | None, seeds: Iterable[int]
-) -> tuple[list[int], int, int, Any]:
-    """Seeds, env step, updates and metrics of a checkpoint, or before the first step."""
-    if checkpoint is None:
-        return list(seeds), 0, 0, None
-    run = checkpoint.run
-    metrics = run.metrics and {name: np.array(run.metrics[name]) for name in run.metrics}
-    return run.seeds, run.env_step, run.updates, metrics
-
-
 def to_arrays(tree: Any) -> Arrays:
     """A pytree's leaves by their path, as NumPy arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))

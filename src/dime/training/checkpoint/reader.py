@@ -27,9 +27,9 @@ from dime.training.checkpoint import (
     Segment,
     require_layout,
 )
-from dime.training.config import from_table, require_version
+from dime.training.config import TrainingConfig, from_table, require_version
 from dime.training.records import parse_json, read_small
-from dime.training.replay import Replay, Storage, empty_replay, within_range
+from dime.training.replay import Replay, empty_replay, within_range
 from dime.types import EnvSpec
 
 _WRONG_CONTENT = (
@@ -101,10 +101,9 @@ def read_manifest(path: Path) -> Manifest:
 
 @contextmanager
 def _explained(file: Path) -> Iterator[None]:
-    """Inside, any error about a file becomes a `DimeError` that names it, if possible as damage.
+    """Inside, any error about a file becomes a `DimeError` that names it.
 
-    What cannot be read now (too many open files, no permission, a share that is away) may be
-    whole, and must not be set aside.
+    Only damage is a `DamagedError`: what cannot be read now may be whole, and is not set aside.
     """
     try:
         yield
@@ -129,16 +128,11 @@ def _require_ordinary(file: Path, size: int | None = None) -> None:
     require(size in (None, found.st_size), f"{found.st_size} bytes instead of {size}.")
 
 
-def _require_sum(found: str, expected: str) -> None:
-    require(found == expected, "its SHA-256 is not the recorded one.")
-
-
 def _verified(file: Path, expected: Digest) -> bytes:
-    """The content of a file of this size and SHA-256."""
     with _explained(file):
         _require_ordinary(file, expected.bytes)
         content = file.read_bytes()
-        _require_sum(digest(content).sha256, expected.sha256)
+        require(digest(content) == expected, "its SHA-256 is not the recorded one.")
         return content
 
 
@@ -162,7 +156,8 @@ def _verify_segment(file: Path, segment: Segment, run: RunState) -> None:
     with _explained(file):
         _require_ordinary(file, segment.bytes)
         with file.open("rb") as opened:
-            _require_sum(hashlib.file_digest(opened, "sha256").hexdigest(), segment.sha256)
+            found_sum = hashlib.file_digest(opened, "sha256").hexdigest()
+        require(found_sum == segment.sha256, "its SHA-256 is not the recorded one.")
         with safetensors.safe_open(file, framework="numpy") as content:
             seeds = _saved_seeds(content)
             slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
@@ -202,10 +197,10 @@ def read_rows(file: Path, seeds: list[int]) -> Arrays:
 
 
 def load_replay(
-    files: list[tuple[Path, int]], seeds: list[int], storage: Storage, spec: EnvSpec
+    files: list[tuple[Path, int]], seeds: list[int], config: TrainingConfig, spec: EnvSpec
 ) -> Replay:
     """The rings of these seeds from `files` with the number of each one's first transition."""
-    empty = jax.eval_shape(lambda: empty_replay(storage, spec))
+    empty = jax.eval_shape(lambda: empty_replay(config, spec))
     rings = {
         name: np.zeros((len(seeds), *ring.shape), ring.dtype)
         for name, ring in empty._asdict().items()
@@ -213,7 +208,7 @@ def load_replay(
     for file, start in files:
         arrays = read_rows(file, seeds)
         for name, ring in rings.items():
-            _put(ring, arrays[name], start % storage.capacity)
+            _put(ring, arrays[name], start % config.effective_capacity)
     # Copied: the rings are donated to compiled programs, which must own them. One by one, so that
     # there is never a second replay.
     return Replay(**{name: jnp.array(rings.pop(name), copy=True) for name in list(rings)})

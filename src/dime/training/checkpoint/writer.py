@@ -55,8 +55,7 @@ class CheckpointFolder:
     """The checkpoints of one run."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.replay_folder = folder / "replay"
+        self.folder, self.replay_folder = folder, folder / "replay"
 
     def steps(self) -> list[Path]:
         """Folders of complete checkpoints, newest first."""
@@ -199,5 +198,4 @@ class ReplaySaver:
 
 
 def _transitions(replay: Replay, numbers: Any) -> Transition:
-    """Every seed's transitions of these numbers."""
     return jax.vmap(transitions, in_axes=(0, None))(replay, numbers)

@@ -1,13 +1,15 @@
 """The environment's side of a run: one stream of episodes per seed."""
 
 import random
+import traceback
 from typing import NamedTuple
 
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError, describe
 from dime.training.checkpoint import EpisodePosition
-from dime.training.faults import Restarts
+from dime.training.faults import Event
 
 TRAINING, EVALUATION = range(2)
 
@@ -34,17 +36,48 @@ class Observed(NamedTuple):
 class EpisodeStream:
     """A seed's training environment, one episode after the other.
 
-    If the environment raises, it is re-created and the episode is cut, as long as `restarts` has
-    some left; after that its error is raised, and the stream is as before. `obs` is the observation
-    to act on next.
+    If the environment raises, it is re-created and the episode is cut, up to `max_restarts` times
+    (also counted in `restarts` by seed, as run.json has them); after that its error is raised, and
+    the stream is as before. `obs` is the observation to act on next.
     """
 
-    def __init__(self, env: Environment, restarts: Restarts, bootstrap_at_time_limits: bool = True):
-        self.env, self.restarts, self.seed = env, restarts, restarts.seed
+    def __init__(
+        self,
+        env: Environment,
+        seed: int,
+        max_restarts: int,
+        restarts: dict[str, int],
+        bootstrap_at_time_limits: bool = True,
+    ):
+        self.env, self.seed = env, seed
+        self.max_restarts, self.restarts = max_restarts, restarts
+        self.warnings: list[Event] = []
         self.bootstrap_at_time_limits = bootstrap_at_time_limits
         self.last_return: float | None = None
         self.last_length: int | None = None
         self._begin(0, np.zeros(env.obs_dim, np.float32))
+
+    def take_restart(self, error: Exception, cost: str = "the episode is cut") -> bool:
+        """Counts one and warns of it; False if none is left, and nothing is counted.
+
+        Also if the environment broke its own rules (a NaN, another shape): it would again, and
+        its answer must not be hidden.
+        """
+        count = self.restarts.get(str(self.seed), 0)
+        if isinstance(error, DimeError) or count >= self.max_restarts:
+            return False
+        self.restarts[str(self.seed)] = count + 1
+        text = (
+            f"warning: {self.env.name} raised {describe(error).rstrip('.')}. It is re-created for "
+            f"seed {self.seed} ({count + 1} of {self.max_restarts} times), and {cost}.\n"
+        )
+        self.warnings.append(text + "".join(traceback.format_exception(error)))
+        return True
+
+    def fetch_warnings(self) -> list[Event]:
+        """Those since the last call."""
+        fetched, self.warnings = self.warnings, []
+        return fetched
 
     def begin(self) -> None:
         """Resets the environment for the episode `self.number`."""
@@ -61,7 +94,7 @@ class EpisodeStream:
         After an `error` the environment is re-created first.
         """
         while True:
-            if error is not None and not self.restarts.take(self.env.name, error):
+            if error is not None and not self.take_restart(error):
                 raise error
             try:
                 if error is not None:
@@ -74,8 +107,7 @@ class EpisodeStream:
         """Takes a step; begins the next episode if this one ends.
 
         `next_obs` of the result is the true successor, also at the end of an episode. If the
-        environment was re-created, the same action is taken in the new episode: each step gives one
-        transition, and for an off-policy learner it is one like any other.
+        environment was re-created, the action is taken in the new episode: one transition per step.
         """
         while True:
             try:
@@ -102,9 +134,8 @@ class EpisodeStream:
     def restore(self, position: EpisodePosition, actions: np.ndarray, obs: np.ndarray) -> bool:
         """Replays the episode in progress; False if the environment did not follow.
 
-        Physics engines keep more than their visible state (MuJoCo: a warm start), so the episode
-        is stepped again from its seed. An environment that its seed does not determine ends up
-        elsewhere than at `obs`; then the episode in progress is cut and the next one begins.
+        Physics engines keep more than their visible state, so the episode is stepped again from its
+        seed. If that ends elsewhere than at `obs`, it is cut and the next one begins.
         """
         self.last_return, self.last_length = position.last_return, position.last_length
         error: Exception | None = None
@@ -128,19 +159,13 @@ class EpisodeStream:
 
 
 KEEPS_STATE = (
-    "the same seed and actions did not give the same episode again: it keeps state between episodes"
+    "the same seed and actions did not give the same episode again: it keeps state between "
+    "episodes, or draws from random numbers that other environments share"
 )
-SHARES_RANDOMNESS = "it draws from random numbers that all environments of a process share"
 NOT_TRIED = "it failed while its episodes were repeated as a trial"
 
 _NUM_STEPS = 5
 _SEED, _ANOTHER_SEED = 20_011, 20_021
-_REMEDIES = {
-    KEEPS_STATE: "Make reset(seed=...) rebuild whatever an episode changes, also the statistics of "
-    "a wrapper, and draw everything from self.np_random. Evaluations use new environments.",
-    SHARES_RANDOMNESS: "--env-process gives each environment its own; better, draw everything from "
-    "self.np_random.",
-}
 
 
 def why_not_repeatable(env: Environment) -> str | None:
@@ -152,9 +177,7 @@ def why_not_repeatable(env: Environment) -> str | None:
     try:
         first = _rollout(env, _SEED)
         _rollout(env, _ANOTHER_SEED)
-        if _rollout(env, _SEED) != first:
-            return KEEPS_STATE
-        return None if _rollout(env, _SEED, others_draw=True) == first else SHARES_RANDOMNESS
+        return None if _rollout(env, _SEED, others_draw=True) == first else KEEPS_STATE
     except Exception:  # whatever a user's environment raises
         return NOT_TRIED
     finally:
@@ -164,16 +187,13 @@ def why_not_repeatable(env: Environment) -> str | None:
 
 def repeat_warning(name: str, reason: str) -> str:
     """What to say of an environment that does not repeat its episodes."""
-    if reason == NOT_TRIED:
-        return f"note: {name}: {reason}; a resumed run may differ from an uninterrupted one."
     return (
-        f"warning: {name}: {reason}. A resumed run is therefore approximate: it differs from an "
-        f"uninterrupted one. {_REMEDIES[reason]}"
+        f"warning: {name}: {reason}. A resumed run may therefore differ from an uninterrupted one "
+        "(docs/environments.md)."
     )
 
 
 def _rollout(env: Environment, seed: int, others_draw: bool = False) -> list[tuple[bytes, float]]:
-    """The observations and rewards of a few random steps."""
     actions = np.random.default_rng(0)
     seen = [(env.reset(seed).tobytes(), 0.0)]
     for _ in range(_NUM_STEPS):

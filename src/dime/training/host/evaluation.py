@@ -29,9 +29,8 @@ def time_limit_warning(env: Environment) -> str | None:
         return None
     return (
         f"warning: {env.name} declares no time limit. An episode that does not end by itself "
-        f"never ends in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Give one: "
-        "--env-kwargs max_episode_steps=1000 (ids of Gymnasium's registry), or wrap it in "
-        "gymnasium.wrappers.TimeLimit."
+        f"never ends in training; evaluations cut it at {MAX_EPISODE_STEPS:,} steps. Wrap it in "
+        "gymnasium.wrappers.TimeLimit, or give --env-kwargs max_episode_steps=1000."
     )
 
 
@@ -66,10 +65,7 @@ class EpisodeError(Exception):
 
 
 class EnvironmentPool:
-    """Environments for evaluations, made when they are first needed.
-
-    `unrepeatable` says why their episodes do not follow from their seeds, once that was tried.
-    """
+    """Environments for evaluations, made when they are first needed."""
 
     def __init__(self, make: Callable[[], Environment], training: list[Environment]):
         self._make, self._training = make, training
@@ -117,8 +113,6 @@ class EnvironmentPool:
 
 
 class _Episode:
-    """An episode in progress."""
-
     def __init__(self, env: Environment, seed: int):
         self.env, self.seed = env, seed
         self.obs = env.reset(seed)

@@ -1,5 +1,6 @@
 """Agents whose environments are stepped by Python, one env step after the other."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,25 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dime.envs.environment import Environment
+from dime.errors import DimeError, describe
 from dime.training.checkpoint import (
     Arrays,
     Checkpoint,
     EpisodePosition,
     from_arrays,
-    position_of,
     to_arrays,
 )
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
-from dime.training.faults import (
-    Event,
-    Restarts,
-    SeedFailure,
-    failure_of,
-    poisoned,
-    state_of,
-    survivors,
-)
+from dime.training.faults import Event, SeedFailure, state_of
 from dime.training.host.episodes import EpisodeStream, Observed
 from dime.training.host.evaluation import (
     Actions,
@@ -49,15 +42,89 @@ from dime.training.replay import Replay, empty_replay
 from dime.types import Agent, Counters, EnvSpec, Transition
 
 
-class HostLearners:
-    """One Gymnasium environment for each seed, one program call per env step; see `Learners`.
+class Learners:
+    """The agents and environments of every seed that still runs, and how far they are.
 
-    `environments` by seed; `make_environment` makes those of evaluations.
+    Seeds that fail are removed, unless all failed: then everything stays as it is.
     """
 
     state: Any
     replay: Replay
+    metrics: Any
+    """Of the newest updates, each leading with the axis of seeds; None before the first."""
     unrepeatable: str | None = None
+    """Why episodes do not follow from their seeds; None if nothing is known against it."""
+    learned_step: int | None = None
+    """With `--overlap`: the env step whose updates were made last."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        agent: Agent,
+        environment: Environment,
+        checkpoint: Checkpoint | None,
+    ):
+        self.config, self._agent, self._checkpoint = config, agent, checkpoint
+        self.seeds, self.env_step, self.update, self.metrics = list(config.seeds), 0, 0, None
+        self.env_restarts: dict[str, int] = {}
+        if checkpoint is not None:
+            run = checkpoint.run
+            self.env_restarts = dict(run.env_restarts)
+            self.seeds, self.env_step, self.update = run.seeds, run.env_step, run.updates
+            self.metrics = run.metrics and {n: np.array(run.metrics[n]) for n in run.metrics}
+        self.env_name, self.spaces = environment.name, environment.spaces
+        self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
+
+    def compile(self) -> None:
+        """Compiles the programs, for as many seeds as there are now."""
+        raise NotImplementedError
+
+    def _select(self, kept: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _failure(self, index: int, error: Exception) -> SeedFailure:
+        """That of the seed at this place, of which its environment's error is the reason."""
+        reason, details = str(error), ""
+        if not isinstance(error, DimeError):
+            reason = f"{self.env_name} raised {describe(error)}"
+            details = "".join(traceback.format_exception(error))
+        reason = f"{reason} (after env step {self.env_step})"
+        state = state_of(self.state, index)
+        return SeedFailure(self.seeds[index], self.env_step, reason, details, False, state)
+
+    def _poisoned(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
+        """The failures of seeds for which not all is `finite`, (seeds, quantities).
+
+        `env_steps` says when: one for all seeds, or one for each.
+        """
+        failures: list[Event] = []
+        for index in np.flatnonzero(~finite.all(axis=1)).tolist():
+            env_step = int(np.broadcast_to(env_steps, len(self.seeds))[index])
+            names = ", ".join(quantities[i] for i in np.flatnonzero(~finite[index]))
+            reason = f"{names} became NaN or infinite at env step {env_step}"
+            state = state_of(self.state, index)
+            failures.append(SeedFailure(self.seeds[index], env_step, reason, "", True, state))
+        return failures
+
+    def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
+        return self._without_failed(self._poisoned(quantities, finite, env_steps))
+
+    def _without_failed(self, events: list[Event]) -> list[Event]:
+        """Removes failed seeds and compiles for the others."""
+        failed = {event.seed for event in events if isinstance(event, SeedFailure)}
+        kept = np.array([i for i, seed in enumerate(self.seeds) if seed not in failed], int)
+        if 0 < len(kept) < len(self.seeds):
+            self._select(kept)
+            self.seeds = [self.seeds[place] for place in kept]
+            self.compile()
+        return events
+
+
+class HostLearners(Learners):
+    """One Gymnasium environment for each seed, one program call per env step.
+
+    `environments` by seed; `make_environment` makes those of evaluations.
+    """
 
     def __init__(
         self,
@@ -67,16 +134,11 @@ class HostLearners:
         make_environment: Callable[[], Environment],
         checkpoint: Checkpoint | None = None,
     ):
-        self.config, self._agent, self._checkpoint = config, agent, checkpoint
-        position = position_of(checkpoint, config.seeds)
-        self.seeds, self.env_step, self.update, self.metrics = position
-        one = environments[self.seeds[0]]
-        self.env_name, self.spaces = one.name, one.spaces
-        self.spec = EnvSpec(one.obs_dim, one.action_dim, config.replay_capacity)
-        restarts = [Restarts(seed, config.max_env_restarts) for seed in self.seeds]
+        super().__init__(config, agent, next(iter(environments.values())), checkpoint)
+        limit, bootstrap = config.max_env_restarts, config.bootstrap_at_time_limits
         self.streams = [
-            EpisodeStream(environments[each.seed], each, config.bootstrap_at_time_limits)
-            for each in restarts
+            EpisodeStream(environments[seed], seed, limit, self.env_restarts, bootstrap)
+            for seed in self.seeds
         ]
         self._pool = EnvironmentPool(make_environment, list(environments.values()))
 
@@ -90,22 +152,20 @@ class HostLearners:
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             return self._restore(checkpoint)
-        self.replay = empty_replay(self.config.storage, self.spec, len(self.seeds))
+        self.replay = empty_replay(self.config, self.spec, len(self.seeds))
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         _, events = self._attempt(lambda stream: stream.begin())
         self._choose_actions()
         return self._without_failed(events)
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
-        files, storage = checkpoint.replay_files, self.config.storage
-        self.replay = load_replay(files, self.seeds, storage, self.spec)
+        self.replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
         state = from_arrays(checkpoint.state, self._programs.state_shape)
         self.state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
         saved = checkpoint.episodes
         positions = dict(zip(self.seeds, checkpoint.run.episodes, strict=True))
 
         def follow(stream: EpisodeStream) -> bool:
-            stream.restarts.count = checkpoint.run.env_restarts.get(str(stream.seed), 0)
             arrays = (saved[f"{stream.seed}/{name}"] for name in ("actions", "obs"))
             return stream.restore(positions[stream.seed], *arrays)
 
@@ -130,17 +190,11 @@ class HostLearners:
                 done[stream.seed] = do(stream)
             except Exception as error:  # whatever a user's environment raises
                 events.append(self._failure(index, error))
-            events += stream.restarts.fetch()
+            events += stream.fetch_warnings()
         return done, events
-
-    def _failure(self, index: int, error: Exception) -> Event:
-        stream = self.streams[index]
-        state = state_of(self.state, index)
-        return failure_of(stream.seed, error, stream.env.name, self.env_step, state)
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, its updates, and the choice of the next actions."""
-        self._start_environments()
         observed, events = self._step_environments()
         if not observed:
             return events
@@ -149,13 +203,10 @@ class HostLearners:
             return events + self._advance(transition)
         return events + self._store_and_act(transition)
 
-    def _start_environments(self) -> None:
-        """Environments in other processes begin the step."""
-        for stream, action in zip(self.streams, self._actions, strict=True):
-            stream.env.start_step(action)
-
     def _step_environments(self) -> tuple[dict[int, Observed], list[Event]]:
         actions = dict(zip(self.seeds, self._actions, strict=True))
+        for stream in self.streams:
+            stream.env.start_step(actions[stream.seed])  # in other processes it begins
         return self._attempt(lambda stream: stream.step(actions[stream.seed]))
 
     def _complete(self, observed: dict[int, Observed], events: list[Event]) -> Transition:
@@ -168,7 +219,7 @@ class HostLearners:
     def _store_and_act(self, transition: Transition) -> list[Event]:
         self.replay = self._programs.store(self.replay, transition, self._counters())
         self._choose_actions()
-        return self._check(["action"], _rows_finite(self._actions))
+        return self._check(["action"], _rows_finite(self._actions), self.env_step)
 
     def _counters(self) -> Counters:
         return counters(self.env_step, self.update)
@@ -185,12 +236,11 @@ class HostLearners:
 
     def _advance(self, transition: Transition) -> list[Event]:
         inputs = StepInputs(transition, self._obs(), self._keys, self._counters())  # pyright: ignore[reportArgumentType]
-        advanced = self._programs.advance(self.state, self.replay, inputs)
-        self.replay = advanced.replay
-        self._keep(advanced.learned)
-        self._actions, finite = jax.device_get((advanced.action, advanced.learned.finite))
+        self.replay, learned, action = self._programs.advance(self.state, self.replay, inputs)
+        self._keep(learned)
+        self._actions, finite = jax.device_get((action, learned.finite))
         finite = np.hstack([finite, _rows_finite(self._actions)])
-        return self._check([*sorted(self.metrics), "action"], finite)
+        return self._check([*sorted(self.metrics), "action"], finite, self.env_step)
 
     def _keep(self, learned: Learned) -> None:
         numbers = self.update + np.arange(self.config.updates_per_env_step)
@@ -200,22 +250,12 @@ class HostLearners:
         self.state, self.metrics = learned.state, metrics
         self.update += len(numbers)
 
-    def _check(self, quantities: list[str], finite: np.ndarray) -> list[Event]:
-        events = poisoned(self.seeds, self.state, quantities, finite, self.env_step)
-        return self._without_failed(events)
-
-    def _without_failed(self, events: list[Event]) -> list[Event]:
-        """Removes failed seeds and compiles for the others; if all failed, nothing changes."""
-        kept = survivors(self.seeds, events)
-        if kept is not None:
-            self.state, self.replay, self.metrics = jax.tree.map(
-                lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
-            )
-            self._actions = self._actions[kept]
-            self.streams = [self.streams[place] for place in kept]
-            self.seeds = [self.seeds[place] for place in kept]
-            self.compile()
-        return events
+    def _select(self, kept: np.ndarray) -> None:
+        self.state, self.replay, self.metrics = jax.tree.map(
+            lambda leaf: leaf[kept], (self.state, self.replay, self.metrics)
+        )
+        self._actions = self._actions[kept]
+        self.streams = [self.streams[place] for place in kept]
 
     def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
         """Plays whole episodes, one step between two values."""
@@ -236,8 +276,8 @@ class HostLearners:
         """Counts a restart before an evaluation is repeated; removes the seed if none is left."""
         self._pool.close()  # one of its environments may be broken
         stream = self.streams[error.agent]
-        if stream.restarts.take(stream.env.name, error.cause, "the evaluation is repeated"):
-            return stream.restarts.fetch()
+        if stream.take_restart(error.cause, "the evaluation is repeated"):
+            return stream.fetch_warnings()
         return self._without_failed([self._failure(error.agent, error.cause)])
 
     def close(self) -> None:
@@ -248,15 +288,15 @@ class HostLearners:
         """Of every seed."""
         return [stream.position() for stream in self.streams]
 
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """The state's arrays, those of the episodes in progress, and what else `run.json` keeps."""
+    def snapshot(self) -> tuple[Arrays, Arrays]:
+        """The state's arrays, and those of the episodes in progress."""
         episodes: Arrays = {}
         for stream, action in zip(self.streams, self._actions, strict=True):
             taken = np.array(stream.actions, np.float32).reshape(-1, self.spec.action_dim)
             episodes[f"{stream.seed}/actions"] = taken
             episodes[f"{stream.seed}/obs"] = stream.obs
             episodes[f"{stream.seed}/next_action"] = action
-        return to_arrays(self.state), episodes, {}
+        return to_arrays(self.state), episodes
 
 
 class OverlapLearners(HostLearners):
@@ -265,37 +305,30 @@ class OverlapLearners(HostLearners):
     The updates of an env step are made while the environments take the next one.
     """
 
-    # The newest env step whose updates were made. It is saved: an environment that fails may leave
-    # its learner ahead, and nothing must be learned twice.
-    _learned_step = 0
+    # Saved: an environment that fails may leave its learner ahead; nothing must be learned twice.
+    learned_step: int | None = 0
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         learned = checkpoint.run.learnt_env_step
-        self._learned_step = self.env_step if learned is None else learned
+        self.learned_step = self.env_step if learned is None else learned
         return super()._restore(checkpoint)
 
     def step(self, at_most: int = 1) -> list[Event]:
         """One env step of every seed, the updates of the one before, the next actions."""
-        self._start_environments()
         learned = None
-        if self.config.learns_after(self.env_step) and self._learned_step < self.env_step:
+        if self.config.learns_after(self.env_step) and (self.learned_step or 0) < self.env_step:
             # Sent off; nothing here waits for it.
             learned = self._programs.learn(self.state, self.replay, self._keys, self._counters())
             self._keep(learned)
-            self._learned_step = self.env_step
+            self.learned_step = self.env_step
         observed, events = self._step_environments()
         if learned is not None:
             quantities, finite = sorted(learned.metrics), np.asarray(learned.finite)
-            events += poisoned(self.seeds, self.state, quantities, finite, self.env_step)
+            events += self._poisoned(quantities, finite, self.env_step)
         failed = {event.seed for event in events if isinstance(event, SeedFailure)}
         if failed >= set(self.seeds):
             return events
         return events + self._store_and_act(self._complete(observed, events))
-
-    def snapshot(self) -> tuple[Arrays, Arrays, dict[str, Any]]:
-        """As in `HostLearners`, and how far learning lags."""
-        state, episodes, run = super().snapshot()
-        return state, episodes, run | {"learnt_env_step": self._learned_step}
 
 
 def _rows_finite(actions: np.ndarray) -> np.ndarray:

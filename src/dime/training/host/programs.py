@@ -48,14 +48,6 @@ class Learned(NamedTuple):
     finite: Bool[Array, "seeds metrics"]
 
 
-class Advanced(NamedTuple):
-    """What `advance` leaves behind. All leaves lead with the axis of seeds."""
-
-    replay: Replay
-    learned: Learned
-    action: Float[Array, "seeds act"]
-
-
 class StepInputs(NamedTuple):
     """What one env step of every seed brings to the program."""
 
@@ -250,13 +242,13 @@ def learn(
 
 def advance(
     agent: Agent, config: TrainingConfig, state: AlgorithmState, replay: Replay, inputs: StepInputs
-) -> Advanced:
+) -> tuple[Replay, Learned, Float[Array, "seeds act"]]:
     """Stores the transition, learns, acts on `next_obs` (paper, algorithm 1)."""
     transition, next_obs, keys, at = inputs
     replay = store_all(replay, transition, at)
     learned = learn(agent, config, state, replay, keys, at)
     action = explore(agent, learned.state, next_obs, keys, at)
-    return Advanced(replay, learned, action)
+    return replay, learned, action
 
 
 class Programs:
@@ -267,7 +259,7 @@ class Programs:
         inputs, evaluation = jax.eval_shape(example)
         keys = inputs.keys
         self.state_shape = jax.eval_shape(partial(initialise, agent), keys)
-        replay = jax.eval_shape(lambda: empty_replay(config.storage, spec, num_seeds))
+        replay = jax.eval_shape(lambda: empty_replay(config, spec, num_seeds))
 
         compiled = partial(compile_program, config)
         state, obs, at = self.state_shape, inputs.next_obs, inputs.at
