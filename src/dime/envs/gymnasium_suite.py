@@ -62,7 +62,9 @@ def make_gymnasium(id: str, /, **kwargs: Any) -> gymnasium.Env | None:
         if module:
             importlib.import_module(module)
     except ImportError as error:
-        raise DimeError(f"{id}: importing the module {module!r} failed ({error}).") from error
+        raise DimeError(
+            f"{id}: importing the module {module!r} failed ({error}). Is its folder on PYTHONPATH?"
+        ) from error
     if name not in gymnasium.registry:
         return None
     try:

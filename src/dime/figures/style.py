@@ -184,9 +184,9 @@ def curve_style(
     """Colour by algorithm, shade and marker by variant, dashes and filling by mode."""
     number = variants[algorithm].index(variant)
     white = 0.6 * number / max(len(variants[algorithm]) - 1, 1)  # a variant's shade
-    colour = to_hex([part + (1.0 - part) * white for part in to_rgb(colour_of(algorithm))])
+    red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour_of(algorithm)))
     return {
-        "color": colour,
+        "color": to_hex((red, green, blue)),
         "linestyle": _MODE_DASHES.get(mode, (0, (6, 2, 1, 2))),
         "marker": _MARKERS[(_place(algorithm) + number) % len(_MARKERS)],
         "zorder": 3,

@@ -97,8 +97,8 @@ def refuse_if_too_large(
     raise DimeError(
         f"{num_seeds} seeds need {_gb(num_seeds * seed)} of memory ({capacity} transitions of "
         f"{-(-replay // capacity)} bytes and {_gb(state)} for training each); {_gb(available)} are "
-        f"available on {jax.devices()[0]}. Train fewer seeds, with a smaller replay_capacity, with "
-        "--replay-dtype float16, or smaller networks."
+        f"available on {jax.devices()[0]}, enough for {available // seed:.0f}. Train fewer seeds, "
+        "with a smaller replay_capacity, with --replay-dtype float16, or smaller networks."
     )
 
 

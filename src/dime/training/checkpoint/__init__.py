@@ -13,7 +13,7 @@ Arrays are safetensors, everything else JSON; nothing is ever unpickled. The sum
 forged file with a right sum is refused or read, but runs no code.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
