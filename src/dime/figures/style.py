@@ -185,8 +185,9 @@ def curve_style(
     number = variants[algorithm].index(variant)
     white = 0.6 * number / max(len(variants[algorithm]) - 1, 1)  # a variant's shade
     red, green, blue = (part + (1.0 - part) * white for part in to_rgb(colour_of(algorithm)))
+    colour = to_hex((red, green, blue))
     return {
-        "color": to_hex((red, green, blue)),
+        "color": colour,
         "linestyle": _MODE_DASHES.get(mode, (0, (6, 2, 1, 2))),
         "marker": _MARKERS[(_place(algorithm) + number) % len(_MARKERS)],
         "zorder": 3,
