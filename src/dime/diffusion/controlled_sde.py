@@ -66,7 +66,7 @@ class Chain(NamedTuple):
 
 def kernel_mean(
     latent: Float[Array, "*batch act"],
-    drift: Float[Array, "*#batch act"] | Float[Array, ""],
+    drift: Float[Array, "*batch act"] | Float[Array, ""],
     step_size: Float[Array, " act"],
     prior_std: float,
 ) -> Float[Array, "*batch act"]:
