@@ -108,7 +108,7 @@ def test_delayed_metrics_are_those_of_the_last_update_that_was_due():
     delayed = Delayed(("update_seen",), lambda number: number % 5 == 0)
     agent = AGENT._replace(delayed=delayed)
     keys = seed_keys((0,))
-    state, replay = initialise(agent, keys), empty_replay(CONFIG.storage, SPEC, 1)
+    state, replay = initialise(agent, keys), empty_replay(CONFIG, SPEC, 1)
     one_step = jax.jit(partial(learn, agent, CONFIG))
     learners = SimpleNamespace(_agent=agent, config=CONFIG, metrics=None, update=0)
     seen = []
@@ -235,7 +235,7 @@ def test_what_programs_depend_on():
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
     }
     assert read == {
-        "storage", "num_evaluation_episodes", "batch_size", "evaluation_modes",
+        "num_evaluation_episodes", "batch_size", "evaluation_modes",
         "updates_per_round", "overlap", "matmul_precision",
     }  # fmt: skip
 
