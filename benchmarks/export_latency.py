@@ -83,7 +83,7 @@ def measure(preset, mode):
         policy = Policy(restored, 0, mode, 0)
         figures["load_policy"] = timed(policy, obs_dim)
         for format in ("stablehlo", "onnx"):
-            write_export(policy, folder / format, format, 1)
+            write_export(policy, folder / format, format, 1, None)
             figures[format] = timed(Exported(folder / format), obs_dim)
             sizes = [file.stat().st_size for file in (folder / format).glob("policy*.*")]
             figures[format]["bytes"] = max(sizes)

@@ -2,9 +2,11 @@
 
 Shapes are written in the signatures (jaxtyping). The letters:
 
-    *batch   any leading axes, also none        act    action dimensions
-    obs      observation dimensions             steps  denoising steps, N in the papers
-    atoms    support of a categorical critic    critics  the two critics of an ensemble
+    *batch   any leading axes, also none        obs, act  dimensions of observations, actions
+    *draws   *batch, perhaps after an axis      steps     denoising steps, N in the papers
+             of draws per observation           critics   num_critics of an ensemble
+    candidates  actions to choose among         atoms     support of a categorical critic
+    seeds, envs  of a run, of each seed         rows      of a replay or memory
 """
 
 from collections.abc import Callable, Mapping
@@ -91,7 +93,7 @@ Act: TypeAlias = Callable[
 
 
 class Delayed(NamedTuple):
-    """A policy update that only some updates make, and its metrics: zeros in the others.
+    """A policy update that only some updates make, and its scalar metrics: 0 in the others.
 
     `is_due(number)` says whether the update of this number (0, 1, 2, ...) makes it.
     """

@@ -41,3 +41,9 @@ def test_network_evaluations_follow_the_settings(name, expected):
     algorithm = ALGORITHMS[name]
     settings = replace_nested(algorithm.config(), {"policy": {"num_denoising_steps": 3}})
     assert algorithm.network_evaluations(settings) == expected
+
+
+@pytest.mark.parametrize("name", ["dime", "dime-gb"])
+def test_they_are_not_known_for_several_chains_per_state(name):
+    settings = replace_nested(ALGORITHMS[name].config(), {"objective": "log-variance"})
+    assert ALGORITHMS[name].network_evaluations(settings) == (0, 0)

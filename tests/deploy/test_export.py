@@ -64,7 +64,7 @@ def exported(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
     for format in ("stablehlo", "onnx"):
         for mode in MODES:
-            write_export(policy_of("dime", mode, place), place / format / mode, format, ROWS)
+            write_export(policy_of("dime", mode, place), place / format / mode, format, ROWS, None)
     return place
 
 
@@ -134,7 +134,7 @@ def test_onnx_draws_its_own_noise_otherwise(exported, tmp_path):
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_any_batch(tmp_path, format):
     policy = policy_of("dime", "deterministic", tmp_path)
-    write_export(policy, tmp_path / "policy", format, "dynamic")
+    write_export(policy, tmp_path / "policy", format, "dynamic", None)
     exported = run_policy.Policy(tmp_path / "policy")
     for rows in (1, 4, 9):
         obs = parts(OBS[0, :rows])
@@ -233,7 +233,9 @@ def test_the_runner_refuses_what_is_no_observation(exported):
 
 
 def test_weights_alone_do_not_act(tmp_path):
-    write_export(policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "safetensors", 1)
+    write_export(
+        policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "safetensors", 1, None
+    )
     with pytest.raises(ValueError, match="weights alone"):
         run_policy.Policy(tmp_path / "policy")(parts(np.zeros((1, 3))))
 
@@ -293,7 +295,7 @@ def test_an_export_that_acts_otherwise_is_not_left(tmp_path, format, monkeypatch
         Policy, "act", lambda *arguments: expected(*arguments) + 1e-4 * np.ones((2, 1))
     )
     with pytest.raises(DimeError, match="does not act as the policy"):
-        write_export(policy, tmp_path / "policy", format, 3)
+        write_export(policy, tmp_path / "policy", format, 3, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -322,7 +324,7 @@ def test_the_command(straight, tmp_path, capsys):
 def test_a_mode_that_draws_from_the_observation_is_no_onnx(tmp_path):
     policy = policy_of("dacer", "observation_seeded", tmp_path)
     with pytest.raises(DimeError, match="observation_seeded.*onnx.*random numbers.*random_seed"):
-        write_export(policy, tmp_path / "policy", "onnx", 3)
+        write_export(policy, tmp_path / "policy", "onnx", 3, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,7 +332,7 @@ def test_a_mode_that_draws_from_the_observation_is_no_onnx(tmp_path):
 def test_every_algorithm_goes_to_stablehlo(name, tmp_path):
     """In its official mode; the other modes and ONNX are in tests/soak/test_every_export.py."""
     policy = policy_of(name, ALGORITHMS[name].official_mode, tmp_path)
-    write_export(policy, tmp_path / "policy", "stablehlo", 3)  # compares
+    write_export(policy, tmp_path / "policy", "stablehlo", 3, None)  # compares
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -346,7 +348,7 @@ def test_units_of_the_environment_to_the_last_bit(dtype):
 
 
 def test_the_runner_flattens_as_the_policy_does(tmp_path):
-    write_export(policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "onnx", 2)
+    write_export(policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "onnx", 2, None)
     runner = run_policy.Policy(tmp_path / "policy")
     whole = np.int64([2**54 + 2**30 + 1, 4])  # to be rounded once
     obs = {"speed": whole, "place": np.float64([[0.1, 0.2], [0.3, 0.4]])}

@@ -142,6 +142,15 @@ def test_the_lists_are_what_can_be_made():
     assert not [id for id in lists["dm_control"] if "lqr" in id]
 
 
+def test_a_suite_that_is_added_by_half_is_named(monkeypatch):
+    monkeypatch.setattr(registry, "suite_of", lambda id: "mine")
+    with pytest.raises(DimeError, match="no suite in _MAKERS 'mine'"):
+        make_env("mine/task", size=3)
+    monkeypatch.setitem(registry._MAKERS, "json", None)  # a module that is installed
+    with pytest.raises(DimeError, match="no suite in tests/listed.py 'json'"):
+        list_environments()
+
+
 # Suites and modules that are not there -----------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ def test_resume_uses_the_newest_intact_one_and_says_so(run, place, capsys, strai
     file = own_files(run)[place]
     flip(file)
     with shared_programs():
-        assert resume_run(run, walks(), {}, progress=False).state == "finished"
+        assert resume_run(run, walks(), {}).state == "finished"
     out = capsys.readouterr().out
     assert f"warning: {file} is damaged" in out
     assert "warning: Continuing from the checkpoint at env step 30 instead." in out

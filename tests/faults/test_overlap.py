@@ -46,7 +46,7 @@ def after(num_steps, **options):
         learners.compile()
         learners.begin()
         for _ in range(num_steps):
-            assert learners.step() == []
+            assert learners.step(1) == []
     return learners, walk
 
 

@@ -44,7 +44,7 @@ def flaky_stream(seed, one_in, limit):
             break
         except Slipped:
             chance.faults -= 1  # the first one is made by who starts the run
-    return EpisodeStream(env, seed, limit, {}), chance
+    return EpisodeStream(env, seed, limit, {}, True), chance
 
 
 def play(stream, log, num_episodes, seed=0):
@@ -105,7 +105,7 @@ def test_a_last_transition_is_kept_where_the_next_reset_fails():
 
     env = Environment(Jams(), "Jams", Jams)
     first = env.env
-    stream = EpisodeStream(env, 3, 1, {})
+    stream = EpisodeStream(env, 3, 1, {}, True)
     stream.begin()
     steps = 0
     while stream.last_length is None:
@@ -117,7 +117,7 @@ def test_a_last_transition_is_kept_where_the_next_reset_fails():
 
 
 def test_what_breaks_the_rules_is_no_reason_for_another_try():
-    stream = EpisodeStream(Environment(Walk()), 0, 3, {})
+    stream = EpisodeStream(Environment(Walk()), 0, 3, {}, True)
     assert not stream.take_restart(DimeError("NaN"))
     assert (stream.restarts, stream.fetch_warnings()) == ({}, [])
 

@@ -13,6 +13,7 @@ import pytest
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig, replace_nested
+from dime.training.host.learners import HostLearners
 from dime.training.run import resume_run, start_run
 from tests.training.runs import (
     RECORDS,
@@ -345,8 +346,18 @@ def test_a_refused_resume_changes_nothing(tmp_path, brake):
     assert bytes_of(tmp_path / "run") == before
 
 
-def test_checkpoints_that_are_gone_are_not_trained_anew(tmp_path, brake):
+@pytest.mark.parametrize("compiles", [True, False])
+def test_checkpoints_that_are_gone_are_not_trained_anew(tmp_path, brake, monkeypatch, compiles):
     start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    if not compiles:  # such a resume must not forget them
+
+        def fail(learners):
+            raise MemoryError
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(HostLearners, "compile", fail)
+            resume_run(tmp_path / "run", walks(), {})
+        assert status_of(tmp_path / "run")["checkpoint_env_step"] == 20
     for path in checkpoints(tmp_path / "run"):
         shutil.rmtree(path)
     before = bytes_of(tmp_path / "run")

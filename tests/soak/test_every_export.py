@@ -29,6 +29,6 @@ def test_it_acts_as_the_policy_or_says_why_not(name, mode, format, batch, tmp_pa
     policy = policy_of(name, mode, tmp_path)
     if (mode, format) == ("observation_seeded", "onnx"):
         with pytest.raises(DimeError, match="random_seed"):
-            write_export(policy, tmp_path / "policy", format, batch)
+            write_export(policy, tmp_path / "policy", format, batch, None)
     else:
-        write_export(policy, tmp_path / "policy", format, batch)  # compares
+        write_export(policy, tmp_path / "policy", format, batch, None)  # compares

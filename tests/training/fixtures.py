@@ -43,7 +43,7 @@ def poison(monkeypatch):
 def poisoned(step, at, seed):
     """The step of learners, before which one weight of the seed becomes NaN at this env step."""
 
-    def poisoned_step(learners, at_most=1):
+    def poisoned_step(learners, at_most):
         if learners.env_step == at - 1 and seed in learners.seeds:
             index = learners.seeds.index(seed)
             learners.state = eqx.tree_at(

@@ -100,7 +100,7 @@ def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
     storage = config.effective_capacity, config.replay_dtype
     relevant = (storage, config.num_evaluation_episodes, config.batch_size)
-    relevant += (config.evaluation_modes, config.updates_per_turn)
+    relevant += (config.evaluation_modes, config.updates_per_round)
     relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
     # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.

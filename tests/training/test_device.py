@@ -61,7 +61,7 @@ def config_of(algorithm=TOY, **options):
 
 def on_device(config, env=None):
     environment = Environment(env or jax_walk())
-    learners = DeviceLearners(config.training, agent_of(config), environment)
+    learners = DeviceLearners(config.training, agent_of(config), environment, None)
     learners.compile()
     learners.begin()
     return learners
@@ -123,7 +123,7 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     host.compile()
     host.begin()
     for _ in range(20):  # the ring is full then; 12 of them are random, 8 learn
-        assert host.step() == []
+        assert host.step(1) == []
     device = on_device(whole)
     assert steps(device, 20) == {}
     assert (device.env_step, device.update) == (host.env_step, host.update)
@@ -275,6 +275,7 @@ def test_the_first_observation_of_all_is_looked_at_too():
         config_of(seeds=(3, 4)).training,
         agent_of(config_of()),
         Environment(JaxEnv(task, EPISODE_STEPS)),
+        None,
     )
     learners.compile()
     (failure,) = learners.begin()

@@ -13,7 +13,7 @@ from tests.training.walk import EPISODE_STEPS, Walk, walks
 
 
 def stream_of(env, seed=3):
-    stream = EpisodeStream(Environment(env), seed, 0, {})
+    stream = EpisodeStream(Environment(env), seed, 0, {}, True)
     stream.begin()
     return stream
 
@@ -76,7 +76,7 @@ def test_the_true_successor_is_stored_where_an_episode_ends(end):
 
 def test_a_time_limit_can_count_as_the_end():
     ends = {2: {"truncated": True}}
-    stream = EpisodeStream(Environment(Stub(ends)), 3, 0, {}, bootstrap_at_time_limits=False)
+    stream = EpisodeStream(Environment(Stub(ends)), 3, 0, {}, False)
     stream.begin()
     observed = [stream.step(np.zeros(1, np.float32)) for _ in range(2)]
     assert [one.terminated for one in observed] == [False, True]
@@ -114,7 +114,7 @@ def test_restored_where_it_was(count):
     straight = stream_of(Walk())
     for action in actions(count):
         straight.step(action)
-    restored = EpisodeStream(Environment(Walk()), 3, 0, {})
+    restored = EpisodeStream(Environment(Walk()), 3, 0, {}, True)
     assert restored.restore(*saved(straight))
     assert restored.position() == straight.position()
     np.testing.assert_array_equal(restored.obs, straight.obs)
@@ -137,7 +137,7 @@ def test_an_environment_that_does_not_follow_begins_a_new_episode():
     while stream.number < 1 or len(stream.actions) < 2:
         stream.step(np.zeros(2, np.float32))
     walk = Wilful()
-    restored = EpisodeStream(Environment(walk), 3, 0, {})
+    restored = EpisodeStream(Environment(walk), 3, 0, {}, True)
     assert not restored.restore(*saved(stream))
     assert restored.number == stream.number + 1
     assert (restored.actions, restored.episode_return) == ([], 0.0)
@@ -149,7 +149,7 @@ def test_an_episode_that_ends_too_early_does_not_follow():
     stream = stream_of(Walk())
     position, _, obs = saved(stream)
     too_many = np.zeros((EPISODE_STEPS + 2, 2), np.float32)
-    assert not EpisodeStream(Environment(Walk()), 3, 0, {}).restore(position, too_many, obs)
+    assert not EpisodeStream(Environment(Walk()), 3, 0, {}, True).restore(position, too_many, obs)
 
 
 class Jammed(Walk):
@@ -170,7 +170,7 @@ def test_where_the_next_reset_fails_the_stream_is_as_before_the_step():
     for mine, theirs in zip(saved(stream), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert stream.number == 0 and len(stream.actions) > 0
-    mended = EpisodeStream(Environment(Walk()), 3, 0, {})
+    mended = EpisodeStream(Environment(Walk()), 3, 0, {}, True)
     assert mended.restore(*saved(stream))
     mended.step(np.zeros(2, np.float32))
     assert (mended.number, mended.last_length) == (1, len(stream.actions) + 1)

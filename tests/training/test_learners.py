@@ -45,7 +45,7 @@ def test_every_step_of_the_environment_is_stored_as_it_was():
     walk = Walk()
     learners = begun([walk], [3])
     for _ in range(18):  # 12 of random actions, 6 that learn; the ring has 20 rows
-        assert learners.step() == []
+        assert learners.step(1) == []
     rows = replay_rows(learners, 0)
     assert any(truncated for *_, truncated in walk.log)
     for number, (obs, action, reward, next_obs, terminated, _) in enumerate(walk.log):
@@ -62,11 +62,11 @@ def test_the_first_actions_are_random_and_the_state_stays():
     learners = begun([Walk()], [0])
     before = learners.snapshot()[0]
     for _ in range(12):
-        learners.step()
+        learners.step(1)
     assert learners.metrics is None and learners.update == 0
     for name, array in learners.snapshot()[0].items():
         np.testing.assert_array_equal(array, before[name])
-    learners.step()
+    learners.step(1)
     assert learners.update == 2 and learners.metrics is not None
     assert any((array != before[name]).any() for name, array in learners.snapshot()[0].items())
 
@@ -75,7 +75,7 @@ def test_each_seed_has_its_own_environment_and_replay():
     made = [Walk(), Walk()]
     learners = begun(made, [0, 7])
     for _ in range(14):
-        learners.step()
+        learners.step(1)
     for index, walk in enumerate(made):
         rows = replay_rows(learners, index)
         np.testing.assert_array_equal(rows.obs[:14], [row[0] for row in walk.log])
@@ -90,9 +90,9 @@ def test_a_seed_that_fails_is_taken_out_and_the_others_keep_what_they_had():
     made = [factory(), factory()]
     learners = begun(made, [0, 7])
     for _ in range(14):
-        learners.step()
+        learners.step(1)
     before = state_of(learners.state, 1)
-    (failure,) = learners.step()
+    (failure,) = learners.step(1)
     assert failure.seed == 0 and learners.seeds == [7] and len(learners.streams) == 1
     assert (failure.env_step, failure.poisoned) == (14, False)
     assert "out of order" in failure.reason and "broken" in failure.details
@@ -101,7 +101,7 @@ def test_a_seed_that_fails_is_taken_out_and_the_others_keep_what_they_had():
         replay_rows(learners, 0).obs[:15], [row[0] for row in made[1].log]
     )
     assert set(state_of(learners.state, 0)) == set(before)
-    assert learners.step() == []
+    assert learners.step(1) == []
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_restored_learners_take_the_action_that_was_chosen_before(saved):
     forged = dataclasses.replace(saved, episodes=saved.episodes | {"0/next_action": chosen})
     walk = Walk()
     learners = begun([walk], [0], forged)
-    learners.step()
+    learners.step(1)
     np.testing.assert_array_equal(walk.log[-1][1], chosen)
 
 
@@ -149,5 +149,5 @@ def test_programs_are_compiled_when_the_loop_says_so_and_for_survivors(monkeypat
     assert compiled == [2]
     learners.begin()
     for _ in range(3):
-        learners.step()
+        learners.step(1)
     assert compiled == [2, 1]

@@ -1,9 +1,12 @@
 """What the presets start from, for algorithms and environments."""
 
+from dataclasses import fields
+
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.training.presets import PRESETS, preset_settings, preset_training
+from dime.cli.commands import Train
+from dime.training.presets import _OF_EVERY_RUN, PRESETS, preset_settings, preset_training
 
 
 def settings(algorithm, env="dm_control/dog-run", preset="paper"):
@@ -12,6 +15,10 @@ def settings(algorithm, env="dm_control/dog-run", preset="paper"):
 
 def training(algorithm, env="dm_control/dog-run", preset="paper"):
     return preset_training(preset, algorithm, env)
+
+
+def test_what_every_run_has_are_the_options_of_dime_train():
+    assert {field.name for field in fields(Train)} - {"training", "settings"} == _OF_EVERY_RUN
 
 
 @pytest.mark.parametrize("preset", PRESETS)

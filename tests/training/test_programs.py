@@ -236,7 +236,7 @@ def test_what_programs_depend_on():
     }
     assert read == {
         "num_evaluation_episodes", "batch_size", "evaluation_modes",
-        "updates_per_turn", "overlap", "matmul_precision",
+        "updates_per_round", "overlap", "matmul_precision",
     }  # fmt: skip
 
 

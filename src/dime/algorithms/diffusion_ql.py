@@ -141,7 +141,7 @@ class DiffusionQlState(NamedTuple):
 
 def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = config.critic.make_head(combine=smallest, weight=1.0)
+    head = config.critic.make_head(combine=smallest, weight=1.0)  # ignored if categorical
     critics = config.critic.make(spec, head, mish, uniform_fan_in)
     policy_optimizer = config.policy.make_optimizer()
 

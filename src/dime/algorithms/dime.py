@@ -160,7 +160,7 @@ def _evaluations_of(num_networks: int):
 
     def evaluations(settings: DimeConfig) -> tuple[int, int]:
         steps = num_networks * settings.policy.num_denoising_steps
-        return steps, 2 * steps
+        return (steps, 2 * steps) if settings.objective == "reverse-kl" else (0, 0)
 
     return evaluations
 

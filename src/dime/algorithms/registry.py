@@ -26,13 +26,14 @@ def _preset(table: dict[str, Any]) -> Preset:
     return Preset(table.get("settings", {}), table.get("training", {}), by_env)
 
 
-def _with_presets(algorithm: Algorithm) -> Algorithm:
+def with_presets(algorithm: Algorithm) -> Algorithm:
+    """The algorithm with its own presets and those of the file, which win."""
     presets = {name: _preset(table) for name, table in _PRESETS.get(algorithm.name, {}).items()}
-    return dataclasses.replace(algorithm, presets=presets)
+    return dataclasses.replace(algorithm, presets={**algorithm.presets, **presets})
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: _with_presets(algorithm)
+    algorithm.name: with_presets(algorithm)
     for algorithm in (
         *(DIME, DIME_GAUSSIAN, DIME_GB),
         *(SAC, CROSSQ, BRO, BRO_FAST),

@@ -15,13 +15,7 @@ import numpy as np
 
 from dime.errors import DimeError, describe
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.host.programs import (
-    Programs,
-    StepInputs,
-    counters,
-    initialise,
-    seed_keys,
-)
+from dime.training.host.programs import Programs, StepInputs, counters, initialise, seed_keys
 from dime.training.replay import empty_replay
 from dime.types import Agent, EnvSpec, Transition
 

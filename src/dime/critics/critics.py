@@ -109,7 +109,7 @@ class Critics:
         next_action: Float[Array, "batch act"],
         backup: SoftBackup,
     ) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
-        """The loss of `online`; and the statistics after the pass, what is worth recording.
+        """The loss of `online`, and `(statistics, metrics)`.
 
         Only the finished target is held fixed: in a joint pass gradients do flow through the batch
         statistics, to which the next pairs contribute (DIME eqs. 21, 24).
@@ -186,11 +186,7 @@ class TargetCriticConfig(CriticNetworkConfig):
     """Polyak rate of the target parameters, per update, in (0, 1]."""
 
     def make(
-        self,
-        spec: EnvSpec,
-        head: Any,
-        activation: Callable[[Array], Array],
-        start: Start = lecun,
+        self, spec: EnvSpec, head: Any, activation: Callable[[Array], Array], start: Start = lecun
     ) -> Critics:
         """Perceptrons for an environment of the given sizes."""
         sizes = self.sizes(spec, head.output_dim)
@@ -213,7 +209,7 @@ class CrossQCriticConfig(CriticNetworkConfig):
     """CrossQ's critics, with batch renormalisation instead of target parameters."""
 
     hidden_dim: Count = 2048
-    """Width of the hidden layers (paper, table 2)."""
+    """Width of the hidden layers."""
     adam_b1: Fraction = 0.5
     """Adam's decay rate of the first moment, in [0, 1) (released code)."""
     renorm_warmup_updates: Whole = WARMUP_CALLS
@@ -234,5 +230,7 @@ class CrossQCriticConfig(CriticNetworkConfig):
 class CriticConfig(CrossQCriticConfig, HeadConfig):
     """DIME's critics and their head."""
 
+    hidden_dim: Count = 2048
+    """Width of the hidden layers (paper, table 2)."""
     head: HeadName = "categorical"
     """`categorical` is the paper's distributional Q; `scalar` its ablation (figures 8 and 9)."""

@@ -1,8 +1,8 @@
 """What a critic's last layer means: its value, its Bellman target, its loss.
 
 Three heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4), quantile (BRO) and scalar
-(all others, and DIME's ablation without distributional Q, appendix G). Outputs carry a leading
-axis of critics.
+(the others, and DIME's ablation without distributional Q, appendix G); DACER's Gaussian one is in
+`algorithms/dacer`. Outputs carry a leading axis of critics.
 """
 
 from abc import ABC, abstractmethod
@@ -67,7 +67,7 @@ class Head(ABC):
     def target_metrics(
         self, next_output: Float[Array, "critics batch out"], backup: SoftBackup
     ) -> Metrics:
-        """Metrics of the target before it is made to fit the head: none if it has no bounds."""
+        """Metrics of the target before it is fitted to the support; none without a support."""
         return {}
 
     @abstractmethod
@@ -114,7 +114,7 @@ class CategoricalHead(Head):
     def target_metrics(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
     ) -> Metrics:
-        """The share of the mass outside of the support, and the range of the means before.
+        """The share of the mass outside of the support, and the range of the means before clipping.
 
         `target_clipped_mass_of_returns` is the share outside of it without the entropy's term.
         """
@@ -283,7 +283,7 @@ class HeadConfig(Checked):
         )
 
     def make_head(self, combine: Callable[..., Array] = jnp.mean, weight: float = 0.5) -> Head:
-        """The head that `head` names; the arguments are those of a scalar one."""
+        """The head that `head` names; a categorical one ignores both arguments."""
         if self.head == "scalar":
             return ScalarHead(combine, weight)
         if self.v_min is None or self.v_max is None:

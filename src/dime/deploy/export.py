@@ -80,7 +80,7 @@ def export_policy(  # noqa: PLR0913  everything past the third is keyword-only
 
 
 def write_export(
-    policy: Policy, output: Path, format: str, batch: int | str, opset: int | None = None
+    policy: Policy, output: Path, format: str, batch: int | str, opset: int | None
 ) -> None:
     """Makes the folder of a policy, whole or not at all; errors are those of `export_policy`."""
     place = output.absolute()

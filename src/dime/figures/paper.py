@@ -81,11 +81,12 @@ def paper_figure(name: str, run_dirs: RunDirs, reference: str | Path | None = No
     """The figure that `draw_figure` writes."""
     choose("figure", name, FIGURES)
     folders = folders_of(run_dirs)
-    if name == "5":
-        require(not folders, "Figure 5 shows the environments: it takes no runs.")
+    studies, content = FIGURES[name]
+    if content is None:
+        require(not folders, f"Figure {name} shows the environments: it takes no runs.")
         return gallery_figure()
-    study, content = FIGURES[name]
-    require(bool(folders), f"Figure {name} is drawn from runs: those of the {study}.")
+    asked = f"those of the study {' or '.join(studies)}"
+    require(bool(folders), f"Figure {name} is drawn from runs: {asked}.")
     draws, caption = content(read_runs(folders), curves.read_reference(reference))
     size = (4.2, 3.4) if name == "1" else style.PANEL_SIZE
     return style.make_figure(draws, [*caption, *unevaluated_note(folders)], panel_size=size)
@@ -422,22 +423,22 @@ def _draw_portrait(axes: Axes, name: str, portrait: Portrait) -> None:
     axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", parse_math=False)
 
 
-FIGURES: dict[str, tuple[str, Callable[..., Content]]] = {
-    "1": ("study figure_1", _temperature_chains),
-    "2a": ("study figure_2ab", _curves),
-    "2b": ("study figure_2ab", _final_scores),
-    "2c": ("study figure_2cd", _curves),
-    "2d": ("study figure_2cd", _curves),
-    "3a": ("study figure_3ab", _curves),
-    "3b": ("study figure_3ab", _wall_clock),
-    "3c": ("study figure_3cd", _curves),
-    "3d": ("study figure_3cd", _curves),
-    "4": ("study figure_4", _curves),
-    "5": ("", _curves),
-    "6": ("study figure_6 or figure_6c", _curves),
-    "7": ("study figure_7", _scales),
-    "8": ("study figure_8", _curves),
-    "9": ("study figure_9", _curves),
-    "comparison": ("studies comparison or two_modes", _comparison),
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[..., Content] | None]] = {
+    "1": (("figure_1",), _temperature_chains),
+    "2a": (("figure_2ab",), _curves),
+    "2b": (("figure_2ab",), _final_scores),
+    "2c": (("figure_2cd",), _curves),
+    "2d": (("figure_2cd",), _curves),
+    "3a": (("figure_3ab",), _curves),
+    "3b": (("figure_3ab",), _wall_clock),
+    "3c": (("figure_3cd",), _curves),
+    "3d": (("figure_3cd",), _curves),
+    "4": (("figure_4",), _curves),
+    "5": ((), None),
+    "6": (("figure_6", "figure_6c"), _curves),
+    "7": (("figure_7",), _scales),
+    "8": (("figure_8",), _curves),
+    "9": (("figure_9",), _curves),
+    "comparison": (("comparison", "two_modes"), _comparison),
 }
-"""The study whose runs a figure shows, and its content; 5 has no runs, "comparison" is ours."""
+"""The studies whose runs a figure shows, and its content; 5 has neither, "comparison" is ours."""

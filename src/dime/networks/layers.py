@@ -15,9 +15,7 @@ _SLOPE = 0.7978845608028654  # sqrt(2 / pi)
 _MISH_LINEAR = 20.0  # from here on mish(x) is x in float32, and exp(4 x) would overflow
 
 
-def _with_derivative(
-    function: Callable[[Array], tuple[Array, Array]],
-) -> Callable[[Array], Array]:
+def _with_derivative(function: Callable[[Array], tuple[Array, Array]]) -> Callable[[Array], Array]:
     """The first of the two that `function` returns, the second is its derivative.
 
     It is computed with the value and kept for the backward pass. Recomputing a tanh there, as the

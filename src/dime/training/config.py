@@ -37,9 +37,9 @@ class TrainingConfig:
     num_random_steps: int = 5_000
     """Initial env steps with uniform random actions, no updates (paper, table 2)."""
     updates_per_env_step: int = 2
-    """Critic updates per env step, the update-to-data ratio (paper, table 2)."""
+    """Critic updates every `env_steps_per_update` env steps (paper, table 2)."""
     env_steps_per_update: int = 1
-    """Env steps between rounds of updates."""
+    """Env steps between updates; above 1 it divides the update-to-data ratio."""
     envs_per_seed: int = 1
     """Parallel environments per seed; more than 1 only for environments computed by JAX."""
     batch_size: int = 256
@@ -119,7 +119,7 @@ class TrainingConfig:
         return min(self.replay_capacity, self.num_env_steps)
 
     @property
-    def updates_per_turn(self) -> int:
+    def updates_per_round(self) -> int:
         """Updates that follow one round of steps of a seed's environments."""
         return self.updates_per_env_step * max(1, self.envs_per_seed // self.env_steps_per_update)
 

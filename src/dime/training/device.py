@@ -17,22 +17,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from dime.envs.environment import Environment, NonFiniteError
 from dime.envs.jax_env import JaxEnv, JaxTask, reset_task, step_task
-from dime.training.checkpoint import (
-    Arrays,
-    Checkpoint,
-    EpisodePosition,
-    from_arrays,
-    to_arrays,
-)
+from dime.training.checkpoint import Arrays, Checkpoint, EpisodePosition, from_arrays, to_arrays
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
 from dime.training.faults import Event
-from dime.training.host.evaluation import (
-    MAX_EPISODE_STEPS,
-    EpisodeError,
-    EpisodeResult,
-    Evaluation,
-)
+from dime.training.host.evaluation import MAX_EPISODE_STEPS, EpisodeError, EpisodeResult, Evaluation
 from dime.training.host.learners import Learners
 from dime.training.host.programs import (
     EvaluationInputs,
@@ -218,7 +207,7 @@ def step_round(context: Context, keys: Key[Array, " seeds"], before: DeviceState
         replay=replay,
         episodes=episodes,
         action=action,
-        at=Counters(at.env_step, at.update + due * config.updates_per_turn),
+        at=Counters(at.env_step, at.update + due * config.updates_per_round),
         finite=jnp.where(first[:, None], finite, before.finite),
         first_bad_step=jnp.where(first, at.env_step, before.first_bad_step),
     )
@@ -229,7 +218,7 @@ def _newest(context: Context, learned: Learned, before: DeviceState) -> Metrics:
     delayed = context.agent.delayed
     if delayed is None:
         return learned.metrics
-    made = delayed.is_due(before.at.update + jnp.arange(context.config.updates_per_turn)).any()
+    made = delayed.is_due(before.at.update + jnp.arange(context.config.updates_per_round)).any()
     return learned.metrics | {
         name: jnp.where(made, learned.metrics[name], before.learned.metrics[name])
         for name in delayed.metrics
@@ -338,7 +327,7 @@ class DeviceLearners(Learners):
         config: TrainingConfig,
         agent: Agent,
         environment: Environment,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Checkpoint | None,
     ):
         assert isinstance(environment.env, JaxEnv)
         self._env = environment.env
@@ -352,17 +341,12 @@ class DeviceLearners(Learners):
         context = Context(env.task, env.max_episode_steps, self._agent, self.config, self.spec)
         self._programs = DevicePrograms(context, self._keys)
 
-    def begin(self) -> list[Event]:
-        """Begins, or continues from the checkpoint."""
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is not None:
-            self._restore(checkpoint)
-            return []
+    def _start(self) -> list[Event]:
         self._keep(self._programs.start(self._keys))
         obs = np.asarray(self._now.episodes.state.obs).reshape(len(self.seeds), -1)
         return self._check(["observation"], np.isfinite(obs).all(axis=1, keepdims=True), 0)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         """The environments' states come from the checkpoint as they were."""
         # Without its replay: two would not fit.
         fresh: DeviceState = self._programs.start(self._keys)._replace(replay=None)
@@ -383,6 +367,7 @@ class DeviceLearners(Learners):
         )
         replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
         self._keep(copied._replace(replay=replay))
+        return []
 
     def step(self, at_most: int) -> list[Event]:
         """As many env steps in one call as take about a quarter of a second."""
@@ -425,10 +410,6 @@ class DeviceLearners(Learners):
             for of_agent in zip(seeds, returns.tolist(), lengths.tolist(), strict=True)
         ]
 
-    def recover(self, error: EpisodeError) -> list[Event]:
-        """Removes the seed: such an environment would do the same again."""
-        return self._without_failed([self._failure(error.agent, error.cause)])
-
     def episodes(self) -> list[EpisodePosition]:
         """Of every seed; for several environments the sum of numbers, the means of the others."""
         episodes: Episodes = jax.device_get(self._now.episodes._replace(state=None))
@@ -437,9 +418,6 @@ class DeviceLearners(Learners):
     def snapshot(self) -> tuple[Arrays, Arrays]:
         """The state's arrays, and the environments' states."""
         return to_arrays(self.state), to_arrays((self._now.episodes, self._now.action))
-
-    def close(self) -> None:
-        """Nothing was opened."""
 
 
 class Pace:

@@ -14,7 +14,7 @@ from dime.training.device import DeviceLearners
 from dime.training.faults import Event, SeedFailure, SupportWatch, save_failure
 from dime.training.host.episodes import repeat_warning
 from dime.training.host.evaluation import EpisodeError, evaluation_seeds, summary
-from dime.training.host.learners import HostLearners
+from dime.training.host.learners import Learners
 from dime.training.listeners import Record
 from dime.training.machine import freed_memory_kept
 from dime.training.process import Interruption, collector_paused
@@ -56,7 +56,7 @@ class Loop:
         self,
         config: TrainingConfig,
         directory: RunDirectory,
-        learners: HostLearners | DeviceLearners,
+        learners: Learners,
         recorder: Recorder,
     ):
         self.config, self.directory = config, directory
@@ -98,9 +98,10 @@ class Loop:
         else:
             self._replay_saver = ReplaySaver(self.directory.checkpoints, checkpoint.segments)
             self._last_evaluation_step = checkpoint.run.last_evaluation_step
+            self._last_saved = self._position()
             self.recorder.restore(checkpoint.run)
         self.recorder.message("compiling")
-        # A signal ends the process at once: the newest checkpoint has everything.
+        # A signal ends the process at once: there is nothing new to save.
         with self.interruption.leaving_at_once(), collector_paused():
             self.learners.compile()
         events = self.learners.begin()
@@ -216,7 +217,7 @@ class Loop:
         self._status("running")
 
     def _report(self, events: list[Event]) -> None:
-        """Shows warnings and failures, records these; ends the run if no seed is left."""
+        """Shows warnings and failures, and records failures; ends the run if no seed is left."""
         for event in events:
             if isinstance(event, str):
                 self.recorder.message(event)
@@ -263,7 +264,7 @@ class Loop:
                 env_restarts=learners.env_restarts,
                 metrics=metrics and {name: np.asarray(metrics[name]).tolist() for name in metrics},
                 **self.recorder.position(),
-                learnt_env_step=learners.learned_step,
+                learnt_env_step=learners.learnt_env_step,
                 on_device=isinstance(learners, DeviceLearners),
             )
             segments = self._replay_saver.save(learners.replay, env_step, learners.seeds)

@@ -89,7 +89,7 @@ def refuse_if_too_large(
     capacity = config.effective_capacity
     replay = _bytes_of(partial(empty_replay, config, spec))
     state = 2 * _bytes_of(partial(initialise, agent, seed_keys(config.seeds[:1])))
-    drawn = config.updates_per_turn * config.batch_size * agent.batches_per_update
+    drawn = config.updates_per_round * config.batch_size * agent.batches_per_update
     state += drawn * _bytes_of(partial(empty_replay, TrainingConfig(replay_capacity=1), spec))
     seed, available = replay + state, available_bytes()
     if num_seeds * seed <= available:

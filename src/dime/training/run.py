@@ -20,7 +20,7 @@ from dime.training.checkpoint import Checkpoint, from_arrays
 from dime.training.config import EnvLike, RunConfig, replace_nested
 from dime.training.device import DeviceLearners, first_episodes
 from dime.training.host.evaluation import time_limit_warning
-from dime.training.host.learners import HostLearners, OverlapLearners
+from dime.training.host.learners import HostLearners, Learners, OverlapLearners
 from dime.training.host.programs import initialise, seed_keys
 from dime.training.listeners import Progress, Record, TensorBoard, WeightsAndBiases
 from dime.training.loop import Loop, RunResult
@@ -166,10 +166,10 @@ def start_run(
             directory = RunDirectory.create(run_dir, config.to_json())
         else:
             directory = RunDirectory.create_default(config.env, config.algorithm, config.to_json())
-        with directory.locked(), ExitStack() as stack:
+        with directory.locked():
             learners = _learners(config, env, environments, agent, None)
-            prepared = _loop(config, directory, environments[0], learners, callback, progress)
-            return stack.enter_context(prepared).run(None)
+            with _loop(config, directory, environments[0], learners, callback, progress) as loop:
+                return loop.run(None)
 
 
 def resume_run(
@@ -209,11 +209,11 @@ def resume_run(
             directory.checkpoints.set_aside(checkpoint.path)
             at = checkpoint.env_step
             warnings.append(f"Continuing from the checkpoint at env step {at} instead.")
-        for warning in warnings:
-            print(f"warning: {warning}", flush=True)
         learners = _learners(changed, env, environments, agent, checkpoint)
-        prepared = _loop(changed, directory, environments[0], learners, callback, progress)
-        return stack.enter_context(prepared).run(checkpoint)
+        with _loop(changed, directory, environments[0], learners, callback, progress) as loop:
+            for warning in warnings:
+                loop.recorder.message(f"warning: {warning}")
+            return loop.run(checkpoint)
 
 
 def _prepare(config: RunConfig) -> None:
@@ -289,7 +289,11 @@ def _refuse_if_other(
 
 
 def _agent(config: RunConfig, env: Environment, num_seeds: int) -> Agent:
-    """The agent; refuses options that the environment does not have, or too many seeds for it."""
+    """The agent of a run.
+
+    Raises `DimeError` if `overlap` or `envs_per_seed` do not go with the environment, if the
+    algorithm's agent is malformed, or if so many seeds need more memory than there is.
+    """
     training, on_device = config.training, isinstance(env.env, JaxEnv)
     require(
         not (training.overlap and on_device),
@@ -340,7 +344,7 @@ def _learners(
     environments: list[Environment],
     agent: Agent,
     checkpoint: Checkpoint | None,
-) -> HostLearners | DeviceLearners:
+) -> Learners:
     training = config.training
     if isinstance(environments[0].env, JaxEnv):
         return DeviceLearners(training, agent, environments[0], checkpoint)
@@ -354,11 +358,11 @@ def _loop(
     config: RunConfig,
     directory: RunDirectory,
     environment: Environment,
-    learners: HostLearners | DeviceLearners,
+    learners: Learners,
     callback: Callback | None,
     progress: bool,
 ) -> Iterator[Loop]:
-    """The loop from the learners' env step on; inside, signals ask it to stop."""
+    """The loop, which starts at the learners' env step; inside, signals ask it to stop."""
     training = config.training
     directory.add_provenance(learners.env_step)
     listeners: list[Any] = []

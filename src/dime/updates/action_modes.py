@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Key
 
 from dime.types import Act, AlgorithmState
 
-Value: TypeAlias = Callable[[AlgorithmState, Array, Array], Array]
+CriticValue: TypeAlias = Callable[[AlgorithmState, Array, Array], Array]
 """(state, obs, action) to one number from all critics."""
 
 
 def action_modes(
-    sample: Callable[..., Array], deterministic: Callable[..., Array], value: Value, num: int
+    sample: Callable[..., Array], deterministic: Callable[..., Array], value: CriticValue, num: int
 ) -> dict[str, Act]:
     """The evaluation modes that all algorithms share.
 
@@ -34,8 +34,8 @@ def action_modes(
     }
 
 
-def policy_modes(value: Value, num: int) -> dict[str, Act]:
-    """`action_modes` of an algorithm whose `state.policy.module` has a density."""
+def policy_modes(value: CriticValue, num: int) -> dict[str, Act]:
+    """`action_modes` of an algorithm whose `state.policy.module.sample` returns a `Sample`."""
     return action_modes(
         lambda state, obs, key: state.policy.module.sample(obs, key).action,
         lambda state, obs: state.policy.module.deterministic(obs),
@@ -44,11 +44,8 @@ def policy_modes(value: Value, num: int) -> dict[str, Act]:
     )
 
 
-def chain_modes(value: Value, num: int) -> dict[str, Act]:
-    """`action_modes` of an algorithm whose `state.policy.module` is a denoising chain.
-
-    A draw of the chain, the noiseless chain from 0, and the most valued of `num` draws.
-    """
+def chain_modes(value: CriticValue, num: int) -> dict[str, Act]:
+    """`action_modes` of an algorithm whose `state.policy.module.sample` returns the actions."""
     return action_modes(
         lambda state, obs, key: state.policy.module.sample(obs, key),
         lambda state, obs: state.policy.module.deterministic(obs),

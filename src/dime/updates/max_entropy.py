@@ -45,9 +45,7 @@ def log_variance_over(num_chains: int) -> Objective:
 
 
 def max_entropy_policy_loss(
-    log_prob: Float[Array, "*batch"],
-    value: Float[Array, "*batch"],
-    temperature: Float[Array, ""],
+    log_prob: Float[Array, "*batch"], value: Float[Array, "*batch"], temperature: Float[Array, ""]
 ) -> Float[Array, ""]:
     """`mean[temperature * log_prob - Q]` (SAC; DIME eq. 27)."""
     return (temperature * log_prob - value).mean()
@@ -73,11 +71,11 @@ class LearntTemperatureConfig(Checked):
     """The temperature, and how it is learnt."""
 
     initial: Positive = 1.0
-    """Initial temperature, in units of reward per nat (released code)."""
+    """Initial temperature, in units of reward per nat."""
     learn: bool = True
-    """If off, the initial value is kept (DIME, figure 2a-b)."""
-    learning_rate: Positive = 1e-3
-    """Adam's learning rate for the log temperature (paper, table 2)."""
+    """If off, the initial value is kept."""
+    learning_rate: Positive = 3e-4
+    """Adam's learning rate for the log temperature."""
     adam_b1: Fraction = 0.9
     """Adam's decay rate of the first moment, in [0, 1)."""
 
@@ -90,6 +88,12 @@ class LearntTemperatureConfig(Checked):
 class TemperatureConfig(LearntTemperatureConfig):
     """DIME's temperature: drives the running cost to a target."""
 
+    initial: Positive = 1.0
+    """Initial temperature, in units of reward per nat (released code)."""
+    learn: bool = True
+    """If off, the initial value is kept (paper, figure 2a-b)."""
+    learning_rate: Positive = 1e-3
+    """Adam's learning rate for the log temperature (paper, table 2)."""
     target_running_cost_per_dim: Finite = 4.0
     """Target of the mean running cost, in nats per action dimension (paper, table 2: 4).
     It excludes the prior's share of the log density, -2.335 for prior_std 2.5, so 4 aims at an
@@ -100,8 +104,6 @@ class TemperatureConfig(LearntTemperatureConfig):
 class EntropyTemperatureConfig(LearntTemperatureConfig):
     """SAC's temperature: drives the entropy to a target."""
 
-    learning_rate: Positive = 3e-4
-    """Adam's learning rate for the log temperature."""
     target_entropy_per_dim: Finite = -1.0
     """Target of the policy's entropy, in nats per action dimension (SAC: -1)."""
 
@@ -136,9 +138,7 @@ class Temperature(NamedTuple):
 
 
 def temperature_loss(
-    log_temperature: Float[Array, ""],
-    cost: Float[Array, "*batch"],
-    target: float,
+    log_temperature: Float[Array, ""], cost: Float[Array, "*batch"], target: float
 ) -> Float[Array, ""]:
     """Falls when the temperature rises while the cost exceeds its target (DIME eq. 28).
 
@@ -150,9 +150,7 @@ def temperature_loss(
 
 
 def log_temperature_loss(
-    log_temperature: Float[Array, ""],
-    cost: Float[Array, "*batch"],
-    target: float,
+    log_temperature: Float[Array, ""], cost: Float[Array, "*batch"], target: float
 ) -> Float[Array, ""]:
     """The same with the log temperature as the factor, as SAC's later codes and DACER have it."""
     return -log_temperature * (cost.mean() - target)

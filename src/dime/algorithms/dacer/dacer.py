@@ -115,9 +115,7 @@ def dacer(config: DacerConfig, spec: EnvSpec) -> Agent:
         state, metrics = update_critics(config, critics, before, batch.transition, critic_key)
         # The policy and the noise follow the critics, policy and noise from before this update.
         state, policy_metrics = delayed.if_due(
-            counters.update,
-            lambda state: update_policy(state, before, obs, policy_key),
-            state,
+            counters.update, lambda state: update_policy(state, before, obs, policy_key), state
         )
         state = jax.lax.cond(
             counters.update % config.noise.estimate_every == 0,

@@ -47,7 +47,7 @@ class EpisodeStream:
         seed: int,
         max_restarts: int,
         restarts: dict[str, int],
-        bootstrap_at_time_limits: bool = True,
+        bootstrap_at_time_limits: bool,
     ):
         self.env, self.seed = env, seed
         self.max_restarts, self.restarts = max_restarts, restarts

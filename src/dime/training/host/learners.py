@@ -1,6 +1,7 @@
 """Agents whose environments are stepped by Python, one env step after the other."""
 
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,13 +12,7 @@ import numpy as np
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError, describe
-from dime.training.checkpoint import (
-    Arrays,
-    Checkpoint,
-    EpisodePosition,
-    from_arrays,
-    to_arrays,
-)
+from dime.training.checkpoint import Arrays, Checkpoint, EpisodePosition, from_arrays, to_arrays
 from dime.training.checkpoint.reader import load_replay
 from dime.training.config import TrainingConfig
 from dime.training.faults import Event, SeedFailure, state_of
@@ -42,7 +37,7 @@ from dime.training.replay import Replay, empty_replay
 from dime.types import Agent, Counters, EnvSpec, Transition
 
 
-class Learners:
+class Learners(ABC):
     """The agents and environments of every seed that still runs, and how far they are.
 
     Seeds that fail are removed, unless all failed: then everything stays as it is.
@@ -53,8 +48,8 @@ class Learners:
     metrics: Any
     """Of the newest updates, each leading with the axis of seeds; None before the first."""
     unrepeatable: str | None = None
-    """Why episodes do not follow from their seeds; None if nothing is known against it."""
-    learned_step: int | None = None
+    """Why seeds may not determine episodes; None if nothing says so."""
+    learnt_env_step: int | None = None
     """With `--overlap`: the env step whose updates were made last."""
 
     def __init__(
@@ -75,15 +70,51 @@ class Learners:
         self.env_name, self.spaces = environment.name, environment.spaces
         self.spec = EnvSpec(environment.obs_dim, environment.action_dim, config.replay_capacity)
 
+    @abstractmethod
     def compile(self) -> None:
         """Compiles the programs, for as many seeds as there are now."""
-        raise NotImplementedError
 
-    def _select(self, kept: np.ndarray) -> None:
-        raise NotImplementedError
+    def begin(self) -> list[Event]:
+        """Begins, or continues from the checkpoint."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return self._start() if checkpoint is None else self._restore(checkpoint)
+
+    @abstractmethod
+    def _start(self) -> list[Event]: ...
+
+    @abstractmethod
+    def _restore(self, checkpoint: Checkpoint) -> list[Event]: ...
+
+    @abstractmethod
+    def step(self, at_most: int) -> list[Event]:
+        """At least one env step of every seed, at most so many, with the updates that are due."""
+
+    @abstractmethod
+    def evaluation(self, mode: str, seeds: list[list[int]]) -> Evaluation:
+        """Plays whole episodes, whose seeds are given by agent."""
+
+    def recover(self, error: EpisodeError) -> list[Event]:
+        """Removes a seed whose environment failed in an evaluation."""
+        failures: list[Event] = [self._failure(error.agent, error.cause)]
+        self._remove_failed(failures)
+        return failures
+
+    @abstractmethod
+    def episodes(self) -> list[EpisodePosition]:
+        """Where every seed's episode in progress is."""
+
+    @abstractmethod
+    def snapshot(self) -> tuple[Arrays, Arrays]:
+        """The state's arrays, and those of the episodes in progress."""
+
+    def close(self) -> None:  # noqa: B027  only some open anything
+        """Closes the evaluations' environments."""
+
+    @abstractmethod
+    def _select(self, kept: np.ndarray) -> None: ...
 
     def _failure(self, index: int, error: Exception) -> SeedFailure:
-        """That of the seed at this place, of which its environment's error is the reason."""
+        """The failure of the seed at this index, caused by its environment's error."""
         reason, details = str(error), ""
         if not isinstance(error, DimeError):
             reason = f"{self.env_name} raised {describe(error)}"
@@ -107,9 +138,11 @@ class Learners:
         return failures
 
     def _check(self, quantities: list[str], finite: Any, env_steps: Any) -> list[Event]:
-        return self._without_failed(self._poisoned(quantities, finite, env_steps))
+        failures = self._poisoned(quantities, finite, env_steps)
+        self._remove_failed(failures)
+        return failures
 
-    def _without_failed(self, events: list[Event]) -> list[Event]:
+    def _remove_failed(self, events: list[Event]) -> None:
         """Removes failed seeds and compiles for the others."""
         failed = {event.seed for event in events if isinstance(event, SeedFailure)}
         kept = np.array([i for i, seed in enumerate(self.seeds) if seed not in failed], int)
@@ -117,7 +150,6 @@ class Learners:
             self._select(kept)
             self.seeds = [self.seeds[place] for place in kept]
             self.compile()
-        return events
 
 
 class HostLearners(Learners):
@@ -147,16 +179,13 @@ class HostLearners(Learners):
         self._keys = seed_keys(tuple(self.seeds))
         self._programs = Programs(self._agent, self.config, self.spec, len(self.seeds))
 
-    def begin(self) -> list[Event]:
-        """Begins, or continues from the checkpoint."""
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is not None:
-            return self._restore(checkpoint)
+    def _start(self) -> list[Event]:
         self.replay = empty_replay(self.config, self.spec, len(self.seeds))
         self.state = jax.jit(partial(initialise, self._agent))(self._keys)
         _, events = self._attempt(lambda stream: stream.begin())
         self._choose_actions()
-        return self._without_failed(events)
+        self._remove_failed(events)
+        return events
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         self.replay = load_replay(checkpoint.replay_files, self.seeds, self.config, self.spec)
@@ -174,7 +203,8 @@ class HostLearners(Learners):
         strays = [seed for seed, follows in followed.items() if not follows]
         if strays:
             self._choose_actions()
-        return self._without_failed(events) + [
+        self._remove_failed(events)
+        return events + [
             f"warning: The environment of seed {seed} did not follow when its episode in progress "
             "was replayed from its seed and actions; a new episode begins. From here on the run "
             "differs from an uninterrupted one."
@@ -193,7 +223,7 @@ class HostLearners(Learners):
             events += stream.fetch_warnings()
         return done, events
 
-    def step(self, at_most: int = 1) -> list[Event]:
+    def step(self, at_most: int) -> list[Event]:
         """One env step of every seed, its updates, and the choice of the next actions."""
         observed, events = self._step_environments()
         if not observed:
@@ -211,7 +241,7 @@ class HostLearners(Learners):
 
     def _complete(self, observed: dict[int, Observed], events: list[Event]) -> Transition:
         """Counts the env step; returns the transitions of the seeds that go on."""
-        self._without_failed(events)
+        self._remove_failed(events)
         self.env_step += 1
         rows = zip(*(observed[seed] for seed in self.seeds), strict=True)
         return Transition(*(jnp.asarray(np.stack(row)) for row in rows))
@@ -243,7 +273,7 @@ class HostLearners(Learners):
         return self._check([*sorted(self.metrics), "action"], finite, self.env_step)
 
     def _keep(self, learned: Learned) -> None:
-        numbers = self.update + np.arange(self.config.updates_per_env_step)
+        numbers = self.update + np.arange(self.config.updates_per_round)
         delayed, metrics = self._agent.delayed, learned.metrics
         if delayed and self.metrics and not delayed.is_due(numbers).any():
             metrics = metrics | {name: self.metrics[name] for name in delayed.metrics}
@@ -278,7 +308,7 @@ class HostLearners(Learners):
         stream = self.streams[error.agent]
         if stream.take_restart(error.cause, "the evaluation is repeated"):
             return stream.fetch_warnings()
-        return self._without_failed([self._failure(error.agent, error.cause)])
+        return super().recover(error)
 
     def close(self) -> None:
         """Closes the evaluations' environments."""
@@ -306,21 +336,21 @@ class OverlapLearners(HostLearners):
     """
 
     # Saved: an environment that fails may leave its learner ahead; nothing must be learned twice.
-    learned_step: int | None = 0
+    learnt_env_step: int | None = 0
 
     def _restore(self, checkpoint: Checkpoint) -> list[Event]:
         learned = checkpoint.run.learnt_env_step
-        self.learned_step = self.env_step if learned is None else learned
+        self.learnt_env_step = self.env_step if learned is None else learned
         return super()._restore(checkpoint)
 
-    def step(self, at_most: int = 1) -> list[Event]:
+    def step(self, at_most: int) -> list[Event]:
         """One env step of every seed, the updates of the one before, the next actions."""
         learned = None
-        if self.config.learns_after(self.env_step) and (self.learned_step or 0) < self.env_step:
+        if self.config.learns_after(self.env_step) and (self.learnt_env_step or 0) < self.env_step:
             # Sent off; nothing here waits for it.
             learned = self._programs.learn(self.state, self.replay, self._keys, self._counters())
             self._keep(learned)
-            self.learned_step = self.env_step
+            self.learnt_env_step = self.env_step
         observed, events = self._step_environments()
         if learned is not None:
             quantities, finite = sorted(learned.metrics), np.asarray(learned.finite)

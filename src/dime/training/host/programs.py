@@ -83,7 +83,7 @@ def seed_keys(seeds: tuple[int, ...]) -> Key[Array, " seeds"]:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
-_ALGORITHMS = {
+_PRECISIONS = {
     "float32": "F32_F32_F32",
     "tensorfloat32": "TF32_TF32_F32",
     "bfloat16": "BF16_BF16_F32",
@@ -97,7 +97,7 @@ def matmul_precision(config: TrainingConfig, platform: str) -> AbstractContextMa
     """
     if platform == "cpu":
         return nullcontext()
-    return jax.default_matmul_precision(_ALGORITHMS[config.matmul_precision])
+    return jax.default_matmul_precision(_PRECISIONS[config.matmul_precision])
 
 
 def compile_program(
@@ -209,7 +209,7 @@ def learn(
     it. The counters carry no seed axis, so that what an algorithm makes depend on them stays a
     branch.
     """
-    num_updates = config.updates_per_turn
+    num_updates = config.updates_per_round
 
     def draw(replay, key):
         keys = jax.random.split(derive(key, Stream.BATCH, at.env_step), num_updates)
