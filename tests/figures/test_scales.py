@@ -56,7 +56,7 @@ def test_what_is_drawn_is_what_the_records_say(tmp_path):
         drawn = {tuple(vertex) for vertex in band.get_paths()[0].vertices}
         for end in bootstrap_interval(by_point):
             assert set(zip(STEPS[1:], end, strict=True)) <= drawn
-    assert "whose actions have 38 dimensions" in caption(figure)
+    assert "with 38-dimensional actions" in caption(figure)
     assert "Seeds: dime: 3. Line: interquartile mean" in caption(figure)
 
 

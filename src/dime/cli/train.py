@@ -139,4 +139,5 @@ def print_evaluations(records: Iterable[dict[str, Any]]) -> None:
         values = map(return_text, (fmean(returns), min(returns), max(returns)))
         share = "-" if success is None else f"{100.0 * fmean(success):.0f} %"
         rows.append([*counts, *values, share])
-    print_table(rows)
+    if len(rows) > 1:
+        print_table(rows)

@@ -203,7 +203,8 @@ def _compare(folder: Path, policy: Policy) -> None:
         require(
             difference <= allowed,
             f"The export does not act as the policy: actions differ by {difference:.2g} of half "
-            f"the action's range, at most {allowed:g} is allowed.",
+            f"the action's range, at most {allowed:g} is allowed. Nothing was written. "
+            f"--batch dynamic and --format onnx allow {TOLERANCE:g}.",
         )
 
 

@@ -233,7 +233,7 @@ def _scales(runs: list[Run], _: Reference | None) -> Content:
     seeds = {kind: len(histories) for kind, histories in recorded.items()}
     counts = "; ".join(f"{kind}: {count}" for kind, count in seeds.items())
     caption = [
-        f"Learnt diffusion on {environment}, whose actions have {action_dim} dimensions: what "
+        f"Learnt diffusion on {environment}, with {action_dim}-dimensional actions: what "
         "the cosine profile is multiplied by to give the chain's step sizes, in latent units "
         "squared, as recorded in training.",
         f"Seeds: {counts}.{interval_note(seeds.values())}",

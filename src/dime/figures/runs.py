@@ -161,9 +161,9 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
     status = directory.status()
     require(
         bool(records),
-        f"{path} has no evaluations yet, and its state is {status.get('state', 'running')}: "
-        f"{status.get('reason') or 'the first is written at env step 0'}. Try again when there is "
-        "one, or leave this run out.",
+        f"{path} has no evaluations yet, and its state is {status.get('state', 'running')}"
+        f"{': ' * bool(status.get('reason'))}{status.get('reason') or ''}. Leave this run out, or "
+        "resume it with evaluations.",
     )
     return Run(path, config, records, variant_of(config, separate))
 

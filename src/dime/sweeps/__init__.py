@@ -131,9 +131,9 @@ def show_costs(study: Path, variant: str | None, figures: Path | None) -> None:
     """Prints the trials, and the hours that their updates and actions take."""
     chosen = read_study(study, variant)
     costs, note = read_costs(figures, chosen.preset)
+    expected, trials = [], list(trials_of(chosen))
     print(f"{chosen.name}: {chosen.description}\n\n   #      env steps    hours  trial")
-    expected = []
-    for number, (name, config) in enumerate(trials_of(chosen)):
+    for number, (name, config) in enumerate(trials):
         expected.append(cost := hours(config, costs))
         steps = config.training.num_env_steps * len(config.training.seeds)
         print(f"{number:4} {steps:14,} {'?' if cost is None else f'{cost:.2f}':>8}  {name}")

@@ -251,7 +251,7 @@ def _changed(
     require(
         wanted >= planned and not complete,
         f"{directory.path} is at env step {env_step} of {planned}; to extend it, give a larger "
-        f"number than {planned}: --num-env-steps N",
+        f"number than {planned}: --num-env-steps N; to continue, omit it.",
     )
     return replace_nested(config, {"training": asked})
 
