@@ -1,4 +1,4 @@
-"""What checkpoints cost at dog-run's size with a full replay: bytes, pauses, and the way back.
+"""The cost of checkpoints at dog-run's sizes with a full replay: bytes, pauses, restoring.
 
 python benchmarks/checkpoint_cost.py --folder /tmp/checkpoints \
     --json benchmarks/results/checkpoint-cpu-2-cores.json
@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,14 @@ import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.registry import make
-from dime.experiments.presets import preset_settings
-from dime.training.checkpoint import CheckpointFolder, to_arrays
-from dime.training.programs import initialise, seed_keys
+from dime.training.checkpoint import EpisodePosition, RunState, to_arrays
+from dime.training.checkpoint.reader import load_replay
+from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
+from dime.training.config import TrainingConfig
+from dime.training.host.programs import initialise, seed_keys
+from dime.training.presets import preset_settings
 from dime.training.records import write_json
-from dime.training.replay import Replay, Rings
-from dime.training.replay_files import ReplaySaver, load_replay
+from dime.training.replay import Replay
 from dime.types import EnvSpec
 
 ENV, SPEC = "dm_control/dog-run", EnvSpec(223, 38)
@@ -38,14 +41,13 @@ def random_replay(capacity: int) -> Replay:
     def numbers(*shape):
         return jnp.asarray(rng.standard_normal((1, capacity, *shape), np.float32))
 
-    rows = Rings(
+    return Replay(
         obs=numbers(SPEC.obs_dim),
         action=numbers(SPEC.action_dim),
         reward=numbers(),
         next_obs=numbers(SPEC.obs_dim),
         terminated=jnp.zeros((1, capacity), bool),
     )
-    return Replay(rows)
 
 
 def sizes(folder: Path) -> dict[Path, int]:
@@ -65,24 +67,23 @@ def measure(folder: Path, capacity: int) -> dict:
         "0/obs": np.zeros(SPEC.obs_dim, np.float32),
         "0/next_action": np.zeros(SPEC.action_dim, np.float32),
     }
-    run = {
-        "updates": 0,
-        "seeds": [0],
-        "spaces": make(ENV).spaces.to_json(),
-        "episodes": [
-            {"number": 1, "episode_return": 0.0, "last_return": None, "last_length": None}
-        ],
-        "last_evaluation_step": 0,
-        "record_bytes": {"metrics.jsonl": 0, "evaluations.jsonl": 0},
-        "wall_time_s": 0.0,
-        "last_evaluation": {},
-        "failed_seeds": {},
-    }
+    run = RunState(
+        env_step=0,
+        updates=0,
+        seeds=[0],
+        spaces=make(ENV).spaces,
+        episodes=[EpisodePosition(1, 0.0, None, None)],
+        last_evaluation_step=0,
+        record_bytes={"metrics.jsonl": 0, "evaluations.jsonl": 0},
+        wall_time_s=0.0,
+        last_evaluation={},
+        failed_seeds={},
+    )
 
     def save(env_step: int) -> float:
         began = time.perf_counter()
         segments = saver.save(replay, env_step, [0])
-        checkpoints.save(to_arrays(state), episodes, run | {"env_step": env_step}, segments)
+        checkpoints.save(to_arrays(state), episodes, replace(run, env_step=env_step), segments)
         return time.perf_counter() - began
 
     for env_step in range(INTERVAL, capacity - INTERVAL + 1, INTERVAL):
@@ -94,7 +95,7 @@ def measure(folder: Path, capacity: int) -> dict:
     pauses += [save(capacity + k * INTERVAL) for k in range(1, 5)]
     began = time.perf_counter()
     loaded, _ = checkpoints.load_newest()
-    restored = load_replay(loaded.replay_files, [0], capacity, SPEC)
+    restored = load_replay(loaded.replay_files, [0], TrainingConfig(replay_capacity=capacity), SPEC)
     jax.block_until_ready(restored)
     restore_s = time.perf_counter() - began
     state_bytes = sum(array.nbytes for array in to_arrays(state).values())

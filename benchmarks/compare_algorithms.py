@@ -1,4 +1,4 @@
-"""The table of docs/algorithms.md: what every algorithm reaches on two small tasks.
+"""The table of docs/algorithms.md: the final score of every algorithm on two small tasks.
 
 dime sweep comparison
 python benchmarks/compare_algorithms.py runs/comparison --json benchmarks/results/comparison.json
@@ -8,9 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-from dime.experiments.curves import panels_of
-from dime.experiments.paper_figures import official
-from dime.experiments.runs import read_runs
+from dime.figures.curves import panels_of
+from dime.figures.paper import official
+from dime.figures.runs import read_runs
 
 
 def rows_of(study: Path) -> list[dict]:

@@ -1,10 +1,10 @@
-"""How long an exported policy takes for one action, by format and mode.
+"""The latency of one action of an exported policy, by format and mode.
 
     python benchmarks/export_latency.py [--sizes laptop paper] [--json FILE]
 
 Untrained DIME policies of two sizes: the preset `laptop` with cartpole-swingup's 5 observation and
 1 action dimensions, and the paper's for dog-run (223 and 38). Each is exported with a batch of one
-and called through its own runner, so that checking and flattening the observation count.
+and called through its own runner, so the time includes checking and flattening the observation.
 """
 
 import argparse
@@ -18,15 +18,13 @@ import jax
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.deploy.action import Action
 from dime.deploy.export import write_export
 from dime.deploy.policy import Policy, Restored
 from dime.deploy.run_policy import Policy as Exported
 from dime.envs.spaces import Leaf, Spaces
-from dime.experiments.presets import preset_settings, preset_training
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig
-from dime.training.programs import counters
+from dime.training.presets import preset_settings, preset_training
 from dime.types import EnvSpec
 
 SIZES = {"laptop": ("dm_control/cartpole-swingup", 5, 1), "paper": ("dm_control/dog-run", 223, 38)}
@@ -82,11 +80,10 @@ def measure(preset, mode):
         folder = Path(place)
         restored = restored_of(preset, folder)
         obs_dim = restored.spaces.obs_dim
-        state = jax.tree.map(lambda leaf: leaf[0], restored.state)
-        action = Action(restored, folder, 0, mode, state, counters(0, 0))
-        figures["load_policy"] = timed(Policy(restored, 0, mode, 0), obs_dim)
+        policy = Policy(restored, 0, mode, 0)
+        figures["load_policy"] = timed(policy, obs_dim)
         for format in ("stablehlo", "onnx"):
-            write_export(action, folder / format, format, 1)
+            write_export(policy, folder / format, format, 1, None)
             figures[format] = timed(Exported(folder / format), obs_dim)
             sizes = [file.stat().st_size for file in (folder / format).glob("policy*.*")]
             figures[format]["bytes"] = max(sizes)

@@ -1,9 +1,9 @@
-"""What an env step costs on an accelerator: by seeds, denoising steps, environment's latency.
+"""The cost of an env step on an accelerator, by seeds, denoising steps and environment latency.
 
 python benchmarks/gpu.py --json benchmarks/results/DEVICE.json
 
-Needs JAX, Equinox, Optax, jaxtyping and NumPy alone: with `src` on PYTHONPATH it runs on any image
-that has them. It runs on a CPU too, where `--seeds 1 --steps 16 --env-steps 20` is plenty.
+Needs only JAX, Equinox, Optax, jaxtyping and NumPy, with `src` on PYTHONPATH. On a CPU, use
+`--seeds 1 --steps 16 --env-steps 20`.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.timing import UpdateTimer, seconds
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
+from dime.benchmark.timing import UpdateTimer, seconds
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.programs import matmul_precision
+from dime.training.host.programs import matmul_precision
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.types import EnvSpec
 
 SPECS = {"dog-run": EnvSpec(223, 38, 10_000), "humanoid-run": EnvSpec(67, 21, 10_000)}

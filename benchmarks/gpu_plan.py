@@ -1,11 +1,11 @@
-"""All that is to be measured on a GPU, in the order of its worth, in nine minutes.
+"""All measurements for a GPU, the most important first, in nine minutes.
 
 python benchmarks/gpu_plan.py --out FOLDER
 
-Each step is a process of its own with a time limit; FOLDER/plan.json is written after each, and a
-step that fails or runs into its limit keeps none of the others back. Time that a step leaves over
-goes to those after it. Nothing need be installed but what the steps import: the package is found
-beside this file. Without a network, without a screen. `--tiny` shows on a CPU that it works.
+Each step is a separate process with a time limit. FOLDER/plan.json is written after each; a step
+that fails or is stopped does not affect the others, and unused time goes to those after it. Only
+what the steps import must be installed: the package is found next to this file. It needs no
+network and no screen. `--tiny` tries it all on a CPU.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def repeat(tiny: bool, limit_s: float, file: Path) -> None:
     if tiny:
         from tests.training.toy import TOY
 
-        from dime.timing import UpdateTimer
+        from dime.benchmark.timing import UpdateTimer
         from dime.training.config import TrainingConfig
 
         spec = gpu.SPECS["humanoid-run"]

@@ -1,9 +1,9 @@
-"""How the cost of an env step grows: with seeds, denoising steps, batch, width, action dimension.
+"""How the cost of an env step grows with seeds, denoising steps, batch, width, action dimension.
 
     python benchmarks/growth.py --json figures.json --picture growth.png
 
-One quantity is varied at a time about the paper's sizes for humanoid-run; what grows with it is
-fitted by least squares as `fixed + slope * quantity` (width: its square, as in a matrix product).
+It varies one quantity at a time around the paper's sizes for humanoid-run, and fits the time by
+least squares as `fixed + slope * quantity` (width: its square, as in a matrix product).
 """
 
 import argparse
@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.timing import UpdateTimer, seconds
-from dime.training.allocator import dispatch_from_this_thread, freed_memory_kept
+from dime.benchmark.timing import UpdateTimer, seconds
 from dime.training.config import TrainingConfig, replace_nested
+from dime.training.machine import dispatch_from_this_thread, freed_memory_kept
 from dime.types import EnvSpec
 
 OBS_DIM, ACTION_DIM = 67, 21  # humanoid-run

@@ -1,10 +1,9 @@
-"""CrossQ here and CrossQ of the SBX package, side by side: env steps per second.
+"""CrossQ here and in the SBX package: env steps per second.
 
-    make bench-peers        (in a virtual environment of its own: SBX brings PyTorch)
+    make bench-peers        (in a separate virtual environment: SBX brings PyTorch)
 
-Both train on the same Gymnasium task at the same sizes, each in a process of its own, in turn.
-Timed are the env steps after a warm-up that ends when everything is compiled; nothing is evaluated
-or saved meanwhile.
+Both train on the same Gymnasium task at the same sizes, in separate processes, in turn. The timing
+starts after a warm-up, when everything is compiled; nothing is evaluated or saved meanwhile.
 """
 
 import argparse

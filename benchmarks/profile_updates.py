@@ -1,4 +1,4 @@
-"""Where the time of an update goes: matrix products, the policy's own chain, all else.
+"""Where the time of an update goes: matrix products, the policy's chain, everything else.
 
     python benchmarks/profile_updates.py [ALGORITHM...] [--json FILE]
 
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.benchmark_algorithms import ENV, SPEC
-from dime.experiments.presets import preset_settings, preset_training
+from dime.benchmark.benchmark import ENV, SPEC
+from dime.training.presets import preset_settings, preset_training
 from dime.types import Batch, Counters, Transition
 
 NUM_UPDATES = 6  # a multiple of every policy delay

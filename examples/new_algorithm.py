@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 
 import dime
+from dime.critics.critics import TargetCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, init_critics
 from dime.types import Agent
-from dime.updates.candidates import best_of
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import best_of
 
 
 @dataclass(frozen=True)
 class ShootingConfig:
-    """What the method depends on; each field is an option of the command line."""
+    """Settings; each field becomes an option of the command line."""
 
     critic: TargetCriticConfig = field(default_factory=TargetCriticConfig)
     num_candidates: int = 16
@@ -23,31 +22,28 @@ class ShootingConfig:
 
 
 def shooting(config, spec):
-    """Three pure functions over one state, which here is the critics alone."""
-    head, optimizer = ScalarHead(smallest), config.critic.make_optimizer()
+    """Three pure functions over one state, here just the critics."""
+    critics = config.critic.make(spec, ScalarHead(smallest), jax.nn.relu)
 
-    def init(key):
-        return init_critics(config.critic, config.critic.sizes(spec, 1), jax.nn.relu, key)
-
-    def update(critics, batch, key, counters):
+    def update(state, batch, key, counters):
         rows = batch.transition
-        next_action, backup = act(critics, rows.next_obs, key), SoftBackup.of(rows, config.discount)
-        critics, metrics = bellman_step(critics, rows, next_action, backup, head, optimizer)
-        return critics.followed(config.critic.target_rate), metrics
+        next_action, backup = act(state, rows.next_obs, key), SoftBackup.of(rows, config.discount)
+        state, metrics = critics.step(state, rows, next_action, backup)
+        return critics.follow(state), metrics
 
-    def act(critics, obs, key, counters=None):
+    def act(state, obs, key, counters=None):
         shape = (config.num_candidates, *obs.shape[:-1], spec.action_dim)
         actions = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
-        return best_of(actions, value_of(critics.online, head)(obs, actions))
+        return best_of(actions, critics.value(state, obs, actions))
 
-    def explore(critics, obs, key, counters):
+    def explore(state, obs, key, counters):
         act_key, coin_key, random_key = jax.random.split(key, 3)
-        action = act(critics, obs, act_key)
+        action = act(state, obs, act_key)
         other = jax.random.uniform(random_key, action.shape, minval=-1.0, maxval=1.0)
         coins = jax.random.bernoulli(coin_key, 0.1, action.shape[:-1])
         return jnp.where(coins[..., None], other, action)
 
-    return Agent(init, {"explore": explore, "best_of_n": act}, update)
+    return Agent(critics.start, {"explore": explore, "best_of_n": act}, update)
 
 
 SOURCE = ("shooting", "an example", 2026, "best of random actions", "scalar x2, target networks")

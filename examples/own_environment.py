@@ -11,7 +11,7 @@ import dime
 
 
 class Cart(gymnasium.Env):
-    """Observes position (m) and velocity (m/s); the action is a force of at most 2 N."""
+    """Position (m) and velocity (m/s); the action is a force of at most 2 N."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -24,19 +24,19 @@ class Cart(gymnasium.Env):
         return self.state.astype(np.float32), {}
 
     def step(self, action):
-        """Pushes the cart for 0.1 s; costs grow with position and velocity."""
+        """Pushes the cart for 0.1 s; the cost is quadratic in position and velocity."""
         position, velocity = self.state
         velocity = velocity + 0.1 * float(action[0])
         self.state = np.array([position + 0.1 * velocity, velocity])
         self.steps += 1
-        lost = abs(self.state[0]) > 3.0  # terminated: no value behind the track's end
+        lost = abs(self.state[0]) > 3.0  # terminated: no bootstrapping beyond the end of the track
         reward = -10.0 if lost else -float(self.state[0] ** 2 + 0.1 * velocity**2)
-        late = self.steps == self.max_episode_steps  # truncated: the value behind it counts
+        late = self.steps == self.max_episode_steps  # truncated: bootstraps from this state
         return self.state.astype(np.float32), reward, bool(lost), late and not lost, {}
 
 
-def tell(record):
-    """Hears every record; a true answer would save the run and stop it."""
+def report(record):
+    """Receives every record; a true return value would save and stop the run."""
     if "returns" in record:
         print(f"env step {record['env_step']}: {record['mode']} return {record['returns'][0]:.1f}")
 
@@ -48,12 +48,12 @@ result = dime.train(
     num_random_steps=100,
     num_evaluation_episodes=1,
     policy={"num_denoising_steps": 4, "hidden_dim": 16, "num_hidden_layers": 1},
-    # The returns that the critic can tell apart. Without them, train() refuses and suggests some.
+    # The range of returns of the critic. Without it, train() raises an error that suggests one.
     critic={"v_min": -100.0, "v_max": 100.0, "hidden_dim": 32, "num_hidden_layers": 1},
-    callback=tell,
+    callback=report,
     progress=False,
 )
-# A file cannot hold a Python class: whoever reads the run again brings it along.
+# A file cannot store a Python class, so pass it again to whatever reads the run.
 (record,) = dime.evaluate(result.run_dir, mode="deterministic", env=Cart)
 print("returns:", record["returns"])
 print("force at 1 m, at rest:", dime.load_policy(result.run_dir)(np.float32([1.0, 0.0])))

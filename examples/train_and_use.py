@@ -1,9 +1,9 @@
-"""Trains DIME, then uses what it left: the policy as an object, evaluations, records.
+"""Trains DIME, then uses the results: the policy as an object, evaluations, records.
 
     python examples/train_and_use.py [ENV_STEPS]
 
-Tiny networks and a few hundred steps, so that it ends in seconds; hardly anything is learnt by
-then. A real run takes the preset's own settings: leave out what follows `preset="laptop"`.
+Tiny networks and a few hundred steps, so that it takes seconds; hardly anything is learnt. For a
+real run use the preset's own settings: leave out what follows `preset="laptop"`.
 """
 
 import json
@@ -28,7 +28,7 @@ result = dime.train(
 )
 print(f"{result.state} after {result.env_step} env steps, in {result.run_dir}")
 
-# What was measured: one JSON object per line.
+# The training metrics, one JSON object per line.
 for line in (result.run_dir / "metrics.jsonl").read_text().splitlines():
     record = json.loads(line)
     if "entropy_bound_per_dim" in record:  # absent before the first update
@@ -43,9 +43,9 @@ while not ended:
     obs, reward, terminated, truncated, info = env.step(policy(obs))
     episode_return += float(reward)
     ended = terminated or truncated
-print(f"an episode: return {episode_return:.1f}, goal reached: {info['success']}")
+print(f"one episode: return {episode_return:.1f}, goal reached: {info['success']}")
 
-# ... or for a batch: five actions from one place, which may point to different goals.
+# ... or for a batch: five actions at one position, which may point to different goals.
 print("five actions at the origin:", policy(np.zeros((5, 2), np.float32)), sep="\n")
 
 for mode in ("deterministic", "best_of_n"):

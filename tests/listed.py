@@ -1,6 +1,7 @@
 """What `dime/data` lists because asking for it is slow: `python -m tests.listed` regenerates it."""
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import gymnasium
 import dime
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.myosuite import import_myosuite
+from dime.training.presets import preset_training
 
 DATA = Path(dime.__file__).parent / "data"
+PAGE = Path(__file__).parents[1] / "docs/algorithms.md"
 FILES = {name: DATA / f"{name}.json" for name in ("algorithms", "environments")}
 
 
@@ -23,6 +26,27 @@ def algorithms():
             for a in ALGORITHMS.values()
         ),
     ]
+
+
+def documented(page):
+    """docs/algorithms.md with the table of all algorithms as their records and presets say."""
+    anchors = {}
+    for heading in re.findall("^## (.+)$", page, re.MULTILINE):
+        anchors |= dict.fromkeys(heading.split(" and "), heading.lower().replace(" ", "-"))
+    rows = []
+    for a in ALGORITHMS.values():
+        updates = preset_training("paper", a.name, "dm_control/dog-run").updates_per_env_step
+        least, most = a.network_evaluations(a.config())
+        cells = (
+            f"[`{a.name}`](#{anchors.get(a.name, '')})",
+            f"[{a.paper}]({a.url})",
+            *(str(a.year), a.policy, a.critic, f"`{a.official_mode}`", str(updates)),
+            str(least) if least == most else f"{least} to {most}",
+        )
+        rows.append(f"| {' | '.join(cells)} |\n")
+    before, rule, after = page.partition("|---|---|---|---|---|---|---|---|\n")
+    rest = after[re.search(r"^(?!\|)", after, re.MULTILINE).start() :]
+    return before + rule + "".join(rows) + rest
 
 
 def dm_control():
@@ -48,6 +72,7 @@ def main():
     suites = {suite.__name__: suite() for suite in (dm_control, myosuite, playground)}
     for name, content in (("algorithms", algorithms()), ("environments", suites)):
         FILES[name].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(documented(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dime
-from dime.experiments.configs import make_config
+from dime.training.presets import make_config
 from tests.training.runs import (
     DIME,
     OPTIONS,

@@ -25,9 +25,9 @@ SHELLS = {"", "bash", "sh", "console", "text"}
 # Runs scripts in which long trainings are cut short: the code is to run, not the agents to learn.
 RUNNER = """
 import contextlib, runpy, sys, tempfile
-import dime.api
+import dime.training.run
 
-train = dime.api.train
+train = dime.training.run.train
 
 def shortened(*args, **options):
     if options.get("num_env_steps", 1_000_000) > 200:
@@ -35,7 +35,7 @@ def shortened(*args, **options):
         options |= dict(num_evaluation_episodes=1)
     return train(*args, **options)
 
-dime.api.train = shortened
+dime.training.run.train = shortened
 for script in sys.argv[1:]:
     sys.argv = [script]
     folder = tempfile.mkdtemp(dir=".")
@@ -46,7 +46,7 @@ for script in sys.argv[1:]:
 # Reads commands (lists of words) and answers with what the command line says to each.
 ASK_CLI = """
 import contextlib, io, json, sys
-from dime import cli
+import dime.cli.main as cli
 from dime.errors import DimeError
 
 def answer(words):
@@ -168,7 +168,7 @@ def headings(document):
 
 @each_document
 def test_named_files_exist(document):
-    """`src/dime/cli.py`, or the end of a path as `cli.py`; your own begin with `my_`."""
+    """`src/dime/cli/main.py`, or the end of a path as `cli.py`; your own begin with `my_`."""
     known = files_in_git()
     folders = {f"{part}/" for name in known for part in map(str, Path(name).parents)}
     ours = r"(?:src|tests|docs|scripts|examples|requirements|benchmarks|\.ci)/[\w.*/-]*"

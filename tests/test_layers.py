@@ -19,19 +19,21 @@ LAYERS = [
     {"algorithms"},
     {"envs", "statistics"},
     {"training"},
-    {"experiments", "deploy"},
-    {"api", "costs", "timing", "benchmark_algorithms", "benchmark"},
-    {"commands", "actions", "cli", "__main__"},
+    {"deploy", "benchmark"},
+    {"figures"},
+    {"sweeps"},
+    {"report"},
+    {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = set().union(*LAYERS[:5])
 REINFORCEMENT_LEARNING = set().union(*LAYERS[1:5])
 PURE_MAY_IMPORT = {
-    "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
-    "difflib", "importlib", "math", "numpy",
+    "abc", "jax", "equinox", "optax", "jaxtyping", "dime", "dataclasses", "typing", "collections",
+    "difflib", "functools", "importlib", "math", "numpy", "tomllib",
 }  # fmt: skip
 STATISTICS_MAY_IMPORT = {"numpy", "jaxtyping", "collections", "dataclasses", "typing"}
-COMPUTED_BY_JAX = {"jax_env.py", "playground.py"}  # environments for the device
+COMPUTED_BY_JAX = {"jax_env.py"}  # environments for the device
 READS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py"))

@@ -16,23 +16,25 @@ import numpy as np
 import pytest
 
 import dime
-from dime.critics.ensemble import CriticConfig, init_critics
-from dime.networks.batch_renorm import BatchRenorm, RunningStats
-from dime.networks.batch_renorm_mlp import BatchRenormMlp
-from dime.networks.control import ControlNetwork
-from dime.networks.denoiser import Denoiser
-from dime.networks.dense import Dense
-from dime.networks.mlp import Mlp
-from dime.networks.residual import BroNet, BroTrunk, LayerNorm, ResidualBlock
-from dime.networks.step_embedding import StepEmbedding
-from dime.networks.time_features import LearntFourierFeatures, SinusoidalFeatures
+from dime.algorithms.bro.explorer import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
+from dime.algorithms.bro.networks import BroNet, BroTrunk, LayerNorm, ResidualBlock
+from dime.algorithms.dipo import ActionMemory
+from dime.critics.critics import CriticConfig
+from dime.networks.batch_renorm import BatchRenorm, BatchRenormMlp, RunningStats
+from dime.networks.chain_networks import (
+    ControlNetwork,
+    Denoiser,
+    LearntFourierFeatures,
+    SinusoidalFeatures,
+    StepEmbedding,
+)
+from dime.networks.layers import Dense, Mlp
 from dime.policies.consistency import ConsistencyPolicy
 from dime.policies.ddpm import DdpmPolicy
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
-from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig, OptimisticShift
 from dime.policies.tanh_gaussian import GaussianPolicy, GaussianPolicyConfig, TanhGaussian
 from dime.types import Batch, EnvSpec, Transition
-from dime.updates.action_memory import ActionMemory
+from tests.joint_critics import init_critics
 
 SPEC = EnvSpec(obs_dim=3, action_dim=2)
 POLICY = DiffusionPolicyConfig(num_denoising_steps=4, hidden_dim=8)

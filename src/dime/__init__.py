@@ -15,32 +15,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dime import statistics
     from dime.algorithms.algorithm import Algorithm, Preset
-    from dime.api import RunFailedError, resume, train
     from dime.deploy.evaluate import evaluate
     from dime.deploy.export import export_policy
     from dime.deploy.policy import load_policy
     from dime.envs.registry import list_environments, make_env
     from dime.errors import DimeError
-    from dime.experiments.study import Study
-    from dime.experiments.sweep import SweepResult, sweep
+    from dime.sweeps import SweepResult, sweep
+    from dime.sweeps.study import Study
+    from dime.training.run import RunFailedError, resume, train
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Algorithm": "dime.algorithms.algorithm",
     "Preset": "dime.algorithms.algorithm",
-    "train": "dime.api",
-    "resume": "dime.api",
-    "RunFailedError": "dime.api",
+    "train": "dime.training.run",
+    "resume": "dime.training.run",
+    "RunFailedError": "dime.training.run",
     "evaluate": "dime.deploy.evaluate",
     "export_policy": "dime.deploy.export",
     "load_policy": "dime.deploy.policy",
     "make_env": "dime.envs.registry",
     "list_environments": "dime.envs.registry",
     "DimeError": "dime.errors",
-    "Study": "dime.experiments.study",
-    "SweepResult": "dime.experiments.sweep",
-    "sweep": "dime.experiments.sweep",
+    "Study": "dime.sweeps.study",
+    "SweepResult": "dime.sweeps",
+    "sweep": "dime.sweeps",
 }
 _PUBLIC_MODULES = {"statistics"}
 

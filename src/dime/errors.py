@@ -1,8 +1,10 @@
-"""The one error type for everything a user can mend."""
+"""The one error type for everything a user can mend, and the ranges of configs' fields."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
 class DimeError(Exception):
@@ -39,26 +41,50 @@ def require_at_least(config: object, minimum: float, *names: str) -> None:
             require(value < 2**31, f"{name} is {value}; it must be below 2147483648.")
 
 
-def require_positive(config: object, *names: str) -> None:
-    """Refuses a config whose fields `names` are not finite numbers above 0."""
-    for name in names:
+def at_least(minimum: float) -> Callable[[object, str], None]:
+    """The check of one field by `require_at_least`."""
+    return lambda config, name: require_at_least(config, minimum, name)
+
+
+def within(contains: Callable[[float], bool], description: str) -> Callable[[object, str], None]:
+    """The check that a field's value is in a range, which an error names by `description`."""
+
+    def check(config: object, name: str) -> None:
         value = getattr(config, name)
-        message = f"{name} is {value}; it must be a finite number above 0."
-        require(0.0 < value < float("inf"), message)
+        require(contains(value), f"{name} is {value!r}; it must be {description}.")
+
+    return check
 
 
-def require_unit_interval(config: object, *names: str) -> None:
-    """Refuses a config whose fields `names` are outside [0, 1)."""
-    for name in names:
-        value = getattr(config, name)
-        require(0.0 <= value < 1.0, f"{name} is {value}; it must be in [0, 1).")
+require_positive = within(lambda value: 0.0 < value < math.inf, "a finite number above 0")
+
+Whole = Annotated[int, at_least(0)]
+Count = Annotated[int, at_least(1)]
+NonNegative = Annotated[float, at_least(0.0)]
+Positive = Annotated[float, require_positive]
+Finite = Annotated[float, within(math.isfinite, "finite")]
+Fraction = Annotated[float, within(lambda value: 0.0 <= value < 1.0, "in [0, 1)")]
+Share = Annotated[float, within(lambda value: 0.0 <= value <= 1.0, "in [0, 1]")]
+Rate = Annotated[float, within(lambda value: 0.0 < value <= 1.0, "in (0, 1]")]
 
 
-def require_rate(config: object, *names: str) -> None:
-    """Refuses a config whose fields `names` are outside (0, 1]."""
-    for name in names:
-        value = getattr(config, name)
-        require(0.0 < value <= 1.0, f"{name} is {value}; it must be in (0, 1].")
+@cache
+def _checks_of(kind: type) -> list[tuple[Callable[[object, str], None], str]]:
+    checks = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        checks += [(check, name) for check in getattr(hint, "__metadata__", ())]
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            checks.append((within(choices.__contains__, f"one of: {', '.join(choices)}"), name))
+    return checks
+
+
+class Checked:
+    """Base of configs: refuses values outside the ranges that the fields' types carry."""
+
+    def __post_init__(self):
+        for check, name in _checks_of(type(self)):
+            check(self, name)
 
 
 def describe(error: BaseException) -> str:

@@ -2,15 +2,19 @@
 
 Shapes are written in the signatures (jaxtyping). The letters:
 
-    *batch   any leading axes, also none        act    action dimensions
-    obs      observation dimensions             steps  denoising steps, N in the papers
-    atoms    support of a categorical critic    critics  the two critics of an ensemble
+    *batch   any leading axes, also none        obs, act  dimensions of observations, actions
+    *draws   *batch, perhaps after an axis      steps     denoising steps, N in the papers
+             of draws per observation           critics   num_critics of an ensemble
+    candidates  actions to choose among         atoms     support of a categorical critic
+    seeds, envs  of a run, of each seed         rows      of a replay or memory
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 AlgorithmState: TypeAlias = Any
@@ -35,10 +39,16 @@ class Transition(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """A minibatch and where in the replay each of its rows stands."""
+    """A minibatch and where in the replay each of its rows is."""
 
     transition: Transition
     index: Int[Array, " batch"]
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The first and the second half of the rows, which were drawn independently."""
+        middle = self.index.shape[0] // 2
+        first = jax.tree.map(lambda leaf: leaf[:middle], self)
+        return first, jax.tree.map(lambda leaf: leaf[middle:], self)
 
 
 class Counters(NamedTuple):
@@ -82,6 +92,26 @@ Act: TypeAlias = Callable[
 ]
 
 
+class Delayed(NamedTuple):
+    """A policy update that only some updates make, and its scalar metrics: 0 in the others.
+
+    `is_due(number)` says whether the update of this number (0, 1, 2, ...) makes it.
+    """
+
+    metrics: tuple[str, ...]
+    is_due: Callable[[Any], Any]
+
+    def if_due(
+        self,
+        number: Int[Array, ""],
+        make: Callable[[AlgorithmState], tuple[AlgorithmState, Metrics]],
+        state: AlgorithmState,
+    ) -> tuple[AlgorithmState, Metrics]:
+        """`make(state)` if it is due; otherwise the state as it is."""
+        zeros = dict.fromkeys(self.metrics, jnp.zeros(()))
+        return jax.lax.cond(self.is_due(number), make, lambda state: (state, zeros), state)
+
+
 class Agent(NamedTuple):
     """An algorithm: pure functions over one state pytree.
 
@@ -89,7 +119,8 @@ class Agent(NamedTuple):
     - `act[mode](state, obs, key, counters) -> action`; "explore" is the training mode, the
       others are evaluation modes ("stochastic", "deterministic", "best_of_n", ...).
     - `update(state, batch, key, counters) -> (state, metrics)`; the batch has the rows of
-      `batches_per_update` minibatches, all drawn independently.
+      `batches_per_update` minibatches, all drawn independently. Of the metrics that `delayed`
+      names, the loop records those of the last update that made them.
     """
 
     init: Callable[[Key[Array, ""]], AlgorithmState]
@@ -98,3 +129,4 @@ class Agent(NamedTuple):
         [AlgorithmState, Batch, Key[Array, ""], Counters], tuple[AlgorithmState, Metrics]
     ]
     batches_per_update: int = 1
+    delayed: Delayed | None = None

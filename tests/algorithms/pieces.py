@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dime.critics.target_network import TargetCritics
+from dime.critics.critics import CriticState
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.drawn import normal, uniform
 
@@ -36,8 +36,9 @@ def quadratics(curvatures, modes, offsets=(0.0, 0.0)):
 
 def with_critics(state, online, config, slow=None):
     """The state with these critics, and others for their copies if they are given."""
-    critics = TargetCritics.start(online, config.critic.make_optimizer())
-    return state._replace(critics=critics if slow is None else critics._replace(slow=slow))
+    slow = jax.tree.map(jnp.copy, online) if slow is None else slow
+    optimizer = config.critic.make_optimizer().init(online)
+    return state._replace(critics=CriticState(online, optimizer, slow=slow))
 
 
 def batch(num_rows=16, seed=0, terminated=None):

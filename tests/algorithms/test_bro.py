@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro import BroConfig, BroCriticConfig, BroFastConfig, bro
+from dime.algorithms.bro.bro import BroConfig, BroCriticConfig, BroFastConfig, bro
+from dime.algorithms.bro.explorer import BroNetConfig, BroPolicy, OptimismConfig
+from dime.critics.critics import critic_outputs
 from dime.critics.heads import QuantileHead
-from dime.critics.target_network import critic_outputs
-from dime.policies.optimistic import BroNetConfig, BroPolicy, OptimismConfig
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 from tests.algorithms.pieces import SPEC, assert_trees_close, batch, counters, same, split
 
 CONFIG = BroConfig(
@@ -24,7 +24,11 @@ CONFIG = BroConfig(
     reset_env_steps=(50,),
 )
 AGENT, HEAD = bro(CONFIG, SPEC), QuantileHead(5)
-INIT, UPDATE, LAW = jax.jit(AGENT.init), jax.jit(AGENT.update), jax.jit(BroPolicy.law)
+INIT, UPDATE, DISTRIBUTION = (
+    jax.jit(AGENT.init),
+    jax.jit(AGENT.update),
+    jax.jit(BroPolicy.distribution),
+)
 TRANSITION = batch().transition
 
 
@@ -48,7 +52,7 @@ def second_update():
 
 def test_critics_learn_from_the_mean_of_the_copies_quantiles_less_the_entropys_cost():
     before, after, metrics, keys = second_update()
-    following = LAW(before.policy, TRANSITION.next_obs).sample(keys[0])
+    following = DISTRIBUTION(before.policy.module, TRANSITION.next_obs).sample(keys[0])
     cost = before.temperature.value * following.log_prob
     outputs = critic_outputs(before.critics.slow, TRANSITION.next_obs, following.action)
     mean = np.asarray(outputs).mean(axis=0)
@@ -66,7 +70,7 @@ def test_critics_learn_from_the_mean_of_the_copies_quantiles_less_the_entropys_c
 
 def test_the_policy_follows_the_mean_of_the_critics_just_updated():
     before, after, metrics, keys = second_update()
-    sample = LAW(before.policy, TRANSITION.obs).sample(keys[1])
+    sample = DISTRIBUTION(before.policy.module, TRANSITION.obs).sample(keys[1])
     value = critic_outputs(after.critics.online, TRANSITION.obs, sample.action).mean(axis=(0, 2))
     expected = (before.temperature.value * sample.log_prob - value).mean()
     assert float(metrics["policy_loss"]) == pytest.approx(float(expected), rel=1e-3)
@@ -88,7 +92,7 @@ def test_the_temperature_drives_the_entropy_to_minus_a_half_per_dimension():
 
 def test_the_explorer_learns_beside_the_policy_just_updated():
     before, after, metrics, _ = second_update()
-    law = LAW(after.policy, TRANSITION.obs)
+    law = DISTRIBUTION(after.policy.module, TRANSITION.obs)
     shift = np.asarray(before.explorer.shift(TRANSITION.obs, law.mean))
     divergence = (shift**2 / (2.0 * np.exp(2.0 * np.asarray(law.log_std)))).mean()
     assert float(metrics["exploration_divergence_per_dim"]) == pytest.approx(divergence, rel=1e-2)
@@ -97,8 +101,8 @@ def test_the_explorer_learns_beside_the_policy_just_updated():
 
 def test_the_explorer_explores_and_the_policy_is_evaluated():
     state, obs = history()[0][2], TRANSITION.obs
-    law = LAW(state.current.policy, obs)
-    explores = state.current.explorer.law(obs, law)
+    law = DISTRIBUTION(state.current.policy.module, obs)
+    explores = state.current.explorer.distribution(obs, law)
     for mode, expected in {
         "explore": explores.sample(jax.random.key(4)).action,
         "stochastic": law.sample(jax.random.key(4)).action,

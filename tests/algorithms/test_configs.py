@@ -6,12 +6,12 @@ import jax
 import pytest
 
 from dime.algorithms.dime import DimeConfig, dime
-from dime.critics.ensemble import CriticConfig
+from dime.critics.critics import CriticConfig
 from dime.critics.heads import ScalarHead
 from dime.errors import DimeError
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.temperature import TemperatureConfig
+from dime.updates.max_entropy import TemperatureConfig
 
 INF, NAN = float("inf"), float("nan")
 BAD = [

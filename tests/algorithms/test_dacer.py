@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from dime.algorithms.dacer import DacerConfig, NoiseConfig, dacer
-from dime.critics.gaussian import GaussianReturn, gaussian_loss, gaussian_target
-from dime.critics.target_network import TargetCriticConfig
+from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig, dacer
+from dime.algorithms.dacer.gaussian import GaussianReturn, gaussian_loss, gaussian_target
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from tests.algorithms.pieces import (
     SPEC,
@@ -113,7 +113,7 @@ def test_policy_and_copies_move_in_every_second_update_and_the_noise_when_it_is_
     update, policy_moves, noise_moves
 ):
     after, _ = updated(update)
-    assert same(after.policy, state().policy) is not policy_moves
+    assert same(after.policy.module, state().policy.module) is not policy_moves
     assert same(after.noise_scale.log_value, state().noise_scale.log_value) is not noise_moves
     assert not same(after.critics.online, ONLINE)
     if policy_moves:  # the copies follow the critics just updated
@@ -125,7 +125,7 @@ def test_policy_and_copies_move_in_every_second_update_and_the_noise_when_it_is_
 
 def collapsed():
     """A policy that does the same in every state: its estimates are all far outside the box."""
-    bias = lambda s: s.policy.denoiser.mlp.layers[-1].bias  # noqa: E731
+    bias = lambda s: s.policy.module.denoiser.mlp.layers[-1].bias  # noqa: E731
     return eqx.tree_at(bias, state(), jnp.array([-1e3, 1e3]))
 
 
@@ -166,5 +166,5 @@ def test_actions_in_training_have_a_tenth_of_the_scale_as_noise():
 def test_evaluation_is_without_the_noise():
     act = jax.jit(AGENT.act["observation_seeded"])
     action = act(state(), TRANSITION.obs, jax.random.key(2), counters())
-    expected = jax.jit(DdpmPolicy.observation_seeded)(state().policy, TRANSITION.obs)
+    expected = jax.jit(DdpmPolicy.observation_seeded)(state().policy.module, TRANSITION.obs)
     np.testing.assert_allclose(action, expected, atol=1e-5)

@@ -13,7 +13,7 @@ from dime.algorithms.diffusion_ql import (
     ExplorationConfig,
     diffusion_ql,
 )
-from dime.critics.target_network import HeadedTargetCriticConfig
+from dime.critics.critics import HeadedTargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,
@@ -52,7 +52,7 @@ def agent():
 def state():
     """With an averaged policy that is not the policy."""
     begun = jax.jit(agent()[0].init)(jax.random.key(0))
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy.module)
     return with_critics(begun, ONLINE, CONFIG, SLOW)._replace(averaged_policy=moved)
 
 
@@ -77,7 +77,7 @@ def both_losses(critics, action):
 
 def test_the_loss_is_one_critics_value_over_the_others_size_by_a_fair_coin():
     """Of the critics just updated; and, where that is asked for, what clones the replay."""
-    heads, transition, policy = [], batch().transition, state().policy
+    heads, transition, policy = [], batch().transition, state().policy.module
     for seed in range(12):
         after, metrics = updated(seed)
         sample_key, _, behaviour_key = jax.random.split(split(seed)[1], 3)
@@ -110,7 +110,7 @@ def test_the_average_begins_at_update_1000_and_moves_every_fifth(update, moves):
     after, _ = updated(update=update)
     expected = state().averaged_policy
     if moves:
-        expected = jax.tree.map(lambda a, p: 0.995 * a + 0.005 * p, expected, after.policy)
+        expected = jax.tree.map(lambda a, p: 0.995 * a + 0.005 * p, expected, after.policy.module)
         assert_trees_close(after.averaged_policy, expected, 1e-6)
     assert same(after.averaged_policy, state().averaged_policy) is not moves
 
@@ -137,7 +137,7 @@ def test_exploring_is_uniform_as_often_as_its_share():
 
 def test_actions_are_drawn_by_a_softmax_of_the_copies_smaller_value():
     obs = jnp.tile(batch().transition.obs[:1], (4_000, 1))
-    drawn = np.asarray(SAMPLE(state().policy, obs, split(3)[0], num=6))
+    drawn = np.asarray(SAMPLE(state().policy.module, obs, split(3)[0], num=6))
     value = np.stack([values(SLOW, candidate).min(axis=0) for candidate in drawn])
     act = jax.jit(agent()[0].act["softmax_of_n"])
     chosen = np.asarray(act(state(), obs, jax.random.key(3), counters()))

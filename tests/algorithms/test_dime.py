@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from dime.algorithms.dime import DimeConfig, dime
-from dime.critics.ensemble import CriticConfig, JointCritics
+from dime.critics.critics import CriticConfig, CriticState
 from dime.critics.heads import SoftBackup
+from dime.optimizers import TrainState, gradient_step
 from dime.policies.diffusion import DiffusionPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
-from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import combined_value, joint_critic_loss, max_entropy_policy_loss
-from dime.updates.temperature import Temperature, TemperatureConfig, temperature_loss
+from dime.updates.max_entropy import (
+    Temperature,
+    TemperatureConfig,
+    max_entropy_policy_loss,
+    temperature_loss,
+)
+from tests.joint_critics import combined_value, joint_critic_loss
 
 SPEC, ROWS = EnvSpec(obs_dim=3, action_dim=2), 8
 CONFIG = DimeConfig(
@@ -100,7 +105,7 @@ def differs(first, second):
 
 @jax.jit
 def composition(state, batch, key):
-    """The state after the critics' part of an update, and after the policy's part too.
+    """The state after the critics' part of an update, after the policy's too; that one's metrics.
 
     From the public pieces, in the order of the released code.
     """
@@ -108,7 +113,7 @@ def composition(state, batch, key):
     transition = batch.transition
     critic_key, policy_key = jax.random.split(key)
 
-    next_sample = state.policy.sample(transition.next_obs, critic_key)
+    next_sample = state.policy.module.sample(transition.next_obs, critic_key)
     old_temperature = state.temperature.value
     backup = SoftBackup(
         transition.reward,
@@ -121,7 +126,7 @@ def composition(state, batch, key):
     critics, critic_optimizer, _ = gradient_step(
         config.critic.make_optimizer(), gradient, state.critics.optimizer, state.critics.online
     )
-    critics_updated = state._replace(critics=JointCritics(critics, stats, critic_optimizer))
+    critics_updated = state._replace(critics=CriticState(critics, critic_optimizer, stats))
 
     def loss(policy):
         sample = policy.sample(transition.obs, policy_key)
@@ -129,9 +134,9 @@ def composition(state, batch, key):
         value = combined_value(critics, stats, transition.obs, sample.action, head)
         return max_entropy_policy_loss(sample.log_prob, value, old_temperature), sample
 
-    (policy_loss, sample), gradient = jax.value_and_grad(loss, has_aux=True)(state.policy)
+    (policy_loss, sample), gradient = jax.value_and_grad(loss, has_aux=True)(state.policy.module)
     policy, policy_optimizer, norm = gradient_step(
-        config.policy.make_optimizer(), gradient, state.policy_optimizer, state.policy
+        config.policy.make_optimizer(), gradient, state.policy.optimizer, state.policy.module
     )
     target = config.temperature.target_running_cost_per_dim * SPEC.action_dim
     gradient = jax.grad(temperature_loss)(state.temperature.log_value, sample.running_cost, target)
@@ -141,11 +146,14 @@ def composition(state, batch, key):
         state.temperature.optimizer,
         state.temperature.log_value,
     )
-    return critics_updated, critics_updated._replace(
-        policy=policy,
-        policy_optimizer=policy_optimizer,
+    both_updated = critics_updated._replace(
+        policy=TrainState(policy, policy_optimizer),
         temperature=Temperature(log_temperature, temperature_optimizer),
-        policy_metrics={
+    )
+    return (
+        critics_updated,
+        both_updated,
+        {
             "policy_loss": policy_loss,
             "policy_gradient_norm": norm,
             "running_cost": sample.running_cost.mean(),
@@ -158,16 +166,17 @@ def composition(state, batch, key):
 def test_update_is_the_composition_of_its_pieces(update):
     state = trained_state()
     ours, metrics = agent()[2](state, batch(7), jax.random.key(5), counters(update))
-    without_policy, with_policy = composition(state, batch(7), jax.random.key(5))
+    without_policy, with_policy, measured = composition(state, batch(7), jax.random.key(5))
     expected = with_policy if update == DUE else without_policy
     assert_close(ours, expected, 1e-4)
-    assert differs(ours.policy, state.policy) is (update == DUE)
-    for name, value in expected.policy_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5)
+    assert differs(ours.policy.module, state.policy.module) is (update == DUE)
+    for name, value in measured.items():
+        expected_value = value if update == DUE else 0.0
+        np.testing.assert_allclose(metrics[name], expected_value, rtol=1e-4, atol=1e-5)
     for name, value in [
         ("temperature", ours.temperature.value),
-        ("step_sizes", ours.policy.step_sizes().mean(axis=-1)),
-        ("diffusion_scale", ours.policy.diffusion_scale()),
+        ("step_sizes", ours.policy.module.step_sizes().mean(axis=-1)),
+        ("diffusion_scale", ours.policy.module.diffusion_scale()),
     ]:
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
 
@@ -175,22 +184,21 @@ def test_update_is_the_composition_of_its_pieces(update):
 def test_policy_and_temperature_wait_for_every_third_critic_update():
     _, init, update = agent()
     state = init(jax.random.key(0))
-    assert all(value == 0.0 for value in state.policy_metrics.values())
     for count in range(7):
         key = jax.random.key(10 + count)
         new, _ = update(state, batch(count), key, counters(count))
         for part in ("online", "stats", "optimizer"):
             assert differs(getattr(state.critics, part), getattr(new.critics, part))
-        late = ("policy", "policy_optimizer", "temperature")
-        moved = [differs(getattr(state, name), getattr(new, name)) for name in late]
-        assert moved == [(count + 1) % 3 == 0] * 3
+        late = [(state.policy, new.policy), (state.temperature, new.temperature)]
+        late += zip(state.policy, new.policy, strict=True)
+        assert [differs(*pair) for pair in late] == [(count + 1) % 3 == 0] * 4
         state = new
 
 
 def test_policy_delay_of_one_and_a_fixed_temperature():
     state = trained_state()
     new, metrics = agent(FIXED_EVERY_UPDATE)[2](state, batch(), jax.random.key(1), counters(0))
-    assert differs(state.policy, new.policy)
+    assert differs(state.policy.module, new.policy.module)
     assert not differs(state.temperature, new.temperature)
     np.testing.assert_allclose(metrics["temperature"], state.temperature.value, rtol=1e-6)
 
@@ -322,7 +330,7 @@ def test_only_the_deterministic_mode_ignores_the_key(mode):
     if mode == "deterministic":
         np.testing.assert_array_equal(first, other)
         np.testing.assert_allclose(
-            first, trained_state().policy.deterministic(some_obs(4)), rtol=1e-5, atol=1e-6
+            first, trained_state().policy.module.deterministic(some_obs(4)), rtol=1e-5, atol=1e-6
         )
     else:
         assert jnp.abs(first - other).min() > 0.0
@@ -331,7 +339,7 @@ def test_only_the_deterministic_mode_ignores_the_key(mode):
 @pytest.mark.parametrize("mode", ["explore", "stochastic"])
 def test_sampling_modes_draw_one_chain(mode):
     action = act(mode)(trained_state(), some_obs(4), jax.random.key(3), counters(0))
-    expected = trained_state().policy.sample(some_obs(4), jax.random.key(3)).action
+    expected = trained_state().policy.module.sample(some_obs(4), jax.random.key(3)).action
     np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -340,7 +348,7 @@ def test_best_of_n_takes_the_candidate_with_the_highest_mean_q():
     best = act("best_of_n")(state, obs, jax.random.key(4), counters(0))
     num = CONFIG.num_action_candidates
     repeated = jnp.tile(obs, (num, 1, 1))
-    candidates = state.policy.sample(repeated, jax.random.key(4)).action
+    candidates = state.policy.module.sample(repeated, jax.random.key(4)).action
 
     @jax.jit
     def value(obs, action):

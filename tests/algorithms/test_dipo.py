@@ -13,13 +13,13 @@ from dime.algorithms.dipo import (
     ImprovementConfig,
     SlowDdpmPolicyConfig,
     dipo,
+    dipo_critics,
+    dipo_policy,
     improved_actions,
-    init_dipo_networks,
 )
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import EnvSpec
-from dime.updates.halves import halves
 from tests.algorithms.pieces import (
     SPEC,
     assert_trees_close,
@@ -52,7 +52,9 @@ FAR = quadratics((1.0, 1.0), ((40.0, -40.0), (40.0, -40.0)))  # the same slope a
 
 def test_networks_start_as_wide_as_the_released_ones():
     """At Humanoid's sizes: 0.0252, and not 0.0221, which is that of normals cut at 2 deviations."""
-    policy, critics = init_dipo_networks(CONFIG, EnvSpec(376, 17), jax.random.key(0))
+    spec = EnvSpec(376, 17)
+    policy = dipo_policy(CONFIG.policy, spec, jax.random.key(0))
+    critics = dipo_critics(CONFIG.critic, spec).start(jax.random.key(1))
     layers = {"critics": critics.online.layers[0], "policy": policy.denoiser.mlp.layers[0]}
     layers["time"] = policy.denoiser.features.mlp.layers[0]
     for name, layer in layers.items():
@@ -131,13 +133,13 @@ def begun(config):
 def start(config):
     """With a slow policy that is not the policy, and critics whose slope stays as it is."""
     state = with_critics(begun(config), FAR, config)
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), state.policy)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), state.policy.module)
     return state._replace(slow_policy=moved)
 
 
 def imitation_loss(state, rows, action, seed):
     """How well the policy tells the noise in these actions, with the update's own noise."""
-    return float(ERRORS(state.policy, rows.transition.obs, action, split(seed)[1]).mean())
+    return float(ERRORS(state.policy.module, rows.transition.obs, action, split(seed)[1]).mean())
 
 
 @functools.cache
@@ -154,7 +156,7 @@ def two_updates(config):
 
 def test_without_writing_back_nothing_is_remembered():
     states, told = two_updates(RELEASED)
-    _, rows = halves(batch())
+    _, rows = batch().halves()
     improved = climbed(UPHILL, rows.transition.action)
     for state, metrics in zip(states[:2], told, strict=True):
         assert state.memory.actions.shape == (0, 2)
@@ -165,7 +167,7 @@ def test_without_writing_back_nothing_is_remembered():
 
 def test_written_back_the_improvements_add_up():
     states, told = two_updates(CONFIG)
-    for_critics, rows = halves(batch())
+    for_critics, rows = batch().halves()
     once = climbed(UPHILL, rows.transition.action)
     twice = climbed(UPHILL, once)
     assert np.abs(twice - rows.transition.action).max() > 1.0
@@ -181,7 +183,7 @@ def test_written_back_the_improvements_add_up():
 
 def test_an_action_is_forgotten_with_its_transition():
     states, _ = two_updates(CONFIG)
-    _, rows = halves(batch())  # rows 8 to 15 of 64
+    _, rows = batch().halves()  # rows 8 to 15 of 64
     recalled = states[1].memory.recall(rows, jnp.int32(64 + 12))
     np.testing.assert_array_equal(recalled[:4], rows.transition.action[:4])
     once = climbed(UPHILL, rows.transition.action)
@@ -190,7 +192,7 @@ def test_an_action_is_forgotten_with_its_transition():
 
 def test_the_critics_target_has_the_slow_policys_action():
     states, told = two_updates(CONFIG)
-    for_critics, _ = halves(batch())
+    for_critics, _ = batch().halves()
     transition, critic_key = for_critics.transition, split(7)[0]
     next_action = SAMPLE(states[0].slow_policy, transition.next_obs, critic_key)
     expected = bellman_loss(states[0], transition, next_action, 0.99)
@@ -200,10 +202,12 @@ def test_the_critics_target_has_the_slow_policys_action():
 def test_the_slow_policy_follows_at_every_second_update():
     states, _ = two_updates(CONFIG)
     expected = jax.tree.map(
-        lambda slow, policy: 0.995 * slow + 0.005 * policy, states[0].slow_policy, states[1].policy
+        lambda slow, policy: 0.995 * slow + 0.005 * policy,
+        states[0].slow_policy,
+        states[1].policy.module,
     )
     assert_trees_close(states[1].slow_policy, expected)
-    assert not same(states[2].policy, states[1].policy)
+    assert not same(states[2].policy.module, states[1].policy.module)
     assert same(states[2].slow_policy, states[1].slow_policy)
 
 
@@ -211,7 +215,7 @@ def test_actions_climb_the_critics_just_updated():
     online = quadratics((1.0, 1.0), ((0.2, 0.1), (-0.1, 0.2)))
     state = with_critics(begun(RELEASED), online, RELEASED)
     after, metrics = update(RELEASED)(state, batch(), jax.random.key(8), counters())
-    _, rows = halves(batch())
+    _, rows = batch().halves()
 
     def value(action):
         pairs = jnp.concatenate([rows.transition.obs, action], axis=-1)

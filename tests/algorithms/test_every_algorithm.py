@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.listing import PRESETS
-from dime.experiments.presets import preset_settings
 from dime.training.config import replace_nested
+from dime.training.presets import PRESETS, preset_settings
 from dime.types import Batch, Counters, EnvSpec, Transition
 from tests.algorithms.small import small
 
@@ -186,7 +185,7 @@ def test_the_log_variance_objective_trains_the_control_and_not_the_step_sizes():
     due = counters(settings.policy_delay - 1)
     state, metrics = jax.jit(made.update)(start, batch(0), jax.random.key(1), due)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
-    before, after = start.policy, state.policy
+    before, after = start.policy.module, state.policy.module
     assert (before.control.output.kernel != after.control.output.kernel).any()
     assert before.raw_step_scale == after.raw_step_scale
     assert (before.raw_dim_divisor == after.raw_dim_divisor).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig, qsm
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
 from tests.algorithms.pieces import (
     SPEC,
@@ -60,7 +60,7 @@ def field(critics, action):
 def test_the_network_is_matched_to_the_same_field_at_every_step():
     """Of the critics just updated, at the noisy action wherever it is, without any factor."""
     after, metrics, key = updated()
-    transition, policy = batch().transition, state().policy
+    transition, policy = batch().transition, state().policy.module
     noisy, _, index = jax.jit(lambda key: policy.noise(transition.action, key))(key)
     assert np.abs(noisy).max() > 1.0
     assert len(np.unique(index)) == 3
@@ -76,7 +76,7 @@ def test_the_network_is_matched_to_the_same_field_at_every_step():
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
     assert float(metrics["policy_gradient_norm"]) == pytest.approx(norm, rel=1e-4)
     # Adam's first moment is a tenth of the first gradient.
-    mean = jax.tree.map(lambda leaf: 10.0 * leaf, after.policy_optimizer[0].mu)
+    mean = jax.tree.map(lambda leaf: 10.0 * leaf, after.policy.optimizer[0].mu)
     assert_trees_close(mean, gradient, 1e-3)
 
 
@@ -110,9 +110,9 @@ def test_the_policys_learning_rate_falls_to_nothing_along_a_cosine():
     _, update, _ = agent(config)
     here, moved = state(), []
     for number in range(3):
-        before = here.policy.denoiser.mlp.layers[-1].bias
+        before = here.policy.module.denoiser.mlp.layers[-1].bias
         here, _ = update(here, batch(), jax.random.key(number), counters(update=number))
-        moved.append(float(jnp.abs(here.policy.denoiser.mlp.layers[-1].bias - before).max()))
+        moved.append(float(jnp.abs(here.policy.module.denoiser.mlp.layers[-1].bias - before).max()))
     assert moved[0] == pytest.approx(1e-2, rel=1e-3)  # Adam's first step
     assert 0.1e-2 < moved[1] < 0.6e-2  # half the rate
     assert moved[2] == 0.0
@@ -122,6 +122,6 @@ def test_the_modes_are_without_added_noise():
     made, _, _ = agent()
     obs = batch().transition.obs
     action = jax.jit(made.act["stochastic"])(state(), obs, jax.random.key(2), counters())
-    expected = jax.jit(DdpmPolicy.sample)(state().policy, obs, jax.random.key(2))
+    expected = jax.jit(DdpmPolicy.sample)(state().policy.module, obs, jax.random.key(2))
     np.testing.assert_allclose(action, expected, atol=1e-5)
     assert not same(action, agent()[2](state(), obs, jax.random.key(2), counters()))

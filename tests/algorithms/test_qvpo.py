@@ -9,9 +9,8 @@ import pytest
 
 from dime.algorithms.dipo import SlowDdpmPolicyConfig
 from dime.algorithms.qvpo import QvpoConfig, UniformActionsConfig, advantage_of_best, qvpo
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 from dime.policies.ddpm import DdpmPolicy
-from dime.updates.halves import halves
 from tests.algorithms.pieces import (
     SPEC,
     assert_trees_close,
@@ -44,7 +43,7 @@ SAMPLE = jax.jit(DdpmPolicy.sample, static_argnames="num")
 def state():
     """With a slow policy that is not the policy."""
     begun = jax.jit(qvpo(CONFIG, SPEC).init)(jax.random.key(0))
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * normal(5, *leaf.shape), begun.policy.module)
     return with_critics(begun, ONLINE, CONFIG, SLOW)._replace(slow_policy=moved)
 
 
@@ -62,14 +61,14 @@ def smaller_value(critics, action):
 
 def rows_and_keys():
     """The policy's half of the batch, and the keys of its draws, uniform actions and noise."""
-    _, rows = halves(batch(2 * ROWS))
+    _, rows = batch(2 * ROWS).halves()
     return rows.transition.obs, jax.random.split(split(1)[1], 3)
 
 
 def test_the_policy_is_the_weighted_imitation_of_best_and_uniform_actions():
     after, metrics = updated()
     obs, (draw_key, uniform_key, noise_key) = rows_and_keys()
-    drawn = np.asarray(SAMPLE(state().policy, obs, draw_key, num=DRAWS))
+    drawn = np.asarray(SAMPLE(state().policy.module, obs, draw_key, num=DRAWS))
     value = np.asarray(smaller_value(after.critics.online, drawn))  # of the critics just updated
     best = drawn[value.argmax(axis=0), np.arange(ROWS)]
     advantage = value.max(axis=0) - value.mean(axis=0)
@@ -78,7 +77,9 @@ def test_the_policy_is_the_weighted_imitation_of_best_and_uniform_actions():
     others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
     action = jnp.concatenate([best[None], others])
     rows = jnp.broadcast_to(obs, (1 + NUM_UNIFORM, ROWS, 3))
-    errors = np.asarray(jax.jit(DdpmPolicy.noise_errors)(state().policy, rows, action, noise_key))
+    errors = np.asarray(
+        jax.jit(DdpmPolicy.noise_errors)(state().policy.module, rows, action, noise_key)
+    )
     total = 0.0
     for row in range(ROWS):
         for place in range(1 + NUM_UNIFORM):
@@ -114,7 +115,7 @@ def best(policy, critics, obs, key, num):
 
 def test_the_best_of_four_of_the_slow_ones_stands_in_the_target():
     _, metrics = updated()
-    for_critics, _ = halves(batch(2 * ROWS))
+    for_critics, _ = batch(2 * ROWS).halves()
     transition = for_critics.transition
     action = best(state().slow_policy, SLOW, transition.next_obs, split(1)[0], 4)
     expected = bellman_loss(state(), transition, jnp.asarray(action), 0.99)
@@ -125,13 +126,13 @@ def test_the_best_of_four_of_the_trained_ones_is_taken():
     obs = batch().transition.obs
     explore = jax.jit(qvpo(CONFIG, SPEC).act["explore"])
     action = explore(state(), obs, jax.random.key(3), counters())
-    expected = best(state().policy, ONLINE, obs, jax.random.key(3), 4)
+    expected = best(state().policy.module, ONLINE, obs, jax.random.key(3), 4)
     np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
 def test_both_copies_follow_in_every_update():
     after, _ = updated()
-    policy = jax.tree.map(lambda s, p: 0.9 * s + 0.1 * p, state().slow_policy, after.policy)
+    policy = jax.tree.map(lambda s, p: 0.9 * s + 0.1 * p, state().slow_policy, after.policy.module)
     assert_trees_close(after.slow_policy, policy)
     critics = jax.tree.map(lambda s, o: 0.995 * s + 0.005 * o, SLOW, after.critics.online)
     assert_trees_close(after.critics.slow, critics)

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 
 import dime
-from dime.algorithms.registry import ALGORITHMS, find_algorithm
+from dime.algorithms.algorithm import Preset
+from dime.algorithms.registry import ALGORITHMS, find_algorithm, with_presets
 from dime.errors import DimeError
 from tests.training.toy import TOY
 from tests.training.walk import walks
@@ -26,6 +27,16 @@ def test_listed_by_name_and_found_in_modules(mine):
     assert all(name == algorithm.name for name, algorithm in ALGORITHMS.items())
     mine.TOY = TOY
     assert find_algorithm("mine:TOY") is TOY
+
+
+def test_presets_of_the_file_are_added_to_an_algorithms_own():
+    own = {"laptop": Preset(training={"batch_size": 7}), "paper": Preset({"discount": 0.5})}
+    merged = with_presets(dataclasses.replace(ALGORITHMS["sac"], presets=own)).presets
+    of_file = with_presets(dataclasses.replace(ALGORITHMS["sac"], presets={})).presets
+    assert of_file == ALGORITHMS["sac"].presets and "paper" in of_file
+    assert merged == own | of_file
+    mine = dataclasses.replace(TOY, presets=own)  # which the file does not name
+    assert with_presets(mine).presets == own
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dime.algorithms
 
-FILES = sorted(Path(dime.algorithms.__file__).parent.glob("*.py"))
+FILES = sorted(Path(dime.algorithms.__file__).parent.rglob("*.py"))
 LIMIT = 10
 
 
@@ -26,7 +26,7 @@ def test_no_ten_equal_lines():
     runs = {}
     for file in FILES:
         lines = lines_of(file)
-        runs[file.name] = {tuple(lines[i : i + LIMIT]) for i in range(len(lines) - LIMIT + 1)}
+        runs[file] = {tuple(lines[i : i + LIMIT]) for i in range(len(lines) - LIMIT + 1)}
     assert len(runs) > 10
     for one, other in itertools.combinations(runs, 2):
         assert not runs[one] & runs[other], f"{one} and {other}"

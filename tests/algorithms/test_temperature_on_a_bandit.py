@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from dime.algorithms.crossq import CrossQConfig, CrossQPolicyConfig, crossq
-from dime.algorithms.sac import SacConfig, SacPolicyConfig, sac
-from dime.critics.ensemble import CrossQCriticConfig
-from dime.critics.target_network import TargetCriticConfig
+from dime.algorithms.sac import SacConfig, sac
+from dime.critics.critics import CrossQCriticConfig, TargetCriticConfig
+from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Batch, Counters, EnvSpec, Transition
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 
 ROWS = 64
 BEST = 0.3
@@ -17,7 +17,7 @@ TEMPERATURE = EntropyTemperatureConfig(initial=0.5, learning_rate=5e-3)
 AGENTS = {
     "sac": sac(
         SacConfig(
-            policy=SacPolicyConfig(hidden_dim=32, learning_rate=2e-3),
+            policy=GaussianPolicyConfig(hidden_dim=32, learning_rate=2e-3),
             critic=TargetCriticConfig(hidden_dim=32, learning_rate=2e-3),
             temperature=TEMPERATURE,
         ),

@@ -2,18 +2,18 @@
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.deploy.action import Action
-from dime.deploy.policy import Restored
+from dime.deploy.policy import Policy, Restored
 from dime.envs.spaces import Leaf, Spaces
 from dime.training.checkpoint import Checkpoint
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.programs import counters
 from dime.types import EnvSpec
 from tests.algorithms.small import small
 
@@ -40,7 +40,7 @@ def _agent(name):
     return config, agent, jax.tree.map(shaken, jax.jit(agent.init)(jax.random.key(0)))
 
 
-def action_of(name, mode, folder):
+def policy_of(name, mode, folder, noise_seed=0):
     """The policy of an algorithm in a mode; `folder` serves as its checkpoint's."""
     settings, agent, state = _agent(name)
     config = RunConfig(
@@ -51,8 +51,8 @@ def action_of(name, mode, folder):
         training=TrainingConfig(num_random_steps=10),
         settings=settings,
     )
-    run = {"env_step": 100, "updates": 100}
+    run: Any = SimpleNamespace(env_step=100, updates=100)
     checkpoint = Checkpoint(Path(folder), {}, {}, run, [], [], "")
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     restored = Restored(config, agent, SPACES, [0], stacked, checkpoint)
-    return Action(restored, Path(folder), 0, mode, state, counters(100, 100))
+    return Policy(restored, 0, mode, noise_seed)

@@ -1,4 +1,4 @@
-"""Evaluating a run from outside: the run's own evaluation again, and films."""
+"""Evaluating a run from outside: the run's own evaluation again, and videos."""
 
 import json
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import dime
-import dime.deploy.video
-from dime.deploy.video import write_video
+import dime.deploy.evaluate
+from dime.deploy.evaluate import write_video
 from dime.errors import DimeError
 from tests.training.runs import checkpoints, read_lines, start
 from tests.training.walk import Walk, walks
@@ -36,7 +36,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory):
-    """A run on the multi-goal plane, which can be filmed anywhere."""
+    """A run on the multi-goal plane, which can be recorded anywhere."""
     folder = tmp_path_factory.mktemp("plane") / "run"
     start(folder, "dime/MultiGoal-v0", seeds=[3])
     return folder
@@ -104,18 +104,18 @@ def test_refusals(straight, tmp_path):
         dime.evaluate(tmp_path)
 
 
-def read_film(file):
-    with imageio.get_reader(file) as film:
-        return [np.asarray(frame) for frame in film], film.get_meta_data()
+def read_video(file):
+    with imageio.get_reader(file) as video:
+        return [np.asarray(frame) for frame in video], video.get_meta_data()
 
 
 # imageio's reader does not close the pipes of its decoder.
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_a_film(plane, tmp_path):
-    file = tmp_path / "film.mp4"
+def test_a_video(plane, tmp_path):
+    file = tmp_path / "video.mp4"
     (record,) = dime.evaluate(plane, "stochastic", video=file)
     assert [record] == evaluations(plane, 48, "stochastic")
-    frames, facts = read_film(file)
+    frames, facts = read_video(file)
     assert len(frames) == 1 + record["lengths"][0]  # the first episode of the first seed
     assert facts["fps"] == pytest.approx(10.0)
     assert facts["codec"] == "h264"
@@ -127,21 +127,21 @@ def test_a_film(plane, tmp_path):
     assert blue[-1] > blue[0]
 
 
-def test_a_film_without_an_encoder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dime.deploy.video.importlib.util, "find_spec", lambda name: None)
+def test_a_video_without_an_encoder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(dime.deploy.evaluate.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DimeError, match=r"pip install 'dime-rl\[video\]'"):
-        write_video(tmp_path / "film.mp4", [], 30.0)
-    assert not (tmp_path / "film.mp4").exists()
+        write_video(tmp_path / "video.mp4", [], 30.0)
+    assert not (tmp_path / "video.mp4").exists()
 
 
-def test_a_film_of_another_format_is_refused(tmp_path):
-    with pytest.raises(DimeError, match=r"must end in \.mp4, got .*film\.gif"):
-        write_video(tmp_path / "film.gif", [], 30.0)
+def test_a_video_of_another_format_is_refused(tmp_path):
+    with pytest.raises(DimeError, match=r"must end in \.mp4, got .*video\.gif"):
+        write_video(tmp_path / "video.gif", [], 30.0)
 
 
-def test_an_environment_that_cannot_be_filmed_is_refused(straight, tmp_path):
+def test_an_environment_that_cannot_be_recorded_is_refused(straight, tmp_path):
     with pytest.raises(DimeError, match="has no render mode"):
-        dime.evaluate(straight, env=walks(), video=tmp_path / "film.mp4")
+        dime.evaluate(straight, env=walks(), video=tmp_path / "video.mp4")
 
 
 def test_the_config_of_a_run_says_how_it_is_evaluated(straight):
@@ -150,12 +150,12 @@ def test_the_config_of_a_run_says_how_it_is_evaluated(straight):
     assert len(record["returns"]) == training["num_evaluation_episodes"]
 
 
-def test_what_stands_in_the_way_of_a_film_costs_no_episodes(plane, tmp_path, monkeypatch):
+def test_errors_of_a_video_cost_no_episodes(plane, tmp_path, monkeypatch):
     def play(*arguments):
         raise AssertionError("played")
 
     monkeypatch.setattr("dime.deploy.evaluate._play", play)
-    for file, reason in (("film.avi", "must end in .mp4"), ("no/film.mp4", "no folder to write")):
+    for file, reason in (("video.avi", "must end in .mp4"), ("no/video.mp4", "no folder to write")):
         with pytest.raises(DimeError, match=reason):
             dime.evaluate(plane, video=tmp_path / file)
 

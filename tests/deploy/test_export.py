@@ -6,20 +6,21 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import onnx
 import pytest
 
 import dime
 from dime.algorithms.registry import ALGORITHMS
-from dime.cli import main
+from dime.cli.main import main
 from dime.deploy import run_policy
-from dime.deploy.action import Action
-from dime.deploy.export import TOLERANCE, write_export
-from dime.deploy.formats import _lowest
+from dime.deploy.export import TOLERANCE, to_env_units, write_export
+from dime.deploy.onnx_graph import _lowest, drawn_noise
 from dime.deploy.policy import Policy, restore_agents
+from dime.envs.spaces import Spaces
 from dime.errors import DimeError
-from tests.deploy.made import SPACES, action_of
+from tests.deploy.made import SPACES, policy_of
 from tests.training.runs import checkpoints
 
 pytestmark = pytest.mark.promise("R14")
@@ -63,7 +64,7 @@ def exported(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
     for format in ("stablehlo", "onnx"):
         for mode in MODES:
-            write_export(action_of("dime", mode, place), place / format / mode, format, ROWS)
+            write_export(policy_of("dime", mode, place), place / format / mode, format, ROWS, None)
     return place
 
 
@@ -84,13 +85,8 @@ def act_elsewhere(folders, blocked, data, tmp_path):
     return [np.load(folder / "actions.npy") for folder in folders]
 
 
-def policy_here(mode, folder, seed=SEED):
-    """What `load_policy` makes of such a run."""
-    return Policy(action_of("dime", mode, folder).restored, 0, mode, seed)
-
-
 def act_here(mode, folder):
-    policy = policy_here(mode, folder)
+    policy = policy_of("dime", mode, folder, SEED)
     return np.stack([policy(parts(obs)) for obs in OBS])
 
 
@@ -108,9 +104,9 @@ def test_onnx_acts_as_the_policy_given_the_same_noise(exported, tmp_path):
     noise = {
         f"{mode}/{call}/{number}": array
         for mode in MODES
-        for action in [action_of("dime", mode, tmp_path)]
+        for policy in [policy_of("dime", mode, tmp_path, SEED)]
         for call in range(CALLS)
-        for number, array in enumerate(action.reference_noise(ROWS, SEED, call))
+        for number, array in enumerate(drawn_noise(policy, ROWS, call))
     }
     folders = [exported / "onnx" / mode for mode in MODES]
     found = act_elsewhere(folders, "dime,jax,jaxlib,safetensors", noise, tmp_path)
@@ -128,7 +124,7 @@ def test_onnx_draws_its_own_noise_otherwise(exported, tmp_path):
     calls = [first(obs), first(obs)]
     np.testing.assert_array_equal(again(obs), calls[0])
     assert (calls[0] != calls[1]).mean() > 0.5 and (other(obs) != calls[0]).mean() > 0.5
-    here = policy_here("stochastic", tmp_path)
+    here = policy_of("dime", "stochastic", tmp_path, SEED)
     drawn = np.concatenate([here(obs) for _ in range(20)]) / HALF_RANGE
     there = np.concatenate([first(obs) for _ in range(20)]) / HALF_RANGE
     np.testing.assert_allclose(drawn.mean(axis=0), there.mean(axis=0), atol=0.1)
@@ -137,12 +133,9 @@ def test_onnx_draws_its_own_noise_otherwise(exported, tmp_path):
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_any_batch(tmp_path, format):
-    action = action_of("dime", "deterministic", tmp_path)
-    write_export(action, tmp_path / "policy", format, "dynamic")
-    exported, policy = (
-        run_policy.Policy(tmp_path / "policy"),
-        policy_here("deterministic", tmp_path),
-    )
+    policy = policy_of("dime", "deterministic", tmp_path)
+    write_export(policy, tmp_path / "policy", format, "dynamic", None)
+    exported = run_policy.Policy(tmp_path / "policy")
     for rows in (1, 4, 9):
         obs = parts(OBS[0, :rows])
         np.testing.assert_allclose(exported(obs), policy(obs), atol=1e-4)
@@ -152,10 +145,10 @@ def test_any_batch(tmp_path, format):
 
 
 def test_an_onnx_graph_runs_on_old_runtimes(tmp_path):
-    action = action_of("sac", "deterministic", tmp_path)
+    policy = policy_of("sac", "deterministic", tmp_path)
     for asked, opset, ir, oldest in ((None, 17, 8, "1.12"), (21, 21, 10, "1.18")):
         folder = tmp_path / f"policy-{opset}"
-        write_export(action, folder, "onnx", 2, asked)  # compares
+        write_export(policy, folder, "onnx", 2, asked)  # compares
         graph = onnx.load(folder / "policy.onnx")
         assert [each.version for each in graph.opset_import] == [opset]
         assert graph.ir_version == ir
@@ -184,7 +177,8 @@ def test_weights_alone_are_those_that_the_mode_needs(dime_run, tmp_path):
         names[mode] = set(weights)
         state = restore_agents(dime_run).state
         np.testing.assert_array_equal(
-            weights[".policy.control.output.kernel"], state.policy.control.output.kernel[0]
+            weights[".policy.module.control.output.kernel"],
+            state.policy.module.control.output.kernel[0],
         )
     assert all(name.startswith(".policy.") for name in names["stochastic"])
     assert any(name.startswith(".critics.") for name in names["best_of_n"])
@@ -239,7 +233,9 @@ def test_the_runner_refuses_what_is_no_observation(exported):
 
 
 def test_weights_alone_do_not_act(tmp_path):
-    write_export(action_of("sac", "deterministic", tmp_path), tmp_path / "policy", "safetensors", 1)
+    write_export(
+        policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "safetensors", 1, None
+    )
     with pytest.raises(ValueError, match="weights alone"):
         run_policy.Policy(tmp_path / "policy")(parts(np.zeros((1, 3))))
 
@@ -255,9 +251,8 @@ REFUSED = {
     "mode": ({"mode": "determinstic"}, "nearest: deterministic"),
     "format": ({"format": "onxx"}, "no format 'onxx'; nearest: onnx"),
     "no batch": ({"batch": 0}, "batch is 0"),
-    "batch of weights": ({"format": "safetensors", "batch": 4}, "have no batch"),
     "opset": ({"format": "onnx", "opset": 12}, "opset is 12; .* 17 to 23"),
-    "opset of another format": ({"opset": 17}, "opset is 17, but stablehlo has none"),
+    "opset of another format": ({"opset": 17}, "opset is 17; .* with the format onnx"),
     "seed": ({"seed": 5}, "has no seed 5"),
 }
 
@@ -271,7 +266,7 @@ def test_refused_before_anything_is_written(straight, tmp_path, case):
 
 
 def test_a_package_that_is_missing_is_named(straight, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dime.deploy.export.find_spec", lambda name: None)
     for format, needed in (("stablehlo", "flatbuffers"), ("onnx", "jax2onnx, onnx, onnxruntime")):
         with pytest.raises(DimeError, match=rf"{needed}: pip install 'dime-rl\[export\]'"):
             dime.export_policy(straight, tmp_path / "policy", format)
@@ -294,13 +289,13 @@ def test_nothing_that_stands_is_written_over(straight, tmp_path):
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_an_export_that_acts_otherwise_is_not_left(tmp_path, format, monkeypatch):
-    action = action_of("sac", "deterministic", tmp_path)
-    expected = Action.reference
+    policy = policy_of("sac", "deterministic", tmp_path)
+    expected = Policy.act
     monkeypatch.setattr(
-        Action, "reference", lambda *arguments: expected(*arguments) + 1e-4 * np.ones((2, 1))
+        Policy, "act", lambda *arguments: expected(*arguments) + 1e-4 * np.ones((2, 1))
     )
     with pytest.raises(DimeError, match="does not act as the policy"):
-        write_export(action, tmp_path / "policy", format, 3)
+        write_export(policy, tmp_path / "policy", format, 3, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,21 +322,33 @@ def test_the_command(straight, tmp_path, capsys):
 
 
 def test_a_mode_that_draws_from_the_observation_is_no_onnx(tmp_path):
-    action = action_of("dacer", "observation_seeded", tmp_path)
+    policy = policy_of("dacer", "observation_seeded", tmp_path)
     with pytest.raises(DimeError, match="observation_seeded.*onnx.*random numbers.*random_seed"):
-        write_export(action, tmp_path / "policy", "onnx", 3)
+        write_export(policy, tmp_path / "policy", "onnx", 3, None)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_goes_to_stablehlo(name, tmp_path):
     """In its official mode; the other modes and ONNX are in tests/soak/test_every_export.py."""
-    action = action_of(name, ALGORITHMS[name].official_mode, tmp_path)
-    write_export(action, tmp_path / "policy", "stablehlo", 3)  # compares
+    policy = policy_of(name, ALGORITHMS[name].official_mode, tmp_path)
+    write_export(policy, tmp_path / "policy", "stablehlo", 3, None)  # compares
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_units_of_the_environment_to_the_last_bit(dtype):
+    low, high = (-0.37, -3.3, -0.4, -1.0, 1e-3), (1.234, 7.7, 0.4, 1.0, 1e6)
+    leaf = SPACES.observation[0]
+    spaces = Spaces("units", (leaf,), (5,), dtype, low, high)
+    action = np.random.default_rng(0).uniform(-1.1, 1.1, (50_000, 5)).astype(np.float32)
+    action[:3] = [[-1.0] * 5, [1.0] * 5, [0.0] * 5]
+    found = np.asarray(jax.jit(lambda action: to_env_units(spaces, action))(action))
+    assert found.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(found, spaces.to_env_action(action))
 
 
 def test_the_runner_flattens_as_the_policy_does(tmp_path):
-    write_export(action_of("sac", "deterministic", tmp_path), tmp_path / "policy", "onnx", 2)
+    write_export(policy_of("sac", "deterministic", tmp_path), tmp_path / "policy", "onnx", 2, None)
     runner = run_policy.Policy(tmp_path / "policy")
     whole = np.int64([2**54 + 2**30 + 1, 4])  # to be rounded once
     obs = {"speed": whole, "place": np.float64([[0.1, 0.2], [0.3, 0.4]])}

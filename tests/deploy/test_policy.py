@@ -9,7 +9,7 @@ import pytest
 import dime
 from dime.deploy.policy import restore_agents
 from dime.errors import DimeError
-from dime.updates.max_entropy import combined_value
+from tests.joint_critics import combined_value
 from tests.training.runs import checkpoints, start
 from tests.training.walk import Walk, at, walks
 
@@ -33,16 +33,16 @@ class InItsOwnWords(gymnasium.Wrapper):
 
     def reset(self, **arguments):
         obs, info = self.env.reset(**arguments)
-        self.told = self._told(obs)
-        return self.told, info
+        self.aux = self._told(obs)
+        return self.aux, info
 
     def step(self, action):
         assert action in self.action_space
-        self.taken.append((self.told, action))
+        self.taken.append((self.aux, action))
         unit = 2.0 * (action[:, 0] - LOW) / (HIGH - LOW) - 1.0
         obs, *rest = self.env.step(unit)
-        self.told = self._told(obs)
-        return self.told, *rest
+        self.aux = self._told(obs)
+        return self.aux, *rest
 
 
 def make_own():

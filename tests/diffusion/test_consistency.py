@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.consistency import (
+from dime.policies.consistency import (
     consistency_map,
     sample_consistency,
     sampling_times,

@@ -8,12 +8,11 @@ from scipy.stats import multivariate_normal, norm
 
 from dime.diffusion.controlled_sde import (
     Chain,
-    denoising_mean,
     gaussian_log_prob,
-    noising_mean,
+    kernel_mean,
+    learnt_step_sizes,
     sample_chain,
 )
-from dime.diffusion.schedules import learnt_step_sizes
 
 STEPS, DIM, PRIOR_STD = 6, 2, 1.7
 STEP_SIZES = learnt_step_sizes(jnp.asarray(-1.0), jnp.array([0.5, -0.2]), STEPS)
@@ -101,13 +100,11 @@ def test_without_control_the_prior_stays():
 
 def test_kernels_undo_each_other_to_first_order():
     latent, eta = jnp.array([0.7, -1.1]), jnp.full(2, 1e-3)
-    there = denoising_mean(latent, jnp.zeros(2), eta, PRIOR_STD)
+    there = kernel_mean(latent, jnp.zeros(2), eta, PRIOR_STD)
     np.testing.assert_allclose(there, latent * (1.0 - 1e-3 / PRIOR_STD**2), rtol=1e-6)
     # Both pull towards 0: the process without control is reversible (the prior is its law).
-    np.testing.assert_allclose(
-        noising_mean(latent, jnp.zeros(()), eta, PRIOR_STD), there, rtol=1e-6
-    )
-    steered = denoising_mean(latent, jnp.array([2.0, -4.0]), eta, PRIOR_STD)
+    np.testing.assert_allclose(kernel_mean(latent, jnp.zeros(()), eta, PRIOR_STD), there, rtol=1e-6)
+    steered = kernel_mean(latent, jnp.array([2.0, -4.0]), eta, PRIOR_STD)
     np.testing.assert_allclose(steered - there, [2e-3, -4e-3], rtol=1e-3)
 
 

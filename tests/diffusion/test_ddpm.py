@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.ddpm import Noise, ancestral_step, denoise, noised, posterior_step
-from dime.diffusion.schedules import cosine_betas, variance_preserving_betas
+from dime.diffusion.ddpm import (
+    Noise,
+    ancestral_step,
+    cosine_betas,
+    denoise,
+    noised,
+    posterior_step,
+    variance_preserving_betas,
+)
 from tests.drawn import normal, uniform
 
 SCHEDULES = {"variance preserving": variance_preserving_betas, "cosine": cosine_betas}

@@ -5,13 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.schedules import (
-    cosine_betas,
-    cosine_profile,
-    inverse_softplus,
-    learnt_step_sizes,
-    variance_preserving_betas,
-)
+from dime.diffusion.controlled_sde import cosine_profile, inverse_softplus, learnt_step_sizes
+from dime.diffusion.ddpm import cosine_betas, variance_preserving_betas
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 16, 64])

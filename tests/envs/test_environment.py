@@ -129,22 +129,16 @@ def test_an_array_of_one_number_is_a_reward():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"reward": np.array([1.0, -1.0])}, "reward must be one number, got shape (2,)"),
-        ({"reward": [1.0, -1.0]}, "reward must be one number, got shape (2,)"),
-        ({"reward": None}, "reward must be one number, got NoneType None"),
-        ({"reward": "3.5"}, "reward must be one number, got str '3.5'"),
-        ({"reward": [3.5]}, "reward must be one number, got shape (1,)"),
-        ({"terminated": [False]}, "terminated must be true or false, got shape (1,)"),
-        ({"truncated": "no"}, "truncated must be true or false, got str 'no'"),
-        ({"terminated": 0.5}, "terminated must be true or false, got float 0.5"),
-        (
-            {"terminated": np.array([True, False])},
-            "terminated must be true or false, got shape (2,",
-        ),
-        (
-            {"info": {"success": np.zeros(2)}},
-            "info['success'] must be true or false, got shape (2,",
-        ),
+        ({"reward": np.array([1.0, -1.0])}, "reward must be one number, got array([ 1., -1.])"),
+        ({"reward": [1.0, -1.0]}, "reward must be one number, got [1.0, -1.0]"),
+        ({"reward": None}, "reward must be one number, got None"),
+        ({"reward": "3.5"}, "reward must be one number, got '3.5'"),
+        ({"reward": [3.5]}, "reward must be one number, got [3.5]"),
+        ({"terminated": [False]}, "terminated must be true or false, got [False]"),
+        ({"truncated": "no"}, "truncated must be true or false, got 'no'"),
+        ({"terminated": 0.5}, "terminated must be true or false, got 0.5"),
+        ({"terminated": np.array([True, False])}, "terminated must be true or false, got array"),
+        ({"info": {"success": np.zeros(2)}}, "info['success'] must be true or false, got array"),
         ({"obs": np.array(["a", "b"])}, "must be of real numbers, got dtype <U1"),
         ({"obs": np.array([1j, 0.0])}, "must be of real numbers, got dtype complex128"),
         ({"obs": np.zeros(3)}, "expected shape (2,), as its space declares, got (3,)"),
@@ -158,19 +152,6 @@ def test_what_another_try_cannot_mend_is_refused_in_one_line(answer, words):
 
 def test_an_info_that_is_no_dict_reports_nothing():
     assert run_to(Environment(Stub({1: {"info": None}})), 1).success is None
-
-
-class Unseeded(Stub):
-    def reset(self):
-        return np.zeros(2), {}
-
-
-@pytest.mark.parametrize("process_timeout_s", [None, 60.0])
-def test_a_reset_without_a_seed_is_refused(process_timeout_s):
-    environment = make(Unseeded, process_timeout_s=process_timeout_s)
-    with pytest.raises(DimeError, match=r"Unseeded: reset\(\) must take `seed`"):
-        environment.reset(1)
-    environment.close()
 
 
 def test_an_observation_with_an_axis_too_many_is_refused():
@@ -192,12 +173,6 @@ class OlderApi(Stub):
 def test_the_api_of_old_gym_is_refused_by_name(kind, method):
     with pytest.raises(DimeError, match=f"{method}.. must return"):
         run_to(Environment(kind()), 1)
-
-
-def test_a_wrapper_that_meets_the_api_of_old_gym_is_no_reason_for_another_try():
-    environment = Environment(gymnasium.wrappers.TimeLimit(OldApi(), 10), "Old-v0")
-    with pytest.raises(DimeError, match="Old-v0: .*info.; a wrapper found"):
-        run_to(environment, 1)
 
 
 class Raising(Stub):
@@ -289,14 +264,10 @@ class Unpainted(Stub):
         raise NotImplementedError
 
 
-def test_a_failing_render_names_the_packages_where_mujoco_renders():
-    broken = Broken(render_mode="rgb_array")
-    with pytest.raises(DimeError, match=r"no screen\)\.$"):
-        Environment(broken).render()
-    broken.physics = type("Physics", (), {"__module__": "dm_control.mujoco"})()
+def test_a_failing_render_names_the_packages_with_which_mujoco_renders():
     with pytest.raises(DimeError, match="no screen.*libegl1.*libosmesa6"):
-        Environment(broken).render()
-    with pytest.raises(DimeError, match=r"no render mode 'rgb_array' \(metadata: \['ansi'\]\)"):
+        Environment(Broken(render_mode="rgb_array")).render()
+    with pytest.raises(DimeError, match="cannot be rendered"):
         Environment(Unpainted(render_mode="rgb_array")).render()
     with pytest.raises(DimeError, match="got str"):
         Environment(Wordy(render_mode="rgb_array")).render()

@@ -63,48 +63,53 @@ def test_a_step_before_the_first_reset_is_refused():
 
 def test_tasks_that_cannot_be_trained_on_the_device_are_refused():
     task = JaxWalk()
+    task.step = lambda state, action: state
     task.reset = lambda rng: TASK.reset(rng)._replace(obs={"state": jnp.zeros(2), "more": 1.0})
-    with pytest.raises(DimeError, match=r"must be one vector .*\['more', 'state'\]"):
+    with pytest.raises(DimeError, match=r"`obs`, a vector.*shapes are \[None"):
         JaxEnv(task, 5)
     task.reset = lambda rng: TASK.reset(rng)._replace(obs=jnp.zeros((2, 2)))
-    with pytest.raises(DimeError, match=r"must be one vector .*\(2, 2\)"):
+    with pytest.raises(DimeError, match=r"`obs`, a vector.*shapes are \[\(2, 2\)"):
         JaxEnv(task, 5)
     task.reset = lambda rng: 1 // 0
-    with pytest.raises(DimeError, match="JaxWalk cannot be reset .ZeroDivisionError"):
+    with pytest.raises(DimeError, match="JaxWalk cannot be compiled .ZeroDivisionError"):
         JaxEnv(task, 5)
     task = JaxWalk()
     task.step = lambda state, action: 1 // 0
-    with pytest.raises(DimeError, match="JaxWalk cannot be stepped .ZeroDivisionError"):
+    with pytest.raises(DimeError, match="JaxWalk cannot be compiled .ZeroDivisionError"):
         JaxEnv(task, 5)
     task = JaxWalk()
     task.step = lambda state, action: TASK.step(state, action)._replace(done=jnp.array(True))
-    with pytest.raises(DimeError, match=r".done is float32\[\] after a reset and bool\[\] after"):
+    with pytest.raises(DimeError, match=r"(?s)cannot be compiled.*\.done has type float32.*bool"):
         JaxEnv(task, 5)
-    for limit in (0, 2**31, True):
+    for limit in (0, 2**31, 1.5):
         with pytest.raises(DimeError, match="max_episode_steps is "):
             JaxEnv(TASK, limit)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
-        ({"reward": jnp.zeros(1)}, r"The reward of JaxWalk must be one number.*\(1,\)"),
-        ({"done": jnp.zeros(1)}, r"The done of JaxWalk must be one number.*\(1,\)"),
-        ({"velocity": jax.random.key(0)}, r"typed random key \(.velocity\).*key_data"),
+        (
+            {"reward": jnp.zeros(1)},
+            r"`reward` and `done`, one number each.*\[\(2,\), \(1,\), \(\)\]",
+        ),
+        ({"done": jnp.zeros(1)}, r"`reward` and `done`, one number each.*\[\(2,\), \(\), \(1,\)\]"),
+        ({"velocity": jax.random.key(0)}, "typed random key.*key_data"),
     ],
 )
-def test_states_that_could_not_be_stored_are_refused(change, told):
+def test_states_that_could_not_be_stored_are_refused(change, words):
     task = JaxWalk()
     task.reset = lambda rng: TASK.reset(rng)._replace(**change)
     task.step = lambda state, action: state
-    with pytest.raises(DimeError, match=told):
+    with pytest.raises(DimeError, match=words):
         JaxEnv(task, 5)
 
 
 def test_states_without_what_a_state_has_are_refused():
     task = JaxWalk()
+    task.step = lambda state, action: state
     task.reset = lambda rng: {"obs": jnp.zeros(2), "reward": 0.0, "done": 0.0}
-    with pytest.raises(DimeError, match="lack obs, reward, done"):
+    with pytest.raises(DimeError, match="need the attributes `obs`, .*shapes are .None"):
         JaxEnv(task, 5)
 
 

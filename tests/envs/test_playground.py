@@ -46,11 +46,11 @@ def test_an_episode_can_be_played_and_seen():
 
 
 @pytest.mark.parametrize(
-    ("id", "kwargs", "told"),
+    ("id", "kwargs", "words"),
     [
         ("playground/HumanoidRum", {}, "Nearest: playground/HumanoidRun"),
         ("playground/", {}, "There is no environment 'playground/'"),
-        ("playground/FishSwim", {}, "does not work with impl='jax'"),
+        ("playground/FishSwim", {}, "The task Swim cannot be compiled"),
         (CARTPOLE, {"episode_lengths": 3}, "could not be made with .*episode_lengths"),
         (CARTPOLE, {"episode_length": "long"}, "could not be made with .*cannot be casted"),
         (CARTPOLE, {"action_repeat": 2}, "actions are not repeated"),
@@ -59,13 +59,10 @@ def test_an_episode_can_be_played_and_seen():
         (CARTPOLE, {"ctrl_dt": 0.015}, "ctrl_dt 0.015 must be a multiple"),
         (CARTPOLE, {"impl": "warp"}, "needs a GPU"),
         (CARTPOLE, {"vision": True}, "pictures"),
-        (CARTPOLE, {"camera": "top"}, "no camera 'top'; there are: .'fixed'"),
-        (CARTPOLE, {"height": -3}, "-3 x 480"),
-        (CARTPOLE, {"render_mode": "human"}, "must be 'rgb_array'"),
     ],
 )
-def test_what_cannot_be_made_is_refused_with_the_reason(id, kwargs, told):
-    with pytest.raises(DimeError, match=told):
+def test_what_cannot_be_made_is_refused_with_the_reason(id, kwargs, words):
+    with pytest.raises(DimeError, match=words):
         make_env(id, **kwargs)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import dime
-from dime.cli import main
+from dime.cli.main import main
 from dime.errors import DimeError
-from dime.training.run import Audience, Changes, resume_run
+from dime.training.run import resume_run
 from tests.training.runs import (
     arrays_of,
     assert_same_run,
@@ -62,7 +62,7 @@ def test_resume_uses_the_newest_intact_one_and_says_so(run, place, capsys, strai
     file = own_files(run)[place]
     flip(file)
     with shared_programs():
-        assert resume_run(run, walks(), Changes(), Audience(progress=False)).state == "finished"
+        assert resume_run(run, walks(), {}).state == "finished"
     out = capsys.readouterr().out
     assert f"warning: {file} is damaged" in out
     assert "warning: Continuing from the checkpoint at env step 30 instead." in out
@@ -115,7 +115,7 @@ def test_refused_when_none_is_intact(run, capsys):
     assert all(f"{file} is damaged" in str(caught.value) for file in files)
     assert status_of(run) == before
     shutil.rmtree(checkpoints(run)[0])
-    with pytest.raises(DimeError, match=f"{files[1]} is damaged.*There is no other checkpoint"):
+    with pytest.raises(DimeError, match=f"{files[1]} is damaged.*There is no other one"):
         dime.load_policy(run)
 
 
@@ -133,7 +133,7 @@ def test_a_named_checkpoint_that_is_not_there(run):
 
 
 def test_a_newer_checkpoint_is_refused(run, monkeypatch):
-    monkeypatch.setattr("dime.training.checkpoint.FORMAT_VERSION", 0)
+    monkeypatch.setattr("dime.training.config.FORMAT_VERSION", 0)
     for use in (lambda: resume(run), lambda: dime.load_policy(run)):
         with pytest.raises(DimeError, match=r"format version 1; .* up to 0.*pip install"):
             use()

@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_for_a_while(halves, disk, tmp_path, straight, capsy
     assert start(tmp_path / "run", walks(before_step), progress=True).state == "finished"
     out = capsys.readouterr().out
     assert f"warning: no checkpoint at env step 30: [Errno 28] {NO_SPACE}" in out
-    for line in (f"warning: [Errno 28] {NO_SPACE}", "Training goes on; the next record tries"):
+    for line in (f"warning: [Errno 28] {NO_SPACE}", "Training continues; the next record tries"):
         assert line in out
     assert_same_run(tmp_path / "run", straight)
     assert_nothing_half(tmp_path / "run")
@@ -173,7 +173,7 @@ def test_a_listener_that_fails_hears_no_more(error, tmp_path, straight, monkeypa
     result = start(tmp_path / "run", tensorboard=True, progress=True)
     assert result.state == "finished"
     assert heard.count(20) == 1 and heard[-1] == 20
-    warning = f"warning: TensorBoard failed ({type(error).__name__}: {error}) and hears no more"
+    warning = f"warning: TensorBoard failed ({type(error).__name__}: {error}) and receives"
     assert capsys.readouterr().out.count(warning) == 1
     assert_same_run(tmp_path / "run", straight)
 
@@ -182,7 +182,7 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path, straight, monkeypatch):
     def gone(*arguments, **keywords):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("dime.training.progress.print", gone, raising=False)
+    monkeypatch.setattr("dime.training.listeners.print", gone, raising=False)
     assert start(tmp_path / "run", progress=True).state == "finished"
     assert_same_run(tmp_path / "run", straight)
 

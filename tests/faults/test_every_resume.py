@@ -3,8 +3,8 @@
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.experiments.configs import make_config
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.presets import make_config
+from dime.training.run import resume_run, start_run
 from tests.algorithms.small import small_options
 from tests.training.runs import SCHEDULE, assert_same_run, read_lines, shared_programs, status_of
 from tests.training.walk import at, walks
@@ -35,13 +35,13 @@ def test_stopped_and_resumed_is_as_undisturbed(name, tmp_path, brake):
 
     def start(folder, env):
         config = make_config(env, name, "laptop", **options)
-        return start_run(config, env, tmp_path / folder, Audience(None, False))
+        return start_run(config, env, tmp_path / folder, progress=False)
 
     with shared_programs():
         assert start("straight", walks()).state == "finished"
         stopped = start("run", walks(at(1, 29, brake)))
         assert (stopped.state, stopped.env_step) == ("interrupted", 29)
-        resumed = resume_run(tmp_path / "run", walks(), Changes(), Audience(None, False))
+        resumed = resume_run(tmp_path / "run", walks(), {}, progress=False)
     assert (resumed.state, resumed.env_step) == ("finished", 48)
     assert_same_run(tmp_path / "run", tmp_path / "straight")
     assert status_of(tmp_path / "run")["state"] == "finished"

@@ -13,13 +13,13 @@ import pytest
 import safetensors.numpy
 
 import dime
-import dime.training.host_learners
+import dime.training.host.learners
 from dime.algorithms.registry import ALGORITHMS
 from dime.envs.environment import Environment
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.repeats import why_not_repeatable
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.host.episodes import why_not_repeatable
+from dime.training.run import resume_run, start_run
 from tests.training.runs import (
     OPTIONS,
     SCHEDULE,
@@ -348,7 +348,7 @@ def test_the_reason_names_what_is_not_finite_and_nothing_else(tmp_path, monkeypa
     monkeypatch.setitem(ALGORITHMS, "toy", dataclasses.replace(TOY, make=make))
     training = TrainingConfig(**(SCHEDULE | {"batch_size": 8, "evaluation_modes": ()}))
     config = RunConfig(env="walk", algorithm="toy", training=training, settings=ToyConfig())
-    result = start_run(config, walks(), tmp_path / "run", Audience(progress=False))
+    result = start_run(config, walks(), tmp_path / "run", progress=False)
     assert result.reason == "seed 0: loss, norms became NaN or infinite at env step 23"
 
 
@@ -365,5 +365,5 @@ def test_a_poisoned_seed_leaves_the_others_alone(tmp_path, poison):
 def test_failures_are_told_to_who_watches(tmp_path, capsys):
     start(tmp_path / "run", walks(at(0, 5, broken)))
     with shared_programs():
-        resume_run(tmp_path / "run", walks(at(0, 5, broken)), Changes(), Audience())
+        resume_run(tmp_path / "run", walks(at(0, 5, broken)), {})
     assert "seed 0 failed: Walk raised Broken" in capsys.readouterr().out

@@ -72,6 +72,23 @@ def test_one_without_a_sum_in_its_config_is_resumed_too(run):
     assert resume(run, ENV).state == "finished"
 
 
+REMOVED = {
+    "at their defaults": {"next_obs_once": False},
+    "--next-obs-once": {"next_obs_once": True},
+    "--replay-dtype uint8": {"replay_dtype": "uint8"},
+}
+
+
+@pytest.mark.parametrize("used", REMOVED)
+def test_one_with_options_that_were_removed_is_read_and_resumed(run, used):
+    content = json.loads((run / "config.json").read_text())
+    del content["sha256"]
+    content["training"] |= REMOVED[used]
+    write_json(run / "config.json", content)
+    assert dime.load_policy(run, "deterministic").env_step == 30
+    assert resume(run, ENV).state == "finished"
+
+
 def test_other_seeds_than_its_configs_are_refused(run):
     content = json.loads((run / "config.json").read_text())
     del content["sha256"]

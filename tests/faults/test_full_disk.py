@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dime.training.checkpoint import bytes_on_disk, explain_full_disk
+from dime.training.checkpoint.writer import bytes_on_disk, explain_full_disk
 from tests.training.checkpoints import rows_of, state_at
 
 pytestmark = pytest.mark.promise("R4")
@@ -57,7 +57,9 @@ def in_a_small_disk(folder, environment):
     ended = subprocess.run(
         [*UNSHARE, "sh", "-c", MOUNT, folder, sys.executable, "-c", RUN, folder],
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": ".", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
+        env=os.environ
+        | {"PYTHONPATH": "src:.", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        | environment,
         capture_output=True,
         text=True,
         timeout=300,

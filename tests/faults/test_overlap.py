@@ -1,17 +1,16 @@
 """Learning while the environments step: what is learnt, and that nothing of it is lost."""
 
-import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
 from dime.envs.environment import Environment
-from dime.experiments.configs import make_config
-from dime.training.host_learners import HostLearners
+from dime.training.host.learners import HostLearners, OverlapLearners
+from dime.training.presets import make_config
 from tests.training.runs import (
     OPTIONS,
-    agent_maker,
+    agent_of,
     arrays_of,
     assert_finite,
     assert_same_run,
@@ -40,14 +39,14 @@ def after(num_steps, **options):
     walk = Walk()
     training = dataclasses.replace(CONFIG.training, **options)
     with shared_programs():
-        make_agent = agent_maker(CONFIG)
-        environments = [Environment(walk)]
-        learners = HostLearners(
-            training, make_agent, environments, contextlib.nullcontext, lambda: Environment(Walk())
+        kind = OverlapLearners if training.overlap else HostLearners
+        learners = kind(
+            training, agent_of(CONFIG), {0: Environment(walk)}, lambda: Environment(Walk())
         )
+        learners.compile()
         learners.begin()
         for _ in range(num_steps):
-            assert learners.step() == {}
+            assert learners.step(1) == []
     return learners, walk
 
 
@@ -61,7 +60,7 @@ def test_an_env_step_is_learnt_during_the_next_one():
         np.testing.assert_allclose(array, state[name], rtol=1e-4, atol=1e-6, err_msg=name)
     untrained = after(FIRST, overlap=True)[0]
     assert untrained.update == 0 and untrained.metrics is None
-    rows = aside.replay.rows
+    rows = aside.replay
     for number, (obs, action, reward, next_obs, *_) in enumerate(walk.log):
         for name, value in (("obs", obs), ("action", action), ("next_obs", next_obs)):
             np.testing.assert_array_equal(getattr(rows, name)[0, number], value)
@@ -146,11 +145,13 @@ def test_the_updates_are_sent_off_before_the_environment_steps_and_awaited_after
 
         monkeypatch.setattr(owner, name, noted)
 
-    for name in ("_learn", "_step_environments", "_poisoned"):
-        note(HostLearners, name)
+    note(OverlapLearners, "_keep")
+    note(OverlapLearners, "_step_environments")
+    note(OverlapLearners, "_poisoned")
+    note(OverlapLearners, "_store_and_act")
     after(FIRST + 1, overlap=True)
-    last = order[order.index("_learn") :]
-    assert last == ["_learn", "_step_environments", "_poisoned", "_poisoned"]  # metrics; action
+    last = order[order.index("_keep") :]
+    assert last == ["_keep", "_step_environments", "_poisoned", "_store_and_act", "_poisoned"]
 
 
 def test_an_action_that_is_no_number_stops_the_run(tmp_path, monkeypatch):

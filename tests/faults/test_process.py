@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dime.training.evaluation
+import dime.training.host.evaluation
 from dime.envs.process import EnvironmentProcessError, ProcessEnv, RemoteError
 from dime.envs.registry import make
 from dime.errors import DimeError
@@ -259,7 +259,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
         "env = make('dime/MultiGoal-v0', process_timeout_s=30.0)\n"
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert ended.returncode != 0 and '`if __name__ == "__main__":`' in ended.stderr
+    assert ended.returncode != 0 and "if __name__ == '__main__':" in ended.stderr
 
 
 def test_what_cannot_be_handed_over_is_refused():
@@ -314,7 +314,9 @@ def test_stopped_and_resumed_in_processes(tmp_path, straight):
 
 def test_the_environments_of_several_seeds_and_episodes_step_side_by_side(tmp_path, monkeypatch):
     """Each waits for the other: one after the other they would run into their time limit."""
-    monkeypatch.setattr(dime.training.evaluation, "why_not_repeatable", lambda env: None)  # alone
+    monkeypatch.setattr(
+        dime.training.host.evaluation, "why_not_repeatable", lambda env: None
+    )  # alone
     result = start(
         tmp_path / "run",
         Meets,

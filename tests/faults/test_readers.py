@@ -1,4 +1,7 @@
-"""Checkpoints that another tool wrote, with right SHA-256 sums and wrong content: all refused."""
+"""Checkpoints with right SHA-256 sums and wrong content: refused, no code run, nothing allocated.
+
+Forgery is outside of the promises (docs/promises.md) but for that.
+"""
 
 import io
 import json
@@ -14,13 +17,14 @@ import pytest
 import safetensors.numpy
 
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder, DamagedError
-from dime.training.checkpoint_files import digest, encode
+from dime.training.checkpoint import DamagedError
+from dime.training.checkpoint.reader import encode
+from dime.training.checkpoint.writer import CheckpointFolder
 from tests.training.checkpoints import (
     episodes_at,
+    json_at,
     plant,
     rows_of,
-    run_at,
     save,
     sign_manifest,
 )
@@ -76,40 +80,18 @@ def without(*path):
 
 MANIFESTS = {
     "a list": lambda body: [body],
-    "a text": lambda body: "x",
     "no version": without("format_version"),
     "version of text": put(["format_version"], "1"),
-    "version true": put(["format_version"], True),
-    "version null": put(["format_version"], None),
-    "version 1.5": put(["format_version"], 1.5),
-    "version -1": put(["format_version"], -1),
-    "no files": without("files"),
-    "files a list": put(["files"], []),
+    "a file more": put(["files", "../../x"], {"sha256": "", "bytes": 0}),
     "no file of the state": without("files", "state.safetensors"),
-    "a file more": put(["files", "../../x"], digest(b"")),
-    "a file's size negative": put(["files", "run.json", "bytes"], -1),
     "a file's size enormous": put(["files", "run.json", "bytes"], 2**62),
-    "a file's size beyond": put(["files", "run.json", "bytes"], 10**400),
     "a file's size of text": put(["files", "run.json", "bytes"], "1"),
-    "a file's size a fraction": put(["files", "run.json", "bytes"], 1.5),
-    "no size": without("files", "run.json", "bytes"),
     "no sum": without("files", "run.json", "sha256"),
-    "a short sum": put(["files", "run.json", "sha256"], "ab"),
-    "a sum of a number": put(["files", "run.json", "sha256"], 3),
-    "no replay": without("replay"),
-    "replay a table": put(["replay"], {}),
     "replay of texts": put(["replay"], ["x"]),
     "replay empty": put(["replay"], []),
-    "replay cut": without("replay", 1),
     "segment above": put(["replay", 0, "file"], "../../../etc/passwd"),
-    "segment absolute": put(["replay", 0, "file"], "/etc/passwd"),
-    "segment of number": put(["replay", 0, "file"], 7),
-    "segment without file": without("replay", 0, "file"),
-    "segment's size negative": put(["replay", 0, "bytes"], -5),
     "segment's size enormous": put(["replay", 0, "bytes"], 2**62),
     "segment from below 0": put(["replay", 0, "start"], -5),
-    "segment of text": put(["replay", 0, "start"], "0"),
-    "segment without stop": without("replay", 0, "stop"),
 }
 
 
@@ -148,9 +130,10 @@ def test_a_segment_outside_is_not_read_even_if_its_sum_is_right(folder, absolute
     name = str(outside) if absolute else "../../outside.safetensors"
     assert (folder.replay_folder / name).samefile(outside)
     sign_manifest(folder.steps()[0], put(["replay", 1, "file"], name))
-    assert_refused(folder, "its 'replay' is not as dime writes it")
+    assert_refused(folder, "the replay's segment", "is not 000000005-000000010.safetensors")
 
 
+RUN = json_at(10)
 BOMB = "[" * 100_000
 NOT_JSON = {
     "nothing": "",
@@ -179,32 +162,22 @@ def test_json_that_is_none(folder, name, file):
     assert_refused(folder, file)
 
 
-EPISODE = run_at(10)["episodes"]
 RUNS = {
     "a list": [],
-    "nothing": {},
-    **{f"no {name}": {k: v for k, v in run_at(10).items() if k != name} for name in run_at(10)},
+    **{f"no {name}": {k: v for k, v in RUN.items() if k != name} for name in RUN},
     **{
-        f"{name} {value!r:.40}": run_at(10) | {name: value}
+        f"{name} {value!r:.40}": RUN | {name: value}
         for name, value in [
-            *(("env_step", value) for value in (-1, "10", 10.0, None, True, 2**31, 15)),
-            *(("updates", value) for value in (-1, "10", 2**31)),
-            *(("seeds", value) for value in ([], 0, [0, 0], ["0"], [-1], [2**31], [True], [1], {})),
-            *(("spaces", value) for value in (None, {}, [], "x")),
-            *(("episodes", value) for value in (None, [], [{}], [1], {}, EPISODE * 2)),
-            ("episodes", [EPISODE[0] | {"number": -1}]),
-            ("episodes", [EPISODE[0] | {"episode_return": "1"}]),
-            ("episodes", [EPISODE[0] | {"last_length": 1.5}]),
-            *(("last_evaluation_step", value) for value in (-1, "0", 1.5)),
-            *(("record_bytes", value) for value in (None, {}, {"metrics.jsonl": 0})),
+            *(("env_step", value) for value in (-1, "10", 10.0, True, 2**31, 15)),
+            *(("seeds", value) for value in ([], 0, [0, 0], ["0"], [1], {})),
+            *(("spaces", value) for value in (None, {}, "x")),
+            *(("episodes", value) for value in (None, [], [{}], RUN["episodes"] * 2)),
             ("record_bytes", {"metrics.jsonl": 0, "evaluations.jsonl": -1}),
-            ("record_bytes", {"metrics.jsonl": 0, "evaluations.jsonl": 0, "../../x": 0}),
-            *(("wall_time_s", value) for value in (None, "1", True, 10**400, float("inf"))),
-            *(("last_evaluation", value) for value in (None, [], {"0": 1}, {"0": {"a": "b"}})),
-            *(("failed_seeds", value) for value in (None, [], {"0": {}}, {"0": {"env_step": 1}})),
+            *(("wall_time_s", value) for value in (None, "1", 10**400, float("inf"))),
+            *(("failed_seeds", value) for value in (None, {"0": {}})),
         ]
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RUNS)

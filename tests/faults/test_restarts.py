@@ -7,9 +7,8 @@ import pytest
 
 from dime.envs.environment import Environment
 from dime.errors import DimeError
-from dime.training.episodes import EpisodeStream
-from dime.training.evaluation import evaluation_seeds
-from dime.training.restarts import Restarts
+from dime.training.host.episodes import EpisodeStream
+from dime.training.host.evaluation import evaluation_seeds
 from tests.training.flaky import Chance, Flaky, Slipped
 from tests.training.runs import (
     arrays_of,
@@ -45,9 +44,7 @@ def flaky_stream(seed, one_in, limit):
             break
         except Slipped:
             chance.faults -= 1  # the first one is made by who starts the run
-    told = []
-    restarts = Restarts(seed, limit, lambda *said: told.append(said))
-    return EpisodeStream(env, restarts), chance, told
+    return EpisodeStream(env, seed, limit, {}, True), chance
 
 
 def play(stream, log, num_episodes, seed=0):
@@ -66,8 +63,7 @@ def play(stream, log, num_episodes, seed=0):
         assert (observed.reward, observed.terminated) == (np.float32(reward), terminated)
         if stream.number == before[2]:  # else it was another episode's first step
             np.testing.assert_array_equal(acting, obs)
-        acting = observed.acting_obs
-        np.testing.assert_array_equal(acting, stream.obs)
+        acting = stream.obs
         ended += (stream.last_length, stream.last_return) != before[:2]
     return ended
 
@@ -76,21 +72,22 @@ def play(stream, log, num_episodes, seed=0):
 def test_hundreds_of_episodes_with_faults_in_steps_resets_and_while_being_made(
     seed, record_property
 ):
-    stream, chance, told = flaky_stream(seed, one_in=20, limit=10**6)
+    stream, chance = flaky_stream(seed, one_in=20, limit=10**6)
     stream.begin()
     assert play(stream, chance.log, 350, seed) >= 350
     record_property("tries", chance.faults)
-    assert stream.restarts.count == chance.faults == len(told) > 100
-    assert [count for _, count, _ in told] == list(range(1, len(told) + 1))
+    events = stream.fetch_warnings()
+    assert stream.restarts[str(stream.seed)] == chance.faults == len(events) > 100
+    assert all(f"({count} of" in event for count, event in enumerate(events, 1))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
 def test_past_the_limit_the_error_is_raised(limit):
-    stream, chance, told = flaky_stream(0, one_in=20, limit=limit)
+    stream, chance = flaky_stream(0, one_in=20, limit=limit)
     stream.begin()
     with pytest.raises(Slipped):
         play(stream, chance.log, 10_000)
-    assert len(told) == limit and chance.faults == limit + 1
+    assert len(stream.fetch_warnings()) == limit and chance.faults == limit + 1
 
 
 def test_a_last_transition_is_kept_where_the_next_reset_fails():
@@ -108,22 +105,21 @@ def test_a_last_transition_is_kept_where_the_next_reset_fails():
 
     env = Environment(Jams(), "Jams", Jams)
     first = env.env
-    stream = EpisodeStream(env, Restarts(3, limit=1))
+    stream = EpisodeStream(env, 3, 1, {}, True)
     stream.begin()
     steps = 0
     while stream.last_length is None:
         observed = stream.step(np.zeros(2, np.float32))
         steps += 1
     np.testing.assert_array_equal(observed.next_obs, first.log[-1][3])
-    assert (stream.last_length, stream.restarts.count) == (steps, 1)
-    np.testing.assert_array_equal(observed.acting_obs, env.env.position.astype(np.float32))
+    assert (stream.last_length, stream.restarts) == (steps, {"3": 1})
+    np.testing.assert_array_equal(stream.obs, env.env.position.astype(np.float32))
 
 
 def test_what_breaks_the_rules_is_no_reason_for_another_try():
-    told = []
-    restarts = Restarts(0, 3, lambda *said: told.append(said))
-    assert not restarts.take("Walk", DimeError("NaN"))
-    assert (restarts.count, told) == (0, [])
+    stream = EpisodeStream(Environment(Walk()), 0, 3, {}, True)
+    assert not stream.take_restart(DimeError("NaN"))
+    assert (stream.restarts, stream.fetch_warnings()) == ({}, [])
 
 
 @pytest.mark.parametrize("step", [5, 22])  # random actions, learning

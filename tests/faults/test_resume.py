@@ -13,7 +13,8 @@ import pytest
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
 from dime.training.config import RunConfig, TrainingConfig, replace_nested
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.host.learners import HostLearners
+from dime.training.run import resume_run, start_run
 from tests.training.runs import (
     RECORDS,
     SCHEDULE,
@@ -213,11 +214,10 @@ def test_an_extended_run_has_room_for_more_transitions(tmp_path, monkeypatch):
     config = RunConfig(
         env="walk", env_is_object=True, algorithm="toy", training=training, settings=ToyConfig()
     )
-    silent = Audience(progress=False)
-    start_run(config, walks(), tmp_path / "straight", silent)
+    start_run(config, walks(), tmp_path / "straight", progress=False)
     shorter = replace_nested(config, {"training": {"num_env_steps": 32}})
-    start_run(shorter, walks(), tmp_path / "run", silent)
-    resume_run(tmp_path / "run", walks(), Changes(80), silent)
+    start_run(shorter, walks(), tmp_path / "run", progress=False)
+    resume_run(tmp_path / "run", walks(), {"num_env_steps": 80}, progress=False)
     cut_metrics(tmp_path / "run", 32)
     assert_same_run(tmp_path / "run", tmp_path / "straight")
     assert "replay/0/reward" in arrays_of(tmp_path / "run")
@@ -313,7 +313,7 @@ def test_an_environment_that_its_seed_does_not_determine(tmp_path, capsys):
     start(tmp_path / "run", Stray, callback=lambda record: record["env_step"] == 20)
     episodes = position_of(tmp_path / "run")["episodes"][0]["number"]
     with shared_programs():
-        result = resume_run(tmp_path / "run", Stray, Changes(), Audience())
+        result = resume_run(tmp_path / "run", Stray, {})
     assert result.state == "finished"
     out = capsys.readouterr().out
     assert "warning: The environment of seed 0 did not follow" in out
@@ -346,8 +346,18 @@ def test_a_refused_resume_changes_nothing(tmp_path, brake):
     assert bytes_of(tmp_path / "run") == before
 
 
-def test_checkpoints_that_are_gone_are_not_trained_anew(tmp_path, brake):
+@pytest.mark.parametrize("compiles", [True, False])
+def test_checkpoints_that_are_gone_are_not_trained_anew(tmp_path, brake, monkeypatch, compiles):
     start(tmp_path / "run", stopping(brake, TRAINING, 20))
+    if not compiles:  # such a resume must not forget them
+
+        def fail(learners):
+            raise MemoryError
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(HostLearners, "compile", fail)
+            resume_run(tmp_path / "run", walks(), {})
+        assert status_of(tmp_path / "run")["checkpoint_env_step"] == 20
     for path in checkpoints(tmp_path / "run"):
         shutil.rmtree(path)
     before = bytes_of(tmp_path / "run")
@@ -363,7 +373,7 @@ def test_shortened_records_are_noticed_and_not_damaged_further(tmp_path, brake, 
     file.write_bytes(b"".join(lines)[:-40])
     (tmp_path / "run" / "provenance.json").write_text("{")
     with shared_programs():
-        result = resume_run(tmp_path / "run", walks(), Changes(), Audience())
+        result = resume_run(tmp_path / "run", walks(), {})
     assert result.state == "finished"
     assert f"warning: {file} is damaged" in capsys.readouterr().out
     kept = read_lines(file)
@@ -410,6 +420,6 @@ def test_what_is_no_file_is_refused_before_anything_changes(name, kind, tmp_path
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir() if kind == "folder" else os.mkfifo(run / name)
     config = (run / "config.json").read_bytes()
-    with pytest.raises(DimeError, match=f"{name} is no file"):
+    with pytest.raises(DimeError, match=f"{name} is not a file"):
         resume(run, num_env_steps=60)
     assert (run / "config.json").read_bytes() == config

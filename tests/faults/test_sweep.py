@@ -14,7 +14,7 @@ import filelock
 import pytest
 
 import dime
-from dime.cli import main
+from dime.cli.main import main
 from dime.errors import DimeError
 from tests.training.runs import LOOP, SCHEDULE, assert_same_run, read_lines, status_of
 from tests.training.toy import NAME
@@ -141,7 +141,7 @@ def start_sweep(tmp_path, hold_at, number):
     # SIGINT may be ignored where the tests run in the background; the command is to heed it.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{heeding}from dime.cli import entry; entry()", "sweep"]
+        [sys.executable, "-c", f"{heeding}from dime.cli.main import entry; entry()", "sweep"]
         + [str(tmp_path / "walks.py"), "--storage", str(tmp_path)],
         cwd=ROOT,
         env=environment,
@@ -187,7 +187,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_while_the_others_go_on(
     out, err = capsys.readouterr()
     assert "walks: 1 finished, 1 failed" in out
     failed = names(1)[0].replace("_seed", "_env_kwargs.nan_at-20_seed")
-    assert f"{failed} failed and is begun again" in out
+    assert f"{failed} failed and is restarted" in out
     assert (
         f"error: {failed} failed" in err and "Traceback" in err and "non-finite reward (nan)" in err
     )

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.replay_files import read_rows
+from dime.training.checkpoint.reader import read_rows
+from dime.training.checkpoint.writer import CheckpointFolder
 from tests.training.checkpoints import episodes_at, rows_of, run_at, state_at
 
 STEPS = range(4, 13, 4)
@@ -124,11 +124,11 @@ class Run:
         """Writes what is new of the replay and a checkpoint; logs its hash beforehand."""
         oldest = max(0, env_step - CAPACITY)
         self.logged[env_step] = state_hash(state_at(env_step), episodes_at(env_step))
-        start = max(oldest, self.segments[-1]["stop"] if self.segments else 0)
+        start = max(oldest, self.segments[-1].stop if self.segments else 0)
         if start < env_step:
             rows = rows_of(start, env_step)
             self.segments.append(self.folder.save_segment(rows, start, env_step, [0]))
-        self.segments = [segment for segment in self.segments if segment["stop"] > oldest]
+        self.segments = [segment for segment in self.segments if segment.stop > oldest]
         arrays = state_at(env_step), episodes_at(env_step)
         self.folder.save(*arrays, run_at(env_step), list(self.segments))
 
@@ -226,7 +226,7 @@ def assert_goes_on(run):
     run.assert_whole([STEPS[-1] + 4])
     assert not list(run.folder.folder.rglob("*.tmp"))
     kept = run.folder.steps()
-    needed = {s["file"] for path in kept for s in run.folder.load(path).segments}
+    needed = {s.file for path in kept for s in run.folder.load(path).segments}
     assert {path.name for path in run.folder.replay_folder.iterdir()} == needed
     assert len(kept) <= 2
 
@@ -311,7 +311,7 @@ def test_killed_by_the_kernel(tmp_path, record_property):
     ended = subprocess.run(
         [sys.executable, "-c", CHILDREN, str(tmp_path), json.dumps(points)],
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": "."},
+        env=os.environ | {"PYTHONPATH": "src:."},
         capture_output=True,
         text=True,
         check=True,

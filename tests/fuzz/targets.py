@@ -11,8 +11,8 @@ from pathlib import Path
 from dime.algorithms import registry
 from dime.envs.spaces import Spaces
 from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.checkpoint_files import read_rows
+from dime.training.checkpoint.reader import read_rows
+from dime.training.checkpoint.writer import CheckpointFolder
 from dime.training.config import RunConfig
 from dime.training.records import cut_records, read_records
 from dime.training.run_directory import RunDirectory
@@ -91,10 +91,9 @@ class Targets:
             loaded = self.folder.load(self.newest)
         except DimeError:
             return
-        Spaces.from_json(loaded.run["spaces"])
         for file, _ in loaded.replay_files:
-            read_rows(file, loaded.run["seeds"])
-        for seed in loaded.run["seeds"]:
+            read_rows(file, loaded.run.seeds)
+        for seed in loaded.run.seeds:
             loaded.episodes[f"{seed}/next_action"]
 
     def _plant(self, name: str, content: bytes) -> None:

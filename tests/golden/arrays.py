@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.critics.ensemble import CriticConfig, init_critics
+from dime.critics.critics import CriticConfig
 from dime.critics.heads import SoftBackup
-from dime.networks.batch_renorm import RunningStats
-from dime.networks.batch_renorm_mlp import BatchRenormMlp
+from dime.networks.batch_renorm import BatchRenormMlp, RunningStats
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec, Transition
-from dime.updates.max_entropy import combined_value, max_entropy_policy_loss
-from dime.updates.temperature import TemperatureConfig
+from dime.updates.max_entropy import TemperatureConfig, max_entropy_policy_loss
+from tests.joint_critics import combined_value, init_critics
 
 FOLDER = Path(os.environ.get("DIME_GOLDEN_DIR", Path(__file__).parent))
 FILES = sorted(FOLDER.glob("golden_*.npz"))

@@ -17,9 +17,9 @@ from jax.extend.core import ClosedJaxpr
 from jax.extend.core.primitives import dot_general_p, scan_p
 
 from dime.training.config import TrainingConfig
-from dime.training.programs import matmul_precision
-from dime.updates.max_entropy import joint_critic_loss
+from dime.training.host.programs import matmul_precision
 from tests.golden.arrays import FILES, Golden, backup_of, policy_loss, transition_of
+from tests.joint_critics import joint_critic_loss
 
 MANTISSA_BITS = {"float32": 23, "tensorfloat32": 10, "bfloat16": 7}
 

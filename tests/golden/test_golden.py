@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.critics.ensemble import evaluate_critics, joint_outputs
-from dime.diffusion.controlled_sde import denoising_mean, gaussian_log_prob, noising_mean
+from dime.diffusion.controlled_sde import gaussian_log_prob, kernel_mean
 from dime.networks.batch_renorm import BatchRenorm, RunningStats
-from dime.policies.squash import tanh_log_det
-from dime.updates.gradient_step import gradient_step
-from dime.updates.max_entropy import joint_critic_loss
-from dime.updates.temperature import temperature_loss
+from dime.optimizers import gradient_step
+from dime.policies.tanh_gaussian import tanh_log_det
+from dime.updates.max_entropy import temperature_loss
 from tests.golden.arrays import (
     FILES,
     FOLDER,
@@ -21,6 +19,7 @@ from tests.golden.arrays import (
     policy_loss,
     transition_of,
 )
+from tests.joint_critics import evaluate_critics, joint_critic_loss, joint_outputs
 
 pytestmark = [pytest.mark.promise("R15"), pytest.mark.usefixtures("optimised")]
 
@@ -60,8 +59,8 @@ def test_kernels_of_each_step(golden, which, observed):
     assert_close(jnp.sqrt(2.0 * step_sizes), golden[f"{which}/scale"], 1e-6)
     for n, step_size in enumerate(step_sizes):
         drift = control(latents[n], jnp.asarray(n))
-        mean = denoising_mean(latents[n], drift, step_size, policy.prior_std)
-        undone = noising_mean(latents[n + 1], jnp.zeros(()), step_size, policy.prior_std)
+        mean = kernel_mean(latents[n], drift, step_size, policy.prior_std)
+        undone = kernel_mean(latents[n + 1], jnp.zeros(()), step_size, policy.prior_std)
         assert_close(drift, golden[f"{which}/f"][n], 5e-5)
         assert_close(mean, golden[f"{which}/mean_fwd"][n], 5e-5)
         assert_close(undone, golden[f"{which}/mean_bwd"][n], 5e-5)

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pytest
 
+from dime.algorithms.dacer.mixture_entropy import mean_mixture_entropy
 from dime.types import Batch, Counters, EnvSpec, Transition
-from dime.updates.mixture_entropy import mean_mixture_entropy
 
 OWN_FOLDER = Path(__file__).parent
 FOLDER = Path(os.environ.get("DIME_GOLDEN_BASELINES_DIR") or OWN_FOLDER)

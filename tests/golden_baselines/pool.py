@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dime.critics.critics import CriticState, critic_outputs
 from dime.critics.heads import ScalarHead
-from dime.critics.target_network import TargetCritics, critic_outputs
 from dime.diffusion.ddpm import Noise, posterior_step
+from dime.optimizers import TrainState
 from dime.types import Agent, EnvSpec
 
 from .golden import (
@@ -85,7 +86,9 @@ def network_of(golden, prefix, template):
 
 def networks_of(golden, when, state) -> dict[str, Any]:
     """All networks of a state by their names in the file."""
-    policies = {name: state.policy for name in ("policy", *COPIES) if f"{when}/{name}" in golden}
+    policies = {
+        name: state.policy.module for name in ("policy", *COPIES) if f"{when}/{name}" in golden
+    }
     critics = {name: state.critics.online for name in ("critics", "slow_critics")}
     return {
         name: network_of(golden, f"{when}/{name}", template)
@@ -101,11 +104,10 @@ def state_of(golden, when, agent: Agent, config):
     state = jax.eval_shape(agent.init, jax.random.key(0))
     networks = networks_of(golden, when, state)
     online, slow = networks.pop("critics"), networks.pop("slow_critics")
-    return state._replace(
-        **networks,
-        policy_optimizer=config.policy.make_optimizer().init(networks["policy"]),
-        critics=TargetCritics(online, slow, config.critic.make_optimizer().init(online)),
-    )
+    policy = TrainState.start(networks.pop("policy"), config.policy.make_optimizer())
+    optimizer = config.critic.make_optimizer().init(online)
+    critics = CriticState(online, optimizer, slow=slow)
+    return state._replace(policy=policy, critics=critics, **networks)
 
 
 def check_losses_and_gradient_norms(golden, training):
@@ -134,7 +136,7 @@ def check_first_gradients(golden, training):
     state = training.states[1]
     for name, optimizer in [
         ("critic", state.critics.optimizer),
-        ("policy", state.policy_optimizer),
+        ("policy", state.policy.optimizer),
     ]:
         scale = min(1.0, longest / golden.arrays[f"update0/{name}_gradient_norm"])
         found = first_gradient(jax.tree.map(np.asarray, optimizer))
@@ -150,6 +152,7 @@ def check_networks_after_all_updates(golden, training):
     online, slow = last.critics.online, last.critics.slow
     for name, expected in networks_of(golden, "after", first).items():
         found = {"critics": online, "slow_critics": slow}.get(name)
+        found = last.policy.module if name == "policy" else found
         found = getattr(last, name) if found is None else found
         before = network_of(golden, f"init/{name}", found)
         assert_same_change(before, found, expected, tolerance, name)
@@ -165,7 +168,7 @@ def check_actions(golden, agent, state, mode, name, num_draws=None):
 
 def check_schedule(golden, start):
     """The variances, what is left of the signal, and the factors of the posterior's step."""
-    noise = Noise.of(start.policy.betas_of(Sizes.of(golden).num_steps))
+    noise = Noise.of(start.policy.module.betas_of(Sizes.of(golden).num_steps))
     assert_close(noise.betas, golden.arrays["const/betas"], EXACT, "betas")
     assert_close(noise.alpha_bars, golden.arrays["const/alpha_bars"], EXACT, "alpha_bars")
     index, zeros = jnp.arange(len(noise.betas)), jnp.zeros((len(noise.betas), 1))

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms.bro import BroConfig, BroCriticConfig
+from dime.algorithms.bro.bro import BroConfig, BroCriticConfig
+from dime.algorithms.bro.explorer import BroNetConfig, OptimismConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target_network import critic_outputs
-from dime.policies.optimistic import BroNetConfig, OptimismConfig
+from dime.critics.critics import critic_outputs
 from dime.types import Counters
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
 
 from .golden import (
     Training,
@@ -114,7 +114,7 @@ def start(golden, agent):
         raw_weights=raw_weights_of(golden, "init"),
     )
     return state._replace(
-        policy=policy_of(golden, "init", state.policy),
+        policy=state.policy._replace(module=policy_of(golden, "init", state.policy.module)),
         explorer=explorer,
         critics=critics,
         temperature=state.temperature._replace(log_value=golden["init/log_temp/log_temp"]),
@@ -131,8 +131,8 @@ def training(golden, agent, start):
 
 def test_forward(golden, agent, start):
     def forward(state, obs, action):
-        key, law = jax.random.key(0), state.policy.law(obs)
-        exploring = state.explorer.law(obs, law)
+        key, law = jax.random.key(0), state.policy.module.distribution(obs)
+        exploring = state.explorer.distribution(obs, law)
         q1, q2 = critic_outputs(state.critics.online, obs, action)
         return {
             "q1": q1,
@@ -175,7 +175,7 @@ def test_first_gradients(golden, training):
     state = training.states[1]
     for name, optimizer, of in [
         ("critic", state.critics.optimizer, critics_of),
-        ("actor", state.policy_optimizer, policy_of),
+        ("actor", state.policy.optimizer, policy_of),
         ("explorer", state.explorer.optimizer, shift_of),
     ]:
         if f"grad0/{name}" in golden:
@@ -191,7 +191,7 @@ def test_first_gradients(golden, training):
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
     for name, before, found, of in [
-        ("actor", start.policy, last.policy, policy_of),
+        ("actor", start.policy.module, last.policy.module, policy_of),
         ("explorer", start.explorer.shift, last.explorer.shift, shift_of),
         ("critic", start.critics.online, last.critics.online, critics_of),
         ("target", start.critics.slow, last.critics.slow, partial(critics_of, name="target")),

@@ -8,11 +8,12 @@ import pytest
 
 from dime.algorithms.crossq import CrossQConfig, CrossQPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.ensemble import CrossQCriticConfig, evaluate_critics
+from dime.critics.critics import CrossQCriticConfig
 from dime.networks.batch_renorm import RunningStats
 from dime.policies.tanh_gaussian import TanhGaussian
 from dime.types import Counters
-from dime.updates.temperature import EntropyTemperatureConfig
+from dime.updates.max_entropy import EntropyTemperatureConfig
+from tests.joint_critics import evaluate_critics
 
 from .golden import (
     Training,
@@ -130,7 +131,7 @@ def start(golden, agent):
     )
     log_temperature = golden["init/temperature/log_ent_coef"]
     return state._replace(
-        policy=policy_of(golden, "init/actor", state.policy),
+        policy=state.policy._replace(module=policy_of(golden, "init/actor", state.policy.module)),
         policy_stats=stats_of(golden, "init/actor_stats/"),
         critics=critics,
         temperature=state.temperature._replace(log_value=log_temperature),
@@ -153,7 +154,7 @@ def test_forward(golden, agent, start):
     def forward(state, obs, action):
         key, law = (
             jax.random.key(0),
-            TanhGaussian.from_output(state.policy(obs, state.policy_stats)),
+            TanhGaussian.from_output(state.policy.module(obs, state.policy_stats)),
         )
         pairs = jnp.concatenate([obs, action], axis=-1)
         return {
@@ -177,10 +178,10 @@ def test_losses(golden, training):
         updates = range(call * per_call, (call + 1) * per_call)
         last = training.metrics[updates[-1]]
         temperature = training.states[updates[-1]].temperature.log_value
-        due = any(update in policy_updates(golden) for update in updates)
+        due = [update for update in updates if update in policy_updates(golden)]
         found = {
             "critic_loss": last["critic_loss"],
-            "actor_loss": last["policy_loss"] if due else 0.0,
+            "actor_loss": training.metrics[due[-1]]["policy_loss"] if due else 0.0,
             "ent_coef": np.exp(temperature),
             "current_q_values": last["q_mean"],
         }
@@ -206,8 +207,8 @@ def test_gradients_of_policy_and_temperature(golden, training):
         call = update // updates_per_call(golden)
         before, after = training.states[update : update + 2]
         if f"grad_actor_{call}" in golden:
-            policy = gradient(before.policy_optimizer, after.policy_optimizer, 0.5)
-            expected = policy_of(golden, f"grad_actor_{call}", before.policy)
+            policy = gradient(before.policy.optimizer, after.policy.optimizer, 0.5)
+            expected = policy_of(golden, f"grad_actor_{call}", before.policy.module)
             assert_trees_close(policy, expected, 1e-5, f"call {call}")
         optimizers = before.temperature.optimizer, after.temperature.optimizer
         name = f"grad_temperature_{call}"
@@ -227,7 +228,7 @@ def test_running_statistics(golden, training):
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{num_updates(golden)}"
     for name, before, found, of in [
-        ("actor", start.policy, last.policy, policy_of),
+        ("actor", start.policy.module, last.policy.module, policy_of),
         ("critic", start.critics.online, last.critics.online, critics_of),
     ]:
         if f"{after}/{name}" in golden:

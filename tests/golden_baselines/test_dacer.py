@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.algorithms import dacer
-from dime.algorithms.dacer import DacerConfig, NoiseConfig
+from dime.algorithms.dacer.dacer import DacerConfig, NoiseConfig
+from dime.algorithms.dacer.gaussian import GaussianReturn
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.gaussian import GaussianReturn
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
-from dime.diffusion.ddpm import Noise
-from dime.diffusion.schedules import variance_preserving_betas
+from dime.critics.critics import TargetCriticConfig, critic_outputs
+from dime.diffusion.ddpm import Noise, variance_preserving_betas
 from dime.policies.ddpm import DdpmPolicyConfig
 from dime.types import Agent, Counters
 
@@ -110,7 +108,7 @@ def start(golden, agent):
         slow=critics_of(golden, "init", state.critics.slow, "target_q"),
     )
     return state._replace(
-        policy=policy_of(golden, "init", state.policy),
+        policy=state.policy._replace(module=policy_of(golden, "init", state.policy.module)),
         critics=critics,
         noise_scale=state.noise_scale._replace(log_value=golden["init/log_alpha"]),
     )
@@ -133,7 +131,7 @@ def of_recorded_actions(golden, agent):
             return jnp.asarray(values)[number] + jnp.abs(found - expected).max()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dacer, "mean_mixture_entropy", entropy_of)
+            patch.setattr("dime.algorithms.dacer.dacer.mean_mixture_entropy", entropy_of)
             return agent.update(state, batch, key, counters)
 
     return Agent(agent.init, agent.act, update)
@@ -171,7 +169,7 @@ def test_forward(golden, agent, start):
         return {
             "q1_mean": returns.mean,
             "q1_std": returns.std,
-            "eps": state.policy.denoiser(action, obs, time),
+            "eps": state.policy.module.denoiser(action, obs, time),
             "explore_action": agent.act["explore"](state, obs, key, COUNTERS),
             "evaluate_action": agent.act["observation_seeded"](state, obs[0], key, COUNTERS),
         }
@@ -204,15 +202,15 @@ def test_first_gradients(golden, training):
         critics = first_gradient(state.critics.optimizer)
         assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
     if "grad0/policy" in golden:
-        policy = first_gradient(state.policy_optimizer)
+        policy = first_gradient(state.policy.optimizer)
         assert_trees_close(policy, policy_of(golden, "grad0", policy), 1e-5)
 
 
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
     if f"{after}/policy" in golden:
-        expected = policy_of(golden, after, start.policy)
-        assert_same_change(start.policy, last.policy, expected, what="policy")
+        expected = policy_of(golden, after, start.policy.module)
+        assert_same_change(start.policy.module, last.policy.module, expected, what="policy")
     for name, named in [("online", "q"), ("slow", "target_q")]:
         if f"{after}/{named}1" in golden:
             before, found = (getattr(state.critics, name) for state in (start, last))

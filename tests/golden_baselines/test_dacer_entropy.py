@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dime.updates import mixture_entropy as module
-from dime.updates.mixture_entropy import fit_mixture, mixture_entropy
+from dime.algorithms.dacer import mixture_entropy as module
+from dime.algorithms.dacer.mixture_entropy import fit_mixture, mixture_entropy
 
 from .golden import assert_close, assert_near_other_starts, every_array_is_read
 

@@ -8,8 +8,8 @@ import pytest
 
 from dime.algorithms import diffusion_ql
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target_network import HeadedTargetCriticConfig
-from dime.updates.candidates import softmax_of
+from dime.critics.critics import HeadedTargetCriticConfig
+from dime.updates.action_modes import softmax_of
 
 from . import pool
 from .golden import (
@@ -110,7 +110,7 @@ def test_gradient_through_the_chain(golden, start):
     draws = {"normal": [*golden.arrays["chain/noise"]]}
     arguments = golden.arrays["chain/obs"], golden.arrays["chain/readout"], jax.random.key(0)
     run = compiled(jax.grad(readout_of, has_aux=True))
-    gradient, action = run(draws, start.policy, *arguments)
+    gradient, action = run(draws, start.policy.module, *arguments)
     assert_close(action, golden.arrays["chain/action"], EXACT)
     expected = pool.network_of(golden, "chain/gradient", gradient)
     assert_trees_close(gradient, expected, EXACT)
@@ -121,7 +121,7 @@ def test_behaviour_loss(golden, start):
     steps = golden.arrays["behaviour/levels" if "behaviour/levels" in golden else "behaviour/steps"]
     draws = {"normal": [golden.arrays["behaviour/noise"]], "randint": [steps]}
     rows = pool.batch_of(golden, np.arange(len(steps))).transition
-    run = compiled(jax.value_and_grad(type(start.policy).behaviour_loss))
+    run = compiled(jax.value_and_grad(type(start.policy.module).behaviour_loss))
     averaged, key = networks["averaged_policy"], jax.random.key(0)
     loss, gradient = run(draws, networks["policy"], averaged, rows.obs, rows.action, key)
     assert_close(loss, golden.arrays["behaviour/loss"], EXACT)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from dime.algorithms import dipo
+from dime.algorithms.dipo import ActionMemory
 from dime.algorithms.registry import ALGORITHMS
+from dime.critics.critics import TargetCriticConfig, critic_outputs
 from dime.critics.heads import ScalarHead, smallest
-from dime.critics.target_network import TargetCriticConfig
-from dime.updates.action_memory import ActionMemory
-from dime.updates.target_critics import value_of
 
 from . import pool
 from .golden import Training, Update, assert_close, counters_of, every_array_is_read, widened
@@ -87,7 +86,9 @@ def test_climb(golden, config, training):
 
     @jax.jit
     def ends_of_norms(critics, obs, action):
-        value = functools.partial(value_of(critics, head), obs)
+        def value(action):
+            return head.combined_value(critic_outputs(critics, obs, action))
+
         last = dipo.improved_actions(but_one, value, action)
         slope = jax.grad(lambda action: value(action).sum())
         return jnp.stack([jnp.linalg.norm(slope(each)) for each in (action, last)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dime.policies.diffusion import BridgePolicyConfig, DiffusionPolicyConfig
-from dime.policies.squash import tanh_log_det
+from dime.policies.tanh_gaussian import tanh_log_det
 from dime.types import EnvSpec
 from dime.updates.max_entropy import log_variance_policy_loss, max_entropy_policy_loss
 

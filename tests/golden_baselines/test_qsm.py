@@ -7,10 +7,9 @@ import pytest
 
 from dime.algorithms.qsm import QsmConfig, QsmPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
+from dime.critics.critics import TargetCriticConfig, critic_outputs
 from dime.critics.heads import ScalarHead
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
-from dime.diffusion.ddpm import Noise
-from dime.diffusion.schedules import variance_preserving_betas
+from dime.diffusion.ddpm import Noise, variance_preserving_betas
 from dime.types import Counters
 
 from .golden import (
@@ -80,8 +79,8 @@ def start(golden, agent):
         online=critics_of(golden, "init", state.critics.online),
         slow=critics_of(golden, "init", state.critics.slow, "target_critic"),
     )
-    policy = fill(state.policy, score_leaves(golden, "init/score_model"))
-    return state._replace(policy=policy, critics=critics)
+    policy = fill(state.policy.module, score_leaves(golden, "init/score_model"))
+    return state._replace(policy=state.policy._replace(module=policy), critics=critics)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_forward(golden, agent, start):
         return {
             "q1": q1,
             "q2": q2,
-            "eps": state.policy.denoiser(action, obs, time),
+            "eps": state.policy.module.denoiser(action, obs, time),
             "evaluate_action": agent.act["stochastic"](state, obs[:rows], key, COUNTERS),
             "explore_action": agent.act["explore"](state, obs[:rows], jax.random.key(1), COUNTERS),
         }
@@ -140,7 +139,7 @@ def test_first_gradients(golden, training):
         critics = first_gradient(state.critics.optimizer)
         assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
     if "grad0/score_model" in golden:
-        denoiser = first_gradient(state.policy_optimizer).denoiser
+        denoiser = first_gradient(state.policy.optimizer).denoiser
         found = [denoiser.features.frequencies, *jax.tree.leaves(denoiser.mlp)]
         if "grad0/score_model/MLP_0" in golden:
             found = denoiser
@@ -150,8 +149,8 @@ def test_first_gradients(golden, training):
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
     if f"{after}/score_model" in golden:
-        expected = fill(start.policy, score_leaves(golden, f"{after}/score_model"))
-        assert_same_change(start.policy, last.policy, expected, what="policy")
+        expected = fill(start.policy.module, score_leaves(golden, f"{after}/score_model"))
+        assert_same_change(start.policy.module, last.policy.module, expected, what="policy")
     for name, named in [("online", "critic"), ("slow", "target_critic")]:
         if f"{after}/{named}_1" in golden:
             before, found = (getattr(state.critics, name) for state in (start, last))

@@ -8,7 +8,7 @@ import pytest
 from dime.algorithms import qvpo
 from dime.algorithms.dipo import SlowDdpmPolicyConfig
 from dime.algorithms.registry import ALGORITHMS
-from dime.critics.target_network import TargetCriticConfig
+from dime.critics.critics import TargetCriticConfig
 
 from . import pool
 from .golden import Training, Update, assert_close, counters_of, every_array_is_read

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.algorithms.sac import SacConfig, SacPolicyConfig
-from dime.critics.target_network import TargetCriticConfig, critic_outputs
-from dime.policies.tanh_gaussian import TanhGaussian
+from dime.algorithms.sac import SacConfig
+from dime.critics.critics import TargetCriticConfig, critic_outputs
+from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Counters
-from dime.updates.temperature import log_temperature_loss
+from dime.updates.max_entropy import log_temperature_loss
 
 from .golden import (
     Training,
@@ -36,7 +36,7 @@ def config_of(golden):
     policy = layers_of(golden, "init/actor/params/Dense_")
     critic = layers_of(golden, "init/critic/params/VmapContinuousCritic_0/Dense_")
     return SacConfig(
-        policy=SacPolicyConfig(
+        policy=GaussianPolicyConfig(
             hidden_dim=policy[0][1].shape[-1], num_hidden_layers=len(policy) - 2
         ),
         critic=TargetCriticConfig(
@@ -73,7 +73,7 @@ def start(golden, agent):
     )
     log_temperature = golden["init/temperature/log_ent_coef"]
     return state._replace(
-        policy=policy_of(golden, "init", state.policy),
+        policy=state.policy._replace(module=policy_of(golden, "init", state.policy.module)),
         critics=critics,
         temperature=state.temperature._replace(log_value=log_temperature),
     )
@@ -87,7 +87,7 @@ def training(golden, agent, start):
 
 def test_forward(golden, agent, start):
     def forward(state, obs, action):
-        law = TanhGaussian.from_output(state.policy(obs))
+        law = state.policy.module.distribution(obs)
         key = jax.random.key(0)
         return {
             "mean": law.mean,
@@ -106,8 +106,8 @@ def test_forward(golden, agent, start):
 
 def test_losses(golden, training):
     for index, metrics in enumerate(training.metrics):
-        target = -spec_of(golden).action_dim  # -1 nat per dimension
-        log_prob = metrics["entropy_per_dim"] * target
+        target = spec_of(golden).action_dim  # a log density of 1 nat per dimension
+        log_prob = -metrics["entropy_per_dim"] * target
         log_temperature = training.states[index].temperature.log_value
         for name, found in [
             ("critic_loss", metrics["critic_loss"]),
@@ -124,7 +124,7 @@ def test_first_gradients(golden, training):
         critics = first_gradient(state.critics.optimizer)
         assert_trees_close(critics, critics_of(golden, "grad0", critics), 1e-5)
     if "grad0/actor" in golden:
-        policy = first_gradient(state.policy_optimizer)
+        policy = first_gradient(state.policy.optimizer)
         assert_trees_close(policy, policy_of(golden, "grad0", policy), 1e-5)
     temperature = first_gradient(state.temperature.optimizer)
     assert_recorded(golden, "grad0/temperature/log_ent_coef", temperature, 1e-5)
@@ -133,8 +133,8 @@ def test_first_gradients(golden, training):
 def test_parameters_after_all_updates(golden, start, training):
     last, after = training.states[-1], f"after{len(training.metrics)}"
     if f"{after}/actor" in golden:
-        expected = policy_of(golden, after, start.policy)
-        assert_same_change(start.policy, last.policy, expected, what="policy")
+        expected = policy_of(golden, after, start.policy.module)
+        assert_same_change(start.policy.module, last.policy.module, expected, what="policy")
     for found, before, name in [
         (last.critics.online, start.critics.online, "critic"),
         (last.critics.slow, start.critics.slow, "target"),

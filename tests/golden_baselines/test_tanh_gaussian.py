@@ -7,8 +7,7 @@ import pytest
 from dime.algorithms.dime import DimeGaussianConfig
 from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.max_entropy import max_entropy_policy_loss
-from dime.updates.temperature import Temperature, temperature_loss
+from dime.updates.max_entropy import Temperature, max_entropy_policy_loss, temperature_loss
 
 from .golden import (
     assert_close,
@@ -42,7 +41,9 @@ def policy_of(golden, prefix, template):
 
 
 def test_distribution(golden, policy):
-    distribution = jax.jit(lambda policy, obs: (policy.law(obs), policy.deterministic(obs)))
+    distribution = jax.jit(
+        lambda policy, obs: (policy.distribution(obs), policy.deterministic(obs))
+    )
     law, mode = distribution(policy, widened(golden.arrays["obs"]))
     assert_close(law.mean, golden.arrays["mean"], EXACT)
     assert_close(law.log_std, golden.arrays["log_std"], EXACT)  # one of them at its bound

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.activations import gelu, mish
+from dime.networks.layers import gelu, mish
 
 X = jnp.concatenate([jnp.linspace(-12.0, 12.0, 2001), jnp.array([-1e4, -0.0, 1e-6, 1e4])])
 

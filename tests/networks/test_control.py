@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.activations import gelu
-from dime.networks.control import MAX_OUTPUT, ControlNetwork
+from dime.networks.chain_networks import MAX_OUTPUT, ControlNetwork
+from dime.networks.layers import gelu
 
 OBS, ACTION, HIDDEN, STEPS = 5, 2, 8, 6
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.denoiser import Denoiser
-from dime.networks.initializers import orthogonal_with
-from dime.networks.time_features import LearntFourierFeatures, SinusoidalFeatures
+from dime.networks.chain_networks import Denoiser, LearntFourierFeatures, SinusoidalFeatures
+from dime.networks.layers import orthogonal_with
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.networks.dense import Dense, dense_stack
+from dime.networks.layers import Dense, dense_stack
 
 
 def test_is_affine_over_the_last_axis():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dime.networks.initializers import (
+from dime.networks.layers import (
     lecun,
     normal_with,
     orthogonal_with,

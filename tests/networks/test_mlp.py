@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.networks.initializers import orthogonal_with
-from dime.networks.mlp import Mlp
+from dime.networks.layers import Mlp, orthogonal_with
 from tests.drawn import drawn, normal
 
 

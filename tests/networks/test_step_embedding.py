@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.networks.step_embedding import StepEmbedding
+from dime.networks.chain_networks import StepEmbedding
 
 WIDTH = 6
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.networks.time_features import (
+from dime.networks.chain_networks import (
     LearntFourierFeatures,
     SinusoidalFeatures,
     sinusoidal_frequencies,

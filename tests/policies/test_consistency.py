@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.consistency import training_time
-from dime.networks.denoiser import Denoiser
-from dime.networks.time_features import SinusoidalFeatures
-from dime.policies.consistency import ConsistencyPolicy
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures
+from dime.policies.consistency import ConsistencyPolicy, training_time
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.schedules import cosine_betas, variance_preserving_betas
-from dime.networks.denoiser import Denoiser
-from dime.networks.time_features import SinusoidalFeatures
+from dime.diffusion.ddpm import cosine_betas, variance_preserving_betas
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
 from dime.types import EnvSpec
 from tests.drawn import drawn, normal, uniform

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dime.policies.squash import tanh_log_det
+from dime.policies.tanh_gaussian import tanh_log_det
 
 
 def test_is_the_log_of_the_derivative():

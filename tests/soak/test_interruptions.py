@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dime.training.signals import SIGNALS
+from dime.training.process import SIGNALS
 from tests.training.processes import resume, train
 from tests.training.runs import assert_same_run, checkpoints, read_lines, status_of
 from tests.training.walk import steps_of_the_trial

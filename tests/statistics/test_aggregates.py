@@ -153,7 +153,7 @@ def test_there_is_no_statistic_of_nothing(statistic, shape):
 
 def test_scores_without_a_task_axis_are_refused():
     unchecked = inspect.unwrap(mean)  # without the shapes that are checked in tests only
-    with pytest.raises(DimeError, match=r"\(4,\) lack an axis.*pass scores\[:, None\]"):
+    with pytest.raises(DimeError, match=r"of shape \(4,\).*pass scores\[:, None\]"):
         unchecked(np.zeros(4))
 
 

@@ -22,12 +22,12 @@ def test_env_steps_ascend_whatever_the_order_of_the_records():
     np.testing.assert_array_equal(aligned.scores[0], [[10, 20]])
 
 
-def test_env_steps_that_not_all_runs_have_are_left_out_and_told():
+def test_env_steps_that_not_all_runs_have_are_left_out_and_listed():
     longer = [run | {250: 0.0, 1000: 0.0, 1500: 0.0} for run in RUN]
     longer[0].pop(1500)
     aligned = align_runs({"walk": WALK, "run": longer})
     assert aligned.env_steps.tolist() == [0, 500] and aligned.scores.shape == (3, 2, 2)
-    assert aligned.left_out == ("run: 3 of 5 env steps, within 250 to 1500",)
+    assert aligned.left_out == ("run: 3 of 5 env steps",)
 
 
 def test_missing_runs_are_refused_with_their_tasks():

@@ -70,7 +70,7 @@ def test_the_interval_is_batched_over_leading_axes():
 def test_what_fits_into_memory_at_once_does_not_matter(at_once, monkeypatch):
     scores = normal(6, 5, 2)
     ends = bootstrap_interval(scores, num_resamples=300)
-    monkeypatch.setattr("dime.statistics.bootstrap._NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr("dime.statistics._NUMBERS_AT_ONCE", at_once)
     np.testing.assert_array_equal(bootstrap_interval(scores, num_resamples=300), ends)
 
 

@@ -8,8 +8,12 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from dime.errors import DimeError
-from dime.statistics import bootstrap_interval, improvement_interval, probability_of_improvement
-from dime.statistics.aggregates import mean
+from dime.statistics import (
+    bootstrap_interval,
+    improvement_interval,
+    mean,
+    probability_of_improvement,
+)
 
 FEW = st.integers(-3, 3).map(float)  # with many ties
 
@@ -72,7 +76,7 @@ def test_the_probability_is_batched_over_leading_axes():
 def test_what_fits_into_memory_at_once_does_not_matter(monkeypatch):
     pair = normal(3, 5, 2), normal(3, 4, 2, seed=1)
     ends = improvement_interval(*pair, num_resamples=100)
-    monkeypatch.setattr("dime.statistics.bootstrap._NUMBERS_AT_ONCE", 777)
+    monkeypatch.setattr("dime.statistics._NUMBERS_AT_ONCE", 777)
     np.testing.assert_array_equal(improvement_interval(*pair, num_resamples=100), ends)
 
 

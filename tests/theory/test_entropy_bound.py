@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.diffusion.controlled_sde import gaussian_log_prob, sample_chain
-from dime.diffusion.schedules import cosine_profile
+from dime.diffusion.controlled_sde import cosine_profile, gaussian_log_prob, sample_chain
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec
 

@@ -21,9 +21,9 @@ import optax
 import pytest
 from scipy.stats import norm
 
+from dime.optimizers import gradient_step
 from dime.policies.diffusion import DiffusionPolicy, DiffusionPolicyConfig
 from dime.types import EnvSpec
-from dime.updates.gradient_step import gradient_step
 from dime.updates.max_entropy import max_entropy_policy_loss
 
 pytestmark = pytest.mark.usefixtures("optimised")

@@ -1,10 +1,13 @@
 """What a checkpoint consists of, small and made by hand: no algorithm, no environment."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 
-from dime.training.checkpoint_files import digest, encode
+from dime.training.checkpoint import RunState
+from dime.training.checkpoint.reader import digest, sealed
+from dime.training.config import from_table
 
 OBS_DIM, ACTION_DIM = 3, 2
 SPACES = {
@@ -18,6 +21,11 @@ SPACES = {
 
 
 def run_at(env_step, seeds=(0,), **extra):
+    """What a checkpoint keeps of a run."""
+    return from_table(RunState, json_at(env_step, seeds, **extra))
+
+
+def json_at(env_step, seeds=(0,), **extra):
     """The content of a run.json."""
     position = {"number": 1, "episode_return": 0.5, "last_return": None, "last_length": None}
     return {
@@ -83,7 +91,7 @@ def sign_manifest(path, change=lambda body: None):
     file = path / "manifest.json"
     body = json.loads(file.read_text())["content"]
     body = change(body) or body
-    file.write_bytes(encode({"content": body, **digest(encode(body))}))
+    file.write_bytes(sealed(body))
 
 
 def plant(folder, path, name, content):
@@ -95,7 +103,7 @@ def plant(folder, path, name, content):
     def note(body):
         known = body["files"].get(name)
         known = known or next(entry for entry in body["replay"] if entry["file"] == name)
-        known |= digest(content)
+        known |= asdict(digest(content))
 
     own = path / name
     (own if own.exists() else folder.replay_folder / name).write_bytes(content)

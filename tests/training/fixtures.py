@@ -3,7 +3,7 @@
 import equinox as eqx
 import pytest
 
-import dime.training.host_learners
+from dime.training.host.learners import HostLearners, OverlapLearners
 from tests.training.runs import DIME, Brake, start
 
 
@@ -34,18 +34,23 @@ def poison(monkeypatch):
     """`poison(env_step, seed)`: one weight of the seed becomes NaN before that step."""
 
     def arm(env_step, seed):
-        step = dime.training.host_learners.HostLearners.step
-
-        def poisoned(learners, at_most=1):
-            if learners.env_step == env_step - 1 and seed in learners.seeds:
-                index = learners.seeds.index(seed)
-                learners.state = eqx.tree_at(
-                    lambda state: state["weight"],
-                    learners.state,
-                    replace_fn=lambda weight: weight.at[index, 0, 0].set(float("nan")),
-                )
-            return step(learners, at_most)
-
-        monkeypatch.setattr(dime.training.host_learners.HostLearners, "step", poisoned)
+        for kind in (HostLearners, OverlapLearners):
+            monkeypatch.setattr(kind, "step", poisoned(kind.step, env_step, seed))
 
     return arm
+
+
+def poisoned(step, at, seed):
+    """The step of learners, before which one weight of the seed becomes NaN at this env step."""
+
+    def poisoned_step(learners, at_most):
+        if learners.env_step == at - 1 and seed in learners.seeds:
+            index = learners.seeds.index(seed)
+            learners.state = eqx.tree_at(
+                lambda state: state["weight"],
+                learners.state,
+                replace_fn=lambda weight: weight.at[index, 0, 0].set(float("nan")),
+            )
+        return step(learners, at_most)
+
+    return poisoned_step

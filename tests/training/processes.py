@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dime.cli import main
+from dime.cli.main import main
 from tests.training.runs import OPTIONS, as_words, shared_programs
 from tests.training.walk import ID
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 ENTRY = """
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
-from dime.cli import entry
+from dime.cli.main import entry
 entry()
 """
 DIME = [sys.executable, "-c", ENTRY]

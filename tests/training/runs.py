@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import dime.training.device_learners
-import dime.training.host_learners
+import dime.training.device
+import dime.training.host.learners
 import dime.training.loop
 from dime.algorithms.registry import ALGORITHMS, find_algorithm
-from dime.experiments.configs import make_config
-from dime.training.device_programs import DevicePrograms
-from dime.training.programs import Programs
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.device import DevicePrograms
+from dime.training.host.programs import Programs
+from dime.training.presets import make_config
+from dime.training.run import resume_run, start_run
+from dime.types import EnvSpec
 from tests.training.toy import NAME
 from tests.training.walk import walks
 
@@ -72,9 +73,10 @@ def as_words(options, prefix="--"):
     return words
 
 
-def agent_maker(config):
-    """What makes the agent of a run's config."""
-    return functools.partial(find_algorithm(config.algorithm).make, config.settings)
+def agent_of(config, obs_dim=2, action_dim=2):
+    """The agent of a run's config; by default on walks."""
+    spec = EnvSpec(obs_dim, action_dim, config.training.replay_capacity)
+    return find_algorithm(config.algorithm).make(config.settings, spec)
 
 
 _programs = {}
@@ -94,24 +96,26 @@ def _kept(key, make):
 _cached = functools.cache(functools.cache)  # one cache for each algorithm's `make`
 
 
-def _shared(agent, config, spec, num_seeds, room_for_ends):
+def _shared(agent, config, spec, num_seeds):
     """Programs are compiled once for everything that they depend on."""
-    relevant = (config.storage(room_for_ends), config.num_evaluation_episodes, config.batch_size)
-    relevant += (config.evaluation_modes, config.updates_per_turn)
+    storage = config.effective_capacity, config.replay_dtype
+    relevant = (storage, config.num_evaluation_episodes, config.batch_size)
+    relevant += (config.evaluation_modes, config.updates_per_round)
     relevant += (config.overlap, config.matmul_precision)
     key = (agent.init, relevant, spec, num_seeds)  # a function of its own for each agent
     # JAX's check for reused keys refuses every vmapped scan over keys, also `split` and scan.
     with jax.debug_key_reuse(num_seeds == 1):
-        return _kept(key, lambda: Programs(agent, config, spec, num_seeds, room_for_ends))
+        return _kept(key, lambda: Programs(agent, config, spec, num_seeds))
 
 
-def _shared_on_device(given, keys):
+def _shared_on_device(context, keys):
     """The same for programs with environments in them, which depend on more."""
-    config = dataclasses.asdict(given.config)
-    config |= {"seeds": None, "num_env_steps": given.config.effective_capacity}
-    key = (given.task, given.time_limit, given.agent.init, repr(config), given.spec, keys.shape)
+    config = dataclasses.asdict(context.config)
+    config |= {"seeds": None, "num_env_steps": context.config.effective_capacity}
+    key = (context.task, context.time_limit, context.agent.init, repr(config), context.spec)
+    key += (keys.shape,)
     with jax.debug_key_reuse(False):  # refuses scans over keys
-        return _kept(key, lambda: DevicePrograms(given, keys))
+        return _kept(key, lambda: DevicePrograms(context, keys))
 
 
 _initialisers = {}
@@ -126,9 +130,9 @@ def _shared_partial(function, agent):
 def shared_programs():
     """Inside, runs of the same sizes in this process share compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dime.training.host_learners, "Programs", _shared)
-        patch.setattr(dime.training.host_learners, "partial", _shared_partial)
-        patch.setattr(dime.training.device_learners, "DevicePrograms", _shared_on_device)
+        patch.setattr(dime.training.host.learners, "Programs", _shared)
+        patch.setattr(dime.training.host.learners, "partial", _shared_partial)
+        patch.setattr(dime.training.device, "DevicePrograms", _shared_on_device)
         for name, algorithm in ALGORITHMS.items():
             algorithm = dataclasses.replace(algorithm, make=_cached(algorithm.make))
             patch.setitem(ALGORITHMS, name, algorithm)
@@ -140,15 +144,13 @@ def start(folder, env=None, callback=None, progress=False, **options):
     env = env or walks()
     config = make_config(env, **(OPTIONS | options))
     with shared_programs():
-        return start_run(config, env, folder, Audience(callback, progress))
+        return start_run(config, env, folder, callback, progress)
 
 
 def resume(folder, env=None, callback=None, **changes):
     """Continues what `start` began."""
     with shared_programs():
-        return resume_run(
-            folder, env or walks(), Changes(**changes), Audience(callback, progress=False)
-        )
+        return resume_run(folder, env or walks(), changes, callback, progress=False)
 
 
 class Brake:

@@ -10,7 +10,7 @@ import pytest
 CODE = """
 import ctypes, resource, sys
 from contextlib import nullcontext
-from dime.training.allocator import freed_memory_kept, dispatch_from_this_thread
+from dime.training.machine import freed_memory_kept, dispatch_from_this_thread
 
 import jax, jax.numpy as jnp
 

@@ -9,14 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.checkpoint as module
 from dime.errors import DimeError
-from dime.training.checkpoint import (
-    CheckpointFolder,
-    DamagedError,
-    from_arrays,
-    to_arrays,
-)
+from dime.training.checkpoint import DamagedError, from_arrays, to_arrays
+from dime.training.checkpoint.writer import CheckpointFolder
+from dime.types import Counters
 from tests.training.checkpoints import episodes_at, save, state_at
 
 
@@ -47,14 +43,14 @@ def files_of(folder, env_step):
 def test_what_is_loaded_is_what_was_saved(folder):
     loaded, warnings = folder.load_newest()
     assert warnings == []
-    assert (loaded.env_step, loaded.run["seeds"]) == (10, [0])
+    assert (loaded.env_step, loaded.run.seeds) == (10, [0])
     for mine, theirs in ((loaded.state, state_at(10)), (loaded.episodes, episodes_at(10))):
         assert set(mine) == set(theirs)
         for name, array in theirs.items():
             assert (mine[name].dtype, mine[name].shape) == (array.dtype, array.shape)
             np.testing.assert_array_equal(mine[name], array)
     assert [start for _, start in loaded.replay_files] == [0, 5]
-    assert [segment["stop"] for segment in loaded.segments] == [5, 10]
+    assert [segment.stop for segment in loaded.segments] == [5, 10]
 
 
 def test_the_files_of_a_checkpoint(folder):
@@ -137,7 +133,8 @@ def test_no_checkpoint_is_none(tmp_path):
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(folder, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT_VERSION", 2)
+    monkeypatch.setattr("dime.training.checkpoint.writer.FORMAT_VERSION", 2)
+    monkeypatch.setattr("dime.training.config.FORMAT_VERSION", 2)
     save(folder, 15)
     monkeypatch.undo()
     with pytest.raises(DimeError) as caught:
@@ -171,10 +168,10 @@ def test_the_two_newest_are_kept(folder):
 
 
 def test_a_step_that_is_saved_again_comes_after_the_first(folder):
-    again = save(folder, 10, again=True)
+    again = save(folder, 10, unrepeatable="again")
     assert again.name == "step-000000010-1"
     loaded, _ = folder.load_newest()
-    assert loaded.run["again"] and loaded.path == again
+    assert loaded.run.unrepeatable == "again" and loaded.path == again
     assert save(folder, 15) == folder.steps()[0]
 
 
@@ -246,3 +243,11 @@ def test_nothing_but_arrays_and_json_is_in_a_checkpoint(folder):
         else:  # safetensors: the length of a JSON header, the header, the numbers
             size = int.from_bytes(content[:8], "little")
             json.loads(content[8 : 8 + size])
+
+
+def test_metrics_that_were_once_in_the_state_are_left_out():
+    state = Counters(np.int32(3), np.int32(4))
+    arrays = to_arrays(state) | {".policy_metrics['policy_loss']": np.zeros(1, np.float32)}
+    assert from_arrays(arrays, state) == state
+    with pytest.raises(DimeError, match="do not fit"):
+        from_arrays(arrays | {".metrics['policy_loss']": np.zeros(1)}, state)

@@ -9,7 +9,7 @@ import pytest
 SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 CODE = """
 import jax, jax.numpy as jnp
-from dime.training.compilation_cache import keep_compiled_programs
+from dime.training.machine import keep_compiled_programs
 
 keep_compiled_programs()
 hits = []

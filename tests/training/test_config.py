@@ -12,8 +12,8 @@ import pytest
 
 import dime
 from dime.errors import DimeError
-from dime.experiments.configs import make_config
 from dime.training.config import RunConfig, TrainingConfig, choose, replace_nested
+from dime.training.presets import make_config
 
 pytestmark = pytest.mark.promise("R8")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dime.algorithms.registry import ALGORITHMS
 from dime.errors import DimeError
-from dime.training.config import RunConfig, TrainingConfig, option_names
+from dime.training.config import RunConfig, TrainingConfig
 from dime.training.records import parse_json, write_json
 from dime.training.run_directory import RunDirectory
 
@@ -77,6 +77,16 @@ def test_also_from_a_runs_own_file(tmp_path_factory, arguments):
     directory = RunDirectory(tmp_path_factory.mktemp("run"))
     directory.write_config(config.to_json())
     assert RunConfig.from_json(directory.config()) == config
+
+
+def option_names(config):
+    """The fields of a config by their paths, those of nested configs too."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        nested = option_names(value) if dataclasses.is_dataclass(value) else []
+        names += [f"{field.name}.{name}" for name in nested] or [field.name]
+    return names
 
 
 PATHS = option_names(RunConfig("x", settings=ALGORITHMS["dime"].config()))

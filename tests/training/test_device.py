@@ -1,6 +1,5 @@
 """Runs whose environments are in the learner's program: the same runs as on the host."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -12,24 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.device_evaluation
-import dime.training.device_learners
-import dime.training.episodes
+import dime.training.device
+import dime.training.host.episodes
 from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv, step_task
 from dime.errors import DimeError
-from dime.experiments.configs import make_config
 from dime.training.config import TrainingConfig
-from dime.training.device_learners import DeviceLearners, Pace
-from dime.training.device_programs import episode_key
-from dime.training.episodes import TRAINING, episode_seed
-from dime.training.evaluation import evaluation_seeds, run_episodes
-from dime.training.host_learners import HostLearners
+from dime.training.device import DeviceLearners, Pace, episode_key
+from dime.training.faults import state_of
+from dime.training.host.episodes import TRAINING, episode_seed
+from dime.training.host.evaluation import evaluation_seeds, run_episodes
+from dime.training.host.learners import HostLearners
+from dime.training.presets import make_config
 from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (
     OPTIONS,
-    agent_maker,
+    agent_of,
     arrays_of,
     position_of,
     read_lines,
@@ -63,9 +61,8 @@ def config_of(algorithm=TOY, **options):
 
 def on_device(config, env=None):
     environment = Environment(env or jax_walk())
-    learners = DeviceLearners(
-        config.training, agent_maker(config), environment, contextlib.nullcontext
-    )
+    learners = DeviceLearners(config.training, agent_of(config), environment, None)
+    learners.compile()
     learners.begin()
     return learners
 
@@ -74,13 +71,24 @@ def steps(learners, count, at_a_time=1000):
     """`count` env steps in calls of at most so many."""
     failures, end = {}, learners.env_step + count
     while learners.env_step < end:
-        failures |= learners.step(min(at_a_time, end - learners.env_step))
+        events = learners.step(min(at_a_time, end - learners.env_step))
+        failures |= {failure.seed: failure for failure in events}
     return failures
+
+
+def played(learners, mode, seeds):
+    """The results of an evaluation."""
+    *_, results = learners.evaluation(mode, seeds)
+    return results
 
 
 def stored(learners, index=0):
     """The seed's transitions so far, which the ring holds all."""
     return jax.tree.map(lambda ring: np.asarray(ring[index, : learners.env_step]), learners.replay)
+
+
+def assert_near(one, other):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), one, other)
 
 
 def assert_equal(one, other):
@@ -96,7 +104,7 @@ def device_seeds(monkeypatch):
             return episode_seed(seed, stream, *numbers)
         return int(episode_key(jax.random.key(seed), jnp.int32(0), jnp.int32(numbers[0]))[1])
 
-    monkeypatch.setattr(dime.training.episodes, "episode_seed", seed_of)
+    monkeypatch.setattr(dime.training.host.episodes, "episode_seed", seed_of)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +118,12 @@ def device_seeds(monkeypatch):
 def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     whole = config_of(algorithm, **options)
     config, environment = whole.training, lambda: Environment(jax_walk())
-    made = [environment() for _ in config.seeds]
-    host = HostLearners(config, agent_maker(whole), made, contextlib.nullcontext, environment)
+    made = {seed: environment() for seed in config.seeds}
+    host = HostLearners(config, agent_of(whole), made, environment)
+    host.compile()
     host.begin()
     for _ in range(20):  # the ring is full then; 12 of them are random, 8 learn
-        assert host.step() == {}
+        assert host.step(1) == []
     device = on_device(whole)
     assert steps(device, 20) == {}
     assert (device.env_step, device.update) == (host.env_step, host.update)
@@ -123,22 +132,19 @@ def test_it_makes_what_the_host_makes(device_seeds, algorithm, options):
     )
     for index in range(len(config.seeds)):
         theirs, ours = stored(device, index), stored(host, index)
-        np.testing.assert_array_equal(theirs.rows.terminated, ours.rows.terminated)
+        np.testing.assert_array_equal(theirs.terminated, ours.terminated)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), theirs, ours)
-        for name, array in host.state_of(index).items():
-            np.testing.assert_allclose(
-                device.state_of(index)[name], array, rtol=1e-3, atol=1e-5, err_msg=name
-            )
+        assert_near(state_of(device.state, index), state_of(host.state, index))
     for theirs, ours in zip(device.episodes(), host.episodes(), strict=True):
-        assert theirs["number"] == ours["number"] > 2
-        assert theirs["last_length"] == ours["last_length"]
-        assert theirs["last_return"] == pytest.approx(ours["last_return"], abs=1e-4)
-        assert theirs["episode_return"] == pytest.approx(ours["episode_return"], abs=1e-4)
+        assert theirs.number == ours.number > 2
+        assert theirs.last_length == ours.last_length
+        assert theirs.last_return == pytest.approx(ours.last_return, abs=1e-4)
+        assert theirs.episode_return == pytest.approx(ours.episode_return, abs=1e-4)
     seeds = [evaluation_seeds(seed, 20, 2) for seed in config.seeds]
     for mode in config.evaluation_modes:
-        theirs = device.evaluate(mode, seeds, lambda: False)
-        played = [Environment(jax_walk()) for _ in range(2 * len(seeds))]
-        ours = run_episodes(played, seeds, host.evaluation_actions(mode))
+        theirs = played(device, mode, seeds)
+        environments = [Environment(jax_walk()) for _ in range(2 * len(seeds))]
+        ours = run_episodes(environments, seeds, host.evaluation_actions(mode))
         for one, other in zip(sum(theirs, []), sum(ours, []), strict=True):
             assert (one.seed, one.length, one.success_any) == (other.seed, other.length, None)
             assert one.episode_return == pytest.approx(other.episode_return, abs=1e-4)
@@ -151,6 +157,7 @@ def test_how_env_steps_are_divided_among_calls_changes_nothing(envs):
     steps(single, 36, at_a_time=envs)
     steps(several, 36)
     assert_equal(single.snapshot(), several.snapshot())
+    assert (single.update, single.episodes()) == (several.update, several.episodes())
     assert_equal(single.replay, several.replay)
 
 
@@ -158,7 +165,7 @@ def test_environments_of_a_seed_step_together_each_with_episodes_of_its_own():
     learners = on_device(config_of(envs_per_seed=4, replay_capacity=48, **WHOLE))
     steps(learners, 48)
     assert (learners.env_step, learners.update) == (48, 36)  # TOY makes one each
-    rows = stored(learners).rows
+    rows = stored(learners)
     key = jax.random.key(0)
     for environment in range(4):
         env, number, ended = jax_walk(), -1, True
@@ -177,7 +184,7 @@ def test_environments_of_a_seed_step_together_each_with_episodes_of_its_own():
     actions = rows.action.reshape(12, 4, 2)
     assert len(np.unique(actions.reshape(-1, 2), axis=0)) == 48
     episodes = learners.episodes()[0]
-    assert episodes["number"] >= 4 and 1 <= episodes["last_length"] <= EPISODE_STEPS
+    assert episodes.number >= 4 and 1 <= episodes.last_length <= EPISODE_STEPS
 
 
 def test_fewer_updates_than_turns_and_more_than_one_in_a_turn():
@@ -238,14 +245,11 @@ def test_a_seed_whose_environment_breaks_leaves_and_the_others_stay_as_they_were
     for seed, failure in failures.items():
         assert failure.poisoned and "observation" in failure.reason
         steps(alone[seed], 40)
-        first = np.flatnonzero(stored(alone[seed]).rows.next_obs[:, 0] > 0.9)[0] + 1
+        first = np.flatnonzero(stored(alone[seed]).next_obs[:, 0] > 0.9)[0] + 1
         assert failure.env_step == first
     for index, seed in enumerate(learners.seeds):
         steps(alone[seed], 40)
-        for name, array in alone[seed].state_of(0).items():
-            np.testing.assert_allclose(
-                learners.state_of(index)[name], array, rtol=1e-3, atol=1e-5, err_msg=name
-            )
+        assert_near(state_of(learners.state, index), state_of(alone[seed].state, 0))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_a_seed_whose_environment_breaks_leaves_and_the_others_stay_as_they_were
 def test_what_broke_is_named(broken, told):
     task = JaxWalk(nan_above=-10.0, broken=broken)
     learners = on_device(config_of(), JaxEnv(task, EPISODE_STEPS))
-    (failure,) = learners.step(1).values()  # a random step: nothing has learnt from it yet
+    (failure,) = learners.step(1)  # a random step: nothing has learnt from it yet
     assert failure.reason == f"{told} became NaN or infinite at env step 1"
 
 
@@ -269,11 +273,12 @@ def test_the_first_observation_of_all_is_looked_at_too():
     task.reset = reset
     learners = DeviceLearners(
         config_of(seeds=(3, 4)).training,
-        agent_maker(config_of()),
+        agent_of(config_of()),
         Environment(JaxEnv(task, EPISODE_STEPS)),
-        contextlib.nullcontext,
+        None,
     )
-    (failure,) = learners.begin().values()
+    learners.compile()
+    (failure,) = learners.begin()
     assert learners.seeds == [4]
     assert failure.reason == "observation became NaN or infinite at env step 0"
 
@@ -283,7 +288,7 @@ def test_an_observation_that_a_reset_breaks_is_named_too():
     task.reset = lambda rng: TASK.reset(rng)._replace(obs=jnp.full(2, jnp.nan))
     task.step = lambda state, action: TASK.step(state._replace(obs=jnp.zeros(2)), action)
     learners = on_device(config_of(), JaxEnv(task, 1))
-    (failure,) = learners.step(1).values()
+    (failure,) = learners.step(1)
     assert failure.reason == "observation became NaN or infinite at env step 1"
 
 
@@ -293,9 +298,9 @@ def test_a_policy_that_is_no_number_is_named_by_its_metrics_and_action():
     poisoned = jax.tree.map(
         lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, learners.state
     )
-    learned = learners._trained.learned._replace(state=poisoned)
-    learners._keep(learners._trained._replace(learned=learned))
-    (failure,) = learners.step(1).values()
+    learned = learners._now.learned._replace(state=poisoned)
+    learners._keep(learners._now._replace(learned=learned))
+    (failure,) = learners.step(1)
     assert failure.env_step == 13 and failure.poisoned
     assert "weight" in failure.reason and "action" in failure.reason
     assert "reward" not in failure.reason and "observation" not in failure.reason
@@ -315,7 +320,7 @@ def test_products_of_the_task_are_float32_whatever_the_learners_are():
 
 def test_a_call_lasts_about_a_quarter_of_a_second(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(dime.training.device_learners.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(dime.training.device.time, "perf_counter", lambda: now)
     pace, made = Pace(), []
 
     def steps_of(seconds):
@@ -353,14 +358,14 @@ def test_quick_random_steps_do_not_make_the_first_call_that_learns_long(monkeypa
 
 
 def test_training_episodes_are_as_long_as_their_environment_says(monkeypatch):
-    monkeypatch.setattr(dime.training.device_evaluation, "MAX_EPISODE_STEPS", 3)
+    monkeypatch.setattr(dime.training.device, "MAX_EPISODE_STEPS", 3)
     far = JaxWalk()
     far.step = lambda state, action: TASK.step(state, 0.0 * action)._replace(done=jnp.zeros(()))
     learners = on_device(config_of(), JaxEnv(far, 5))
     steps(learners, 12)
-    assert learners.episodes()[0]["last_length"] == 5
-    (played,) = learners.evaluate("stochastic", [[1, 2]], lambda: False)
-    assert [result.length for result in played] == [3, 3]
+    assert learners.episodes()[0].last_length == 5
+    (results,) = played(learners, "stochastic", [[1, 2]])
+    assert [result.length for result in results] == [3, 3]
 
 
 def test_a_run_all_of_whose_seeds_break_fails_and_says_at_which_step(tmp_path):
@@ -375,13 +380,8 @@ def test_an_evaluation_that_meets_no_number_takes_its_seed_out(tmp_path):
     task = JaxWalk(nan_above=-10.0)
     learners = on_device(config_of(seeds=(0,)), JaxEnv(task, EPISODE_STEPS))
     with pytest.raises(Exception, match="non-finite observation or reward") as caught:
-        learners.evaluate("stochastic", [[1, 2]], lambda: False)
-    assert list(learners.after_failed_episode(caught.value)) == [0]
-
-
-def test_an_evaluation_is_left_when_it_is_asked_to_stop():
-    learners = on_device(config_of())
-    assert learners.evaluate("stochastic", [[1, 2]], lambda: True) is None
+        played(learners, "stochastic", [[1, 2]])
+    assert [failure.seed for failure in learners.recover(caught.value)] == [0]
 
 
 @pytest.mark.parametrize(
@@ -389,16 +389,12 @@ def test_an_evaluation_is_left_when_it_is_asked_to_stop():
     [
         (jax_walk, {"overlap": True}, "--overlap does not go with .*nothing waits for it"),
         (walks(), {"envs_per_seed": 2, "checkpoint_every": 16}, "envs_per_seed is 2, but .*one"),
-        (
-            jax_walk,
-            {"envs_per_seed": 5},
-            r"of 5: num_env_steps is 48 \(next: 50\), num_ran",
-        ),
+        (jax_walk, {"envs_per_seed": 5}, "num_env_steps is 48; .* a multiple of 5"),
         (jax_walk, {"envs_per_seed": 12, **WHOLE, "env_steps_per_update": 5}, "divide that number"),
         (
             jax_walk,
             {"envs_per_seed": 24, **WHOLE, "num_random_steps": 0},
-            r"log_every is 12 \(next: 24\)",
+            "log_every is 12; .* a multiple of 24",
         ),
         (jax_walk, {"envs_per_seed": 0}, "envs_per_seed is 0"),
     ],
@@ -418,7 +414,7 @@ def test_more_environments_than_transitions_are_refused():
 
 def test_a_run_goes_on_only_where_it_was(tmp_path):
     start(tmp_path / "run", env=jax_walk, **TOY)
-    with pytest.raises(DimeError, match="in one program with the learner; now .* outside"):
+    with pytest.raises(DimeError, match="in one program with the learner. Resume it with"):
         resume(tmp_path / "run", env=walks(), num_env_steps=60)
     with pytest.raises(DimeError, match="env_process does not go with"):
         resume(tmp_path / "run", env=jax_walk, num_env_steps=60, env_process=True)

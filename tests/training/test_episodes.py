@@ -1,21 +1,19 @@
 """A seed's stream of episodes: true successors, seeds of its own, and the way back into one."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 
 from dime.envs.environment import Environment
-from dime.training.episodes import EVALUATION, TRAINING, EpisodeStream, episode_seed
-from dime.training.evaluation import evaluation_seeds
-from dime.training.restarts import Restarts
+from dime.training.host.episodes import EVALUATION, TRAINING, EpisodeStream, episode_seed
+from dime.training.host.evaluation import evaluation_seeds
 from tests.envs.stub import Stub
 from tests.training.walk import EPISODE_STEPS, Walk, walks
 
 
 def stream_of(env, seed=3):
-    stream = EpisodeStream(Environment(env), Restarts(seed))
+    stream = EpisodeStream(Environment(env), seed, 0, {}, True)
     stream.begin()
     return stream
 
@@ -64,13 +62,12 @@ def test_the_true_successor_is_stored_where_an_episode_ends(end):
     first = stream.step(np.zeros(1, np.float32))
     np.testing.assert_array_equal(first.obs, [0, 0])
     np.testing.assert_array_equal(first.next_obs, [1, 1])
-    np.testing.assert_array_equal(first.acting_obs, [1, 1])
+    np.testing.assert_array_equal(stream.obs, [1, 1])
     assert not first.terminated
     ended = stream.step(np.full(1, 0.5, np.float32))
     np.testing.assert_array_equal(ended.obs, [1, 1])
     np.testing.assert_array_equal(ended.next_obs, last)
-    np.testing.assert_array_equal(ended.acting_obs, [0, 0])  # of the reset
-    np.testing.assert_array_equal(stream.obs, [0, 0])
+    np.testing.assert_array_equal(stream.obs, [0, 0])  # of the reset
     np.testing.assert_array_equal(ended.action, [0.5])
     assert ended.terminated == (end == "terminated")  # a time limit is not a termination
     assert (stream.number, stream.last_return, stream.last_length) == (1, 2.0, 2)
@@ -79,7 +76,7 @@ def test_the_true_successor_is_stored_where_an_episode_ends(end):
 
 def test_a_time_limit_can_count_as_the_end():
     ends = {2: {"truncated": True}}
-    stream = EpisodeStream(Environment(Stub(ends)), Restarts(3), bootstrap_at_time_limits=False)
+    stream = EpisodeStream(Environment(Stub(ends)), 3, 0, {}, False)
     stream.begin()
     observed = [stream.step(np.zeros(1, np.float32)) for _ in range(2)]
     assert [one.terminated for one in observed] == [False, True]
@@ -88,14 +85,16 @@ def test_a_time_limit_can_count_as_the_end():
 def test_what_is_observed_is_what_the_environment_answered():
     walk = Walk()
     stream = stream_of(walk)
-    observed = [stream.step(action) for action in actions(40)]
+    observed, acting_obs = [], []
+    for action in actions(40):
+        observed.append(stream.step(action))
+        acting_obs.append(stream.obs)
     for one, (obs, action, reward, next_obs, terminated, _) in zip(observed, walk.log, strict=True):
         np.testing.assert_array_equal(one.obs, obs)
         np.testing.assert_array_equal(one.action, action)
         np.testing.assert_array_equal(one.next_obs, next_obs)
         assert (one.reward, one.terminated) == (np.float32(reward), terminated)
-    for one, following in itertools.pairwise(observed):
-        np.testing.assert_array_equal(one.acting_obs, following.obs)
+    np.testing.assert_array_equal(acting_obs[:-1], [one.obs for one in observed[1:]])
     ends = [truncated or terminated for *_, terminated, truncated in walk.log]
     assert stream.number == sum(ends)
     assert {end for *_, terminated, truncated in walk.log for end in (terminated, truncated)} == {
@@ -107,7 +106,7 @@ def test_what_is_observed_is_what_the_environment_answered():
 def saved(stream):
     """What a checkpoint keeps of a stream."""
     taken = np.array(stream.actions, np.float32).reshape(-1, 2)
-    return json.loads(json.dumps(stream.to_json())), taken, stream.obs.copy()
+    return stream.position(), taken, stream.obs.copy()
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 17, 18, 19, 20, 21, 22, 23, 24, 25])
@@ -115,15 +114,15 @@ def test_restored_where_it_was(count):
     straight = stream_of(Walk())
     for action in actions(count):
         straight.step(action)
-    restored = EpisodeStream(Environment(Walk()), Restarts(3))
+    restored = EpisodeStream(Environment(Walk()), 3, 0, {}, True)
     assert restored.restore(*saved(straight))
-    assert restored.to_json() == straight.to_json()
+    assert restored.position() == straight.position()
     np.testing.assert_array_equal(restored.obs, straight.obs)
     for action in actions(20, seed=1):
         one, other = straight.step(action), restored.step(action)
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert restored.to_json() == straight.to_json()
+    assert restored.position() == straight.position()
 
 
 class Wilful(Walk):
@@ -138,7 +137,7 @@ def test_an_environment_that_does_not_follow_begins_a_new_episode():
     while stream.number < 1 or len(stream.actions) < 2:
         stream.step(np.zeros(2, np.float32))
     walk = Wilful()
-    restored = EpisodeStream(Environment(walk), Restarts(3))
+    restored = EpisodeStream(Environment(walk), 3, 0, {}, True)
     assert not restored.restore(*saved(stream))
     assert restored.number == stream.number + 1
     assert (restored.actions, restored.episode_return) == ([], 0.0)
@@ -150,7 +149,7 @@ def test_an_episode_that_ends_too_early_does_not_follow():
     stream = stream_of(Walk())
     position, _, obs = saved(stream)
     too_many = np.zeros((EPISODE_STEPS + 2, 2), np.float32)
-    assert not EpisodeStream(Environment(Walk()), Restarts(3)).restore(position, too_many, obs)
+    assert not EpisodeStream(Environment(Walk()), 3, 0, {}, True).restore(position, too_many, obs)
 
 
 class Jammed(Walk):
@@ -171,7 +170,7 @@ def test_where_the_next_reset_fails_the_stream_is_as_before_the_step():
     for mine, theirs in zip(saved(stream), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert stream.number == 0 and len(stream.actions) > 0
-    mended = EpisodeStream(Environment(Walk()), Restarts(3))
+    mended = EpisodeStream(Environment(Walk()), 3, 0, {}, True)
     assert mended.restore(*saved(stream))
     mended.step(np.zeros(2, np.float32))
     assert (mended.number, mended.last_length) == (1, len(stream.actions) + 1)

@@ -5,7 +5,13 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 
 from dime.envs.environment import Environment
-from dime.training.evaluation import EpisodeError, run_episodes, summary, time_limit_warning
+from dime.training.host.evaluation import (
+    EpisodeError,
+    play_episodes,
+    run_episodes,
+    summary,
+    time_limit_warning,
+)
 from tests.envs.stub import Stub
 
 
@@ -55,10 +61,10 @@ def test_an_episode_that_has_ended_is_stepped_no_more():
     assert [len(env.env.unwrapped.actions) for env in made] == [1, 4]
 
 
-def test_stopped_in_between_gives_nothing():
-    asked = iter([False, False, True])
+def test_episodes_advance_a_step_at_a_time():
     made = environments(9)
-    assert run_episodes(made, [[0]], nothing, stopped=lambda: next(asked)) is None
+    episodes = play_episodes(made, [[0]], nothing)
+    assert [next(episodes) for _ in range(3)] == [None] * 3
     assert len(made[0].env.unwrapped.actions) == 2
 
 
@@ -75,7 +81,7 @@ def test_an_environment_that_fails_is_told_with_its_agent():
 
 
 def test_an_endless_episode_is_cut(monkeypatch):
-    monkeypatch.setattr("dime.training.evaluation.MAX_EPISODE_STEPS", 12)
+    monkeypatch.setattr("dime.training.host.evaluation.MAX_EPISODE_STEPS", 12)
     ((result,),) = run_episodes([Environment(Stub())], [[0]], nothing)
     assert result.length == 12
 

@@ -1,18 +1,18 @@
 """Agents and environments side by side: what goes where, and back into a checkpoint's place."""
 
-import contextlib
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
-import dime.training.host_learners
+import dime.training.host.learners
 from dime.envs.environment import Environment
-from dime.experiments.configs import make_config
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.host_learners import HostLearners
-from tests.training.runs import OPTIONS, agent_maker, shared_programs, start
+from dime.training.checkpoint.writer import CheckpointFolder
+from dime.training.faults import state_of
+from dime.training.host.learners import HostLearners
+from dime.training.presets import make_config
+from tests.training.runs import OPTIONS, agent_of, shared_programs, start
 from tests.training.walk import Walk, at, walks
 
 CONFIG = make_config("walk", **(OPTIONS | {"env_kwargs": {}}))
@@ -24,30 +24,28 @@ def compiled_once():
         yield
 
 
-def learners_of(environments, seeds):
+def learners_of(environments, seeds, checkpoint=None):
     training = dataclasses.replace(CONFIG.training, seeds=tuple(seeds))
-    make_agent = agent_maker(CONFIG)
-    made = [Environment(env) for env in environments]
-    return HostLearners(
-        training, make_agent, made, contextlib.nullcontext, lambda: Environment(Walk())
-    )
+    made = {seed: Environment(env) for seed, env in zip(seeds, environments, strict=True)}
+    return HostLearners(training, agent_of(CONFIG), made, lambda: Environment(Walk()), checkpoint)
 
 
-def begun(environments, seeds):
-    learners = learners_of(environments, seeds)
-    learners.begin()
+def begun(environments, seeds, checkpoint=None):
+    learners = learners_of(environments, seeds, checkpoint)
+    learners.compile()
+    assert learners.begin() == []
     return learners
 
 
 def replay_rows(learners, index):
-    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), learners.replay.rows)
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), learners.replay)
 
 
 def test_every_step_of_the_environment_is_stored_as_it_was():
     walk = Walk()
     learners = begun([walk], [3])
     for _ in range(18):  # 12 of random actions, 6 that learn; the ring has 20 rows
-        assert learners.step() == {}
+        assert learners.step(1) == []
     rows = replay_rows(learners, 0)
     assert any(truncated for *_, truncated in walk.log)
     for number, (obs, action, reward, next_obs, terminated, _) in enumerate(walk.log):
@@ -64,11 +62,11 @@ def test_the_first_actions_are_random_and_the_state_stays():
     learners = begun([Walk()], [0])
     before = learners.snapshot()[0]
     for _ in range(12):
-        learners.step()
+        learners.step(1)
     assert learners.metrics is None and learners.update == 0
     for name, array in learners.snapshot()[0].items():
         np.testing.assert_array_equal(array, before[name])
-    learners.step()
+    learners.step(1)
     assert learners.update == 2 and learners.metrics is not None
     assert any((array != before[name]).any() for name, array in learners.snapshot()[0].items())
 
@@ -77,7 +75,7 @@ def test_each_seed_has_its_own_environment_and_replay():
     made = [Walk(), Walk()]
     learners = begun(made, [0, 7])
     for _ in range(14):
-        learners.step()
+        learners.step(1)
     for index, walk in enumerate(made):
         rows = replay_rows(learners, index)
         np.testing.assert_array_equal(rows.obs[:14], [row[0] for row in walk.log])
@@ -92,19 +90,18 @@ def test_a_seed_that_fails_is_taken_out_and_the_others_keep_what_they_had():
     made = [factory(), factory()]
     learners = begun(made, [0, 7])
     for _ in range(14):
-        learners.step()
-    before = learners.state_of(1)
-    failures = learners.step()
-    assert list(failures) == [0] and learners.seeds == [7] and len(learners.streams) == 1
-    assert (failures[0].env_step, failures[0].poisoned) == (14, False)
-    assert "out of order" in failures[0].reason and "broken" in failures[0].details
+        learners.step(1)
+    before = state_of(learners.state, 1)
+    (failure,) = learners.step(1)
+    assert failure.seed == 0 and learners.seeds == [7] and len(learners.streams) == 1
+    assert (failure.env_step, failure.poisoned) == (14, False)
+    assert "out of order" in failure.reason and "broken" in failure.details
     assert learners.env_step == 15  # the other one took the step
     np.testing.assert_array_equal(
         replay_rows(learners, 0).obs[:15], [row[0] for row in made[1].log]
     )
-    after = learners.state_of(0)
-    assert set(after) == set(before)
-    assert learners.step() == {}
+    assert set(state_of(learners.state, 0)) == set(before)
+    assert learners.step(1) == []
 
 
 @pytest.fixture(scope="module")
@@ -120,44 +117,37 @@ def test_restored_learners_take_the_action_that_was_chosen_before(saved):
     chosen = np.array([0.25, -0.5], np.float32)
     forged = dataclasses.replace(saved, episodes=saved.episodes | {"0/next_action": chosen})
     walk = Walk()
-    learners = learners_of([walk], [0])
-    assert learners.restore(forged) == ([], {})
-    learners.step()
+    learners = begun([walk], [0], forged)
+    learners.step(1)
     np.testing.assert_array_equal(walk.log[-1][1], chosen)
 
 
 def test_a_snapshot_of_restored_learners_is_what_they_were_restored_from(saved):
-    learners = learners_of([Walk()], [0])
-    learners.restore(saved)
-    state, episodes, run = learners.snapshot()
+    learners = begun([Walk()], [0], saved)
+    state, episodes = learners.snapshot()
     for mine, theirs in ((state, saved.state), (episodes, saved.episodes)):
         assert set(mine) == set(theirs)
         for name, array in theirs.items():
             np.testing.assert_array_equal(mine[name], array)
-    assert {name: saved.run[name] for name in ("env_step", "updates", "seeds", "episodes")} == {
-        name: run[name] for name in ("env_step", "updates", "seeds", "episodes")
-    }
+    assert (learners.env_step, learners.update) == (saved.env_step, saved.run.updates)
+    assert (learners.seeds, learners.episodes()) == (saved.run.seeds, saved.run.episodes)
 
 
-def test_programs_are_compiled_within_what_the_loop_knows_of(monkeypatch):
-    inside = []
-
-    @contextlib.contextmanager
-    def compiling():
-        inside.append("begin")
-        yield
-        inside.append("end")
-
-    programs = dime.training.host_learners.Programs
+def test_programs_are_compiled_when_the_loop_says_so_and_for_survivors(monkeypatch):
+    compiled = []
+    programs = dime.training.host.learners.Programs
 
     def watched(*arguments):
-        inside.append("compile")
+        compiled.append(arguments[-1])
         return programs(*arguments)
 
-    monkeypatch.setattr(dime.training.host_learners, "Programs", watched)
-    learners = learners_of([Walk(), Walk()], [0, 7])
-    learners._compiling = compiling
+    monkeypatch.setattr(dime.training.host.learners, "Programs", watched)
+    factory = walks(at(0, 3, lambda: {"reward": np.nan}))
+    learners = learners_of([factory(), factory()], [0, 7])
+    assert compiled == []
+    learners.compile()
+    assert compiled == [2]
     learners.begin()
-    learners.remove({0})
-    # For the survivors of a failure outside: there is something to save then.
-    assert inside == ["begin", "compile", "end", "compile"]
+    for _ in range(3):
+        learners.step(1)
+    assert compiled == [2, 1]

@@ -12,11 +12,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from dime.errors import DimeError
-from dime.training.listeners import TensorBoard, WeightsAndBiases
-from dime.training.progress import PlainProgress, make_progress
-from dime.training.run import Audience
+from dime.training.listeners import Progress, TensorBoard, WeightsAndBiases
 from tests.training.runs import read_lines, resume, start
-from tests.training.toy import NAME
 
 METRICS = {
     "env_step": 500, "updates": 980, "seed": 7, "episode_return": None, "critic_loss": 2.5,
@@ -44,10 +41,10 @@ def events(folder):
 
 
 def test_tensorboard_holds_the_numbers_by_seed(tmp_path):
-    board = TensorBoard(tmp_path, (3, 7), None)
-    board.metrics(METRICS)
-    board.evaluation(EVALUATION)
-    board.metrics(METRICS | {"seed": 3, "critic_loss": 9.0})
+    board = TensorBoard(tmp_path, (3, 7))
+    board.record(METRICS)
+    board.record(EVALUATION)
+    board.record(METRICS | {"seed": 3, "critic_loss": 9.0})
     board.close()
     scalars = events(tmp_path / "seed-7")
     assert scalars["train/critic_loss"] == {500: 2.5}
@@ -87,13 +84,8 @@ def test_tensorboard_is_an_option(straight):
 
 
 def test_wandb_without_its_package_is_refused(tmp_path, monkeypatch):
-    find_spec = importlib.util.find_spec
-
-    def without(name, *more):
-        return None if name == "wandb" else find_spec(name, *more)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
-    with pytest.raises(DimeError, match=r"wandb is not installed: pip install 'dime-rl\[wandb\]'"):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(DimeError, match=r"ModuleNotFoundError.*pip install 'dime-rl\[wandb\]'"):
         start(tmp_path / "run", wandb_project="walks")
     assert not (tmp_path / "run").exists()
 
@@ -158,20 +150,23 @@ class UsageError(Exception):
     """As Weights & Biases has its own."""
 
 
-@pytest.mark.parametrize("function", ["login", "init"])
-@pytest.mark.parametrize("place", ["new", "empty", "by default"])
-def test_a_logger_that_cannot_start_leaves_no_folder(function, place, tmp_path, wandb, monkeypatch):
-    def refuse(**arguments):
-        raise UsageError("No API key configured.")
+def refuse(**arguments):
+    raise UsageError("No API key configured.")
 
-    monkeypatch.setattr(wandb, function, refuse)
-    monkeypatch.chdir(tmp_path)
-    if place == "empty":
-        (tmp_path / "run").mkdir()  # by somebody who may be in it
+
+def test_a_login_that_fails_leaves_no_folder(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(wandb, "login", refuse)
     with pytest.raises(DimeError, match=r"UsageError: No API key .*wandb login.*WANDB_MODE"):
-        start(None if place == "by default" else tmp_path / "run", wandb_project="walks")
-    left = {path.name for path in tmp_path.rglob("*")} - {"runs", "make_walk", NAME}
-    assert left == ({"run"} if place == "empty" else set())
+        start(tmp_path / "run", wandb_project="walks")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_logger_could_not_start_is_resumed(tmp_path, wandb, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", refuse)
+        with pytest.raises(DimeError, match=r"UsageError: No API key .*wandb login.*WANDB_MODE"):
+            start(tmp_path / "run", wandb_project="walks")
+    assert resume(tmp_path / "run").state == "finished"
 
 
 def test_a_logger_that_cannot_start_leaves_a_stopped_run_as_it_is(tmp_path, wandb, monkeypatch):
@@ -193,27 +188,15 @@ def test_a_logger_that_cannot_start_leaves_no_file_open(tmp_path, wandb, monkeyp
 
 def test_a_broken_package_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # `import wandb` raises ImportError
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: wandb.__spec__)
     with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
         WeightsAndBiases.require_ready()
     with pytest.raises(DimeError, match=r"cannot be used \(ModuleNotFoundError"):
         WeightsAndBiases("walks", tmp_path, {})
 
 
-def test_a_callback_that_cannot_be_called_is_refused():
-    given = types.SimpleNamespace(callback=5)  # Audience(5) is refused by these tests' type checks
-    with pytest.raises(DimeError, match="callback is 5; it must be a function"):
-        Audience.__post_init__(given)
-
-
-def test_wandb_is_not_asked_for_by_default(tmp_path, wandb):
-    start(tmp_path / "run", callback=lambda record: True)
-    assert wandb.runs == []
-
-
 def test_wandbs_names_tell_the_seed(tmp_path, wandb):
     listener = WeightsAndBiases("walks", tmp_path, {})
-    listener.metrics(METRICS)
+    listener.record(METRICS)
     assert wandb.runs[0].logged[0]["seed-7/train/critic_loss"] == 2.5
     assert wandb.runs[0].logged[0]["env_step"] == 500
     listener.close()
@@ -221,24 +204,24 @@ def test_wandbs_names_tell_the_seed(tmp_path, wandb):
 
 def test_plain_progress_prints_lines_now_and_then(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("dime.training.progress.time.monotonic", lambda: clock[0])
-    progress = PlainProgress(500, 2000, num_seeds=2)
+    monkeypatch.setattr("dime.training.listeners.time.monotonic", lambda: clock[0])
+    progress = Progress(2000)
     for env_step in range(501, 1001):
         clock[0] += 0.125
         progress.step(env_step)
         if env_step == 550:
-            progress.metrics({"seed": 0, "episode_return": 12.5})
+            progress.record({"seed": 0, "episode_return": 12.5})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6  # a minute
-    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  2:47 left"
-    progress.evaluation(EVALUATION)
+    assert lines[1] == "env step     661 of 2,000  return 12.5  8.0 env steps/s  0:02:47 left"
+    progress.record(EVALUATION)
     assert "env step     500 seed 7: return 2.5 (deterministic" in capsys.readouterr().out
-    progress.evaluation(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})
+    progress.record(EVALUATION | {"returns": [-1.5e-6, -2.5e-6]})
     assert "return -2e-06 (deterministic" in capsys.readouterr().out
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys):
-    progress = make_progress(0, 10, num_seeds=1)
+    progress = Progress(10)
     progress.message("warning: so it is")
     progress.step(1)
     progress.close()

@@ -2,31 +2,35 @@
 
 import ast
 import itertools
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dime.training.programs
+import dime.training.host.programs
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig, replace_nested
-from dime.training.programs import (
+from dime.training.host.learners import HostLearners
+from dime.training.host.programs import (
     Programs,
-    Turn,
+    StepInputs,
     advance,
     counters,
     evaluation_actions,
-    evaluation_turn,
+    evaluation_inputs,
     initialise,
-    initialise_replay,
+    learn,
     matmul_precision,
     over_seeds,
     random_actions,
     seed_keys,
 )
-from dime.types import Counters, EnvSpec, Transition
+from dime.training.replay import empty_replay
+from dime.types import Counters, Delayed, EnvSpec, Transition
 from tests.training.toy import ToyConfig, toy
 
 SPEC = EnvSpec(obs_dim=2, action_dim=1)
@@ -43,7 +47,7 @@ class Run:
         self.programs, self.keys = programs, seed_keys(tuple(seeds))
         self.seeds = seeds
         self.state = initialise(AGENT, self.keys)
-        self.replay = initialise_replay(CONFIG.storage(), SPEC, len(seeds))
+        self.replay = empty_replay(CONFIG, SPEC, len(seeds))
         self.env_step = self.update = 0
 
     def transition(self):
@@ -64,11 +68,11 @@ class Run:
         self.env_step += 1
         transition = self.transition()
         at = counters(self.env_step, self.update)
-        turn = Turn(transition, transition.next_obs, self.keys, at)
-        advanced = self.programs.advance(self.state, self.replay, turn)
-        self.state, self.replay = advanced.learned.state, advanced.replay
+        inputs = StepInputs(transition, transition.next_obs, self.keys, at)
+        self.replay, learned, action = self.programs.advance(self.state, self.replay, inputs)
+        self.state = learned.state
         self.update += CONFIG.updates_per_env_step
-        return jax.device_get((advanced.action, advanced.learned.metrics, advanced.learned.finite))
+        return jax.device_get((action, learned.metrics, learned.finite))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def programs():
 
 def test_random_actions_are_uniform_and_differ_by_env_step_and_seed():
     keys = seed_keys((0, 1))
-    drawn = np.stack([random_actions(keys, counters(step, 0), 3) for step in range(500)])
+    drawn = np.stack([random_actions(keys, counters(step, 0), (3,)) for step in range(500)])
     assert drawn.shape == (500, 2, 3)
     assert len(np.unique(drawn)) > 2900  # 3000 numbers of 2^23
     assert abs(drawn.mean()) < 0.05 and abs((drawn**2).mean() - 1 / 3) < 0.02
@@ -100,6 +104,22 @@ def test_batches_updates_and_actions_change_with_the_env_step(programs):
     assert [metrics["update_seen"].item() for metrics in told] == list(range(2, 62, 3))
 
 
+def test_delayed_metrics_are_those_of_the_last_update_that_was_due():
+    delayed = Delayed(("update_seen",), lambda number: number % 5 == 0)
+    agent = AGENT._replace(delayed=delayed)
+    keys = seed_keys((0,))
+    state, replay = initialise(agent, keys), empty_replay(CONFIG, SPEC, 1)
+    one_step = jax.jit(partial(learn, agent, CONFIG))
+    learners = SimpleNamespace(_agent=agent, config=CONFIG, metrics=None, update=0)
+    seen = []
+    for env_step in range(1, 5):
+        learned = one_step(state, replay, keys, counters(env_step, learners.update))
+        HostLearners._keep(learners, learned)
+        seen.append(learners.metrics["update_seen"].item())
+    assert seen == [0, 5, 5, 10]  # updates 0 to 2, 3 to 5, 6 to 8, 9 to 11
+    assert learners.metrics["env_step_seen"].item() == 4
+
+
 def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
     seen = []
 
@@ -114,8 +134,8 @@ def test_the_updates_of_a_step_have_batches_and_keys_of_their_own(programs):
         transition = run.transition()
         for number in range(2):
             at = Counters(jnp.int32(101 + number), jnp.int32(3 * number))
-            turn = Turn(transition, transition.next_obs, run.keys, at)
-            run.replay, (run.state, *_), _ = advance(agent, CONFIG, run.state, run.replay, turn)
+            inputs = StepInputs(transition, transition.next_obs, run.keys, at)
+            run.replay, (run.state, *_), _ = advance(agent, CONFIG, run.state, run.replay, inputs)
     for part in range(3):
         assert len({one[part] for one in seen}) == 6
     assert [one[2] for one in seen] == list(range(6))
@@ -165,10 +185,10 @@ def test_the_flag_is_of_the_seed_that_has_a_nan(programs):
 
 def evaluated(mode, env_step, step, first_episode=0, count=2):
     keys = seed_keys((0,))
-    turn = evaluation_turn(
+    inputs = evaluation_inputs(
         np.zeros((1, count, 2), np.float32), first_episode, step, keys, counters(env_step, 7)
     )
-    return np.asarray(evaluation_actions(AGENT, mode, initialise(AGENT, keys), turn))
+    return np.asarray(evaluation_actions(AGENT, mode, initialise(AGENT, keys), inputs))
 
 
 def test_evaluation_keys_depend_on_mode_env_step_step_and_episode():
@@ -208,15 +228,15 @@ def test_initial_states_differ_by_seed_and_do_not_depend_on_the_company():
 
 def test_what_programs_depend_on():
     """Other tests share programs between runs whose configs differ in nothing of this."""
-    tree = ast.parse(Path(dime.training.programs.__file__).read_text())
+    tree = ast.parse(Path(dime.training.host.programs.__file__).read_text())
     read = {
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
     }
     assert read == {
-        "storage", "num_evaluation_episodes", "batch_size", "evaluation_modes",
-        "updates_per_turn", "overlap", "matmul_precision",
+        "num_evaluation_episodes", "batch_size", "evaluation_modes",
+        "updates_per_round", "overlap", "matmul_precision",
     }  # fmt: skip
 
 

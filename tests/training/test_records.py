@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dime.benchmark import benchmark, benchmark_all
+from dime.benchmark.benchmark import benchmark, benchmark_all
 from dime.errors import DimeError
 from dime.training.records import (
     RecordFile,

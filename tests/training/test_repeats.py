@@ -1,24 +1,21 @@
 """R2: an environment that does not repeat its episodes is found, and the run says so."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dime.algorithms.registry import ALGORITHMS
-from dime.deploy.evaluate import disagreement, evaluate
+from dime.deploy.evaluate import evaluate
 from dime.envs import make
 from dime.envs.environment import Environment
 from dime.training.config import RunConfig, TrainingConfig
-from dime.training.repeats import (
+from dime.training.host.episodes import (
     KEEPS_STATE,
     NOT_TRIED,
-    SHARES_RANDOMNESS,
-    repeat_warning,
     why_not_repeatable,
 )
-from dime.training.run import Audience, Changes, resume_run, start_run
+from dime.training.run import resume_run, start_run
 from tests.training.runs import SCHEDULE, position_of, status_of
 from tests.training.toy import NAME, TOY, ToyConfig
 from tests.training.walk import Walk
@@ -66,7 +63,7 @@ class Rewarding(Walk):
         (Worn, KEEPS_STATE),
         (Rewarding, KEEPS_STATE),
         (Unseeded, KEEPS_STATE),
-        (GlobalDraws, SHARES_RANDOMNESS),
+        (GlobalDraws, KEEPS_STATE),
     ],
 )
 def test_why_an_episode_is_not_repeated(kind, reason):
@@ -81,27 +78,23 @@ def test_a_process_of_its_own_shares_nothing():
     env.close()
 
 
-def test_shared_randomness_names_the_option_that_helps():
-    said = repeat_warning("Here-v0", SHARES_RANDOMNESS)
-    for part in ("Here-v0", SHARES_RANDOMNESS, "approximate", "--env-process"):
-        assert part in said
-    assert "--env-process" not in repeat_warning("Here-v0", KEEPS_STATE)
-
-
 def test_a_run_says_once_that_its_resume_is_approximate(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(ALGORITHMS, "toy", TOY)
     training = TrainingConfig(**(SCHEDULE | {"batch_size": 8, "num_evaluation_episodes": 2}))
     config = RunConfig(
         env="Worn", env_is_object=True, algorithm="toy", training=training, settings=ToyConfig()
     )
-    stop = Audience(lambda record: record["env_step"] == 20)
+
+    def stop(record):
+        return record["env_step"] == 20
+
     assert start_run(config, Worn, tmp_path / "run", stop).state == "interrupted"
     stopped = status_of(tmp_path / "run")["resume"]
-    assert resume_run(tmp_path / "run", Worn, Changes(), Audience()).state == "finished"
+    assert resume_run(tmp_path / "run", Worn, {}).state == "finished"
     assert stopped == status_of(tmp_path / "run")["resume"] == f"approximate: {KEEPS_STATE}"
     assert capsys.readouterr().out.count(KEEPS_STATE) == 1
     # Its evaluations were made in new environments, as this one is.
-    assert disagreement(tmp_path / "run", evaluate(tmp_path / "run", env=Worn)) is None
+    evaluate(tmp_path / "run", env=Worn)
 
 
 def toy_run(folder, make, stop_at, **options):
@@ -113,7 +106,7 @@ def toy_run(folder, make, stop_at, **options):
         training=replace(training, **options),
         settings=ToyConfig(),
     )
-    start_run(config, make, folder, Audience(lambda record: record["env_step"] == stop_at))
+    start_run(config, make, folder, lambda record: record["env_step"] == stop_at)
     return status_of(folder)["resume"]
 
 
@@ -146,24 +139,10 @@ def test_a_run_without_evaluations_has_tried_nothing(tmp_path):
 def test_a_clean_trial_later_does_not_make_a_run_exact(tmp_path):
     before = toy_run(tmp_path / "run", Worn, 20)
     assert before == f"approximate: {KEEPS_STATE}"
-    resume_run(tmp_path / "run", Walk, Changes(), Audience(progress=False))
+    resume_run(tmp_path / "run", Walk, {}, progress=False)
     assert status_of(tmp_path / "run")["resume"] == before
 
 
 def test_a_run_that_repeats_itself_is_exact(straight):
     assert status_of(straight)["resume"] == "exact"
     assert position_of(straight)["unrepeatable"] is None
-
-
-def test_an_evaluation_that_does_not_agree_with_the_run_says_why(tmp_path):
-    place = {"env_step": 48, "mode": "stochastic", "seed": 0, "episode_seeds": [1, 2]}
-    own = {**place, "returns": [3.0, 4.0]}
-    (tmp_path / "evaluations.jsonl").write_text(json.dumps(own) + "\n")
-    assert disagreement(tmp_path, [own]) is None
-    assert disagreement(tmp_path, [{**own, "episode_seeds": [1], "returns": [5.0]}]) is None
-    other = {**own, "returns": [3.0, 5.0]}
-    assert "another machine, other versions" in disagreement(tmp_path, [other])
-    (tmp_path / "status.json").write_text('{"resume": "not tried"}')
-    assert "another machine, other versions" in disagreement(tmp_path, [other])
-    (tmp_path / "status.json").write_text(json.dumps({"resume": f"approximate: {KEEPS_STATE}"}))
-    assert KEEPS_STATE in disagreement(tmp_path, [other])

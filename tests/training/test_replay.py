@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.replay import Storage, empty_replay, sample_batch, store
+from dime.training.config import TrainingConfig
+from dime.training.replay import empty_replay, sample_batch, store
 from dime.types import EnvSpec, Transition
 
 SPEC = EnvSpec(obs_dim=2, action_dim=3)
@@ -23,30 +24,30 @@ def transition(number):
 
 
 def filled(capacity, count):
-    replay = empty_replay(Storage(capacity), SPEC)
+    replay = empty_replay(TrainingConfig(replay_capacity=capacity), SPEC)
     for number in range(count):
         replay = store(replay, transition(number), jnp.int32(number))
     return replay
 
 
 def test_an_empty_ring():
-    replay = empty_replay(Storage(5), SPEC)
+    replay = empty_replay(TrainingConfig(replay_capacity=5), SPEC)
     assert replay.capacity == 5
-    shapes = {name: getattr(replay.rows, name).shape for name in ("obs", "action", "reward")}
+    shapes = {name: getattr(replay, name).shape for name in ("obs", "action", "reward")}
     assert shapes == {"obs": (5, 2), "action": (5, 3), "reward": (5,)}
-    assert replay.rows.terminated.dtype == bool
+    assert replay.terminated.dtype == bool
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 6, 13])
 def test_transition_t_stands_in_row_t_modulo_the_capacity(count):
     replay = filled(5, count)
     for number in range(max(0, count - 5), count):
-        row = jax.tree.map(lambda ring, row=number % 5: ring[row], replay.rows)
+        row = jax.tree.map(lambda ring, row=number % 5: ring[row], replay)
         for name in ("obs", "action", "reward", "next_obs", "terminated"):
             expected = getattr(transition(number), name)
             np.testing.assert_array_equal(getattr(row, name), expected)
     for row in range(count, 5):
-        assert not replay.rows.reward[row]
+        assert not replay.reward[row]
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 13])
@@ -78,15 +79,17 @@ def test_another_key_draws_another_batch():
     assert (one != other).any()
 
 
-@pytest.mark.parametrize("once", [False, True])
-def test_observations_kept_in_half_precision(once):
+def test_observations_kept_in_half_precision():
     obs = np.array([1.0 + 2**-13, 1e6], np.float32)  # between two halves; beyond the largest
-    storage = Storage(4, "float16", 4 if once else None)
     row = Transition(
         jnp.asarray(obs), jnp.zeros(3), jnp.float32(1e6), jnp.asarray(-obs), jnp.array(False)
     )
-    replay = store(empty_replay(storage, SPEC), row, jnp.int32(0))
-    assert replay.rows.obs.dtype == replay.rows.next_obs.dtype == jnp.float16
+    replay = store(
+        empty_replay(TrainingConfig(replay_capacity=4, replay_dtype="float16"), SPEC),
+        row,
+        jnp.int32(0),
+    )
+    assert replay.obs.dtype == replay.next_obs.dtype == jnp.float16
     batch = sample_batch(replay, jnp.int32(1), 2, jax.random.key(0)).transition
     expected = np.array([[1.0, 65_504.0]] * 2, np.float32)
     np.testing.assert_array_equal(batch.obs, expected)
@@ -94,10 +97,11 @@ def test_observations_kept_in_half_precision(once):
     assert batch.obs.dtype == jnp.float32 and batch.reward.tolist() == [1e6] * 2
 
 
-def test_bytes_are_kept_as_they_are():
-    obs = jnp.array([0.0, 255.0])
-    row = Transition(obs, jnp.zeros(3), jnp.float32(0), 255.0 - obs, jnp.array(False))
-    replay = store(empty_replay(Storage(4, "uint8"), SPEC), row, jnp.int32(0))
-    batch = sample_batch(replay, jnp.int32(1), 1, jax.random.key(0)).transition
-    np.testing.assert_array_equal(batch.obs[0], obs)
-    np.testing.assert_array_equal(batch.next_obs[0], 255.0 - obs)
+@pytest.mark.parametrize(
+    ("dtype", "row_bytes"), [("float32", 4 * (2 * 223 + 39) + 1), ("float16", 2 * 446 + 4 * 39 + 1)]
+)
+def test_a_ring_takes_the_bytes_of_its_transitions(dtype, row_bytes):
+    config = TrainingConfig(replay_dtype=dtype)
+    shapes = jax.eval_shape(lambda: empty_replay(config, EnvSpec(223, 38)))
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    assert total == row_bytes * config.effective_capacity

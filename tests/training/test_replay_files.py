@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.programs import initialise_replay, store_all
-from dime.training.replay import Storage, transitions
-from dime.training.replay_files import ReplaySaver, load_replay
+from dime.training.checkpoint.reader import load_replay
+from dime.training.checkpoint.writer import CheckpointFolder, ReplaySaver
+from dime.training.config import TrainingConfig
+from dime.training.host.programs import store_all
+from dime.training.replay import empty_replay, transitions
 from dime.types import Counters, EnvSpec, Transition
 from tests.training.checkpoints import ACTION_DIM, OBS_DIM, episodes_at, run_at, state_at
 
@@ -23,7 +24,7 @@ class Ring:
     def __init__(self, folder, capacity=CAPACITY):
         folder.mkdir(exist_ok=True)
         self.checkpoints = CheckpointFolder(folder)
-        self.replay = initialise_replay(Storage(capacity), SPEC, len(SEEDS))
+        self.replay = empty_replay(TrainingConfig(replay_capacity=capacity), SPEC, len(SEEDS))
         self.saver = ReplaySaver(self.checkpoints)
         self.num_stored = 0
 
@@ -52,7 +53,9 @@ class Ring:
 
     def load(self, seeds=SEEDS, capacity=CAPACITY):
         checkpoint, _ = self.checkpoints.load_newest()
-        return load_replay(checkpoint.replay_files, list(seeds), Storage(capacity), SPEC)
+        return load_replay(
+            checkpoint.replay_files, list(seeds), TrainingConfig(replay_capacity=capacity), SPEC
+        )
 
     def files(self):
         return sorted(path.name for path in self.checkpoints.replay_folder.iterdir())
@@ -83,7 +86,7 @@ def test_a_saver_that_continues_writes_what_one_that_never_stopped_does(tmp_path
                 checkpoint, _ = ring.checkpoints.load_newest()
                 ring.saver = ReplaySaver(ring.checkpoints, checkpoint.segments)
                 ring.replay = ring.load()
-        assert [(s["start"], s["stop"]) for s in segments] == [(0, 6), (6, 9), (9, 13), (13, 15)]
+        assert [(s.start, s.stop) for s in segments] == [(0, 6), (6, 9), (9, 13), (13, 15)]
     assert straight.files() == stopped.files()
     for one, other in zip(
         straight.checkpoints.replay_folder.iterdir(),
@@ -102,7 +105,7 @@ def test_only_what_is_new_is_written(tmp_path):
     (large,) = ring.checkpoints.replay_folder.iterdir()
     before = large.stat()
     ring.num_stored = 4010
-    assert [(s["start"], s["stop"]) for s in ring.save()] == [(0, 4000), (4000, 4010)]
+    assert [(s.start, s.stop) for s in ring.save()] == [(0, 4000), (4000, 4010)]
     assert ring.files() == ["000000000-000004000.safetensors", "000004000-000004010.safetensors"]
     assert large.stat().st_mtime_ns == before.st_mtime_ns
     row_bytes = 2 * (2 * 4 * SPEC.obs_dim + 4 * SPEC.action_dim + 4 + 1)  # two seeds
@@ -118,7 +121,7 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
     for stop in range(4, 41, 4):
         ring.grow(4)
         segments = ring.save()
-        assert [s["file"] for s in segments] == [
+        assert [s.file for s in segments] == [
             f"{first:09d}-{first + 4:09d}.safetensors"
             for first in range(max(0, (stop - CAPACITY) // 4 * 4), stop, 4)
         ]
@@ -129,10 +132,12 @@ def test_segments_that_no_kept_checkpoint_needs_are_removed(tmp_path):
         ]
     older = ring.checkpoints.load(ring.checkpoints.steps()[1])
     assert older.env_step == 36
-    reward = load_replay(older.replay_files, SEEDS, Storage(CAPACITY), SPEC).rows.reward
+    reward = load_replay(
+        older.replay_files, SEEDS, TrainingConfig(replay_capacity=CAPACITY), SPEC
+    ).reward
     for number in range(30, 36):  # the ring itself has them still
         np.testing.assert_array_equal(
-            reward[:, number % CAPACITY], ring.replay.rows.reward[:, number % CAPACITY]
+            reward[:, number % CAPACITY], ring.replay.reward[:, number % CAPACITY]
         )
 
 
@@ -141,7 +146,7 @@ def test_a_pause_longer_than_the_ring_leaves_a_gap_and_no_old_rows(tmp_path):
     ring.grow(4)
     ring.save()
     ring.grow(30)
-    assert [(s["start"], s["stop"]) for s in ring.save()] == [(24, 34)]
+    assert [(s.start, s.stop) for s in ring.save()] == [(24, 34)]
     assert_equal(ring.load(), ring.replay)
 
 
@@ -165,22 +170,18 @@ def test_a_larger_ring_takes_what_a_smaller_one_held(tmp_path):
     ring.save()
     larger = ring.load(capacity=16)
     assert larger.capacity == 16
-    np.testing.assert_array_equal(larger.rows.obs[:, :8], ring.replay.rows.obs[:, :8])
-    assert not larger.rows.obs[:, 8:].any()
+    np.testing.assert_array_equal(larger.obs[:, :8], ring.replay.obs[:, :8])
+    assert not larger.obs[:, 8:].any()
 
 
-@pytest.mark.parametrize("room_for_ends", [None, CAPACITY])
-def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(
-    tmp_path, room_for_ends
-):
+def test_a_run_that_goes_on_in_half_precision_reads_what_is_beyond_its_range(tmp_path):
     ring = Ring(tmp_path / "checkpoints")
     ring.grow(7)
-    rows = ring.replay.rows
-    far = rows._replace(obs=rows.obs * 1e6, next_obs=rows.next_obs * 1e6, reward=rows.reward * 1e6)
-    ring.replay = ring.replay._replace(rows=far)
+    far = {name: 1e6 * getattr(ring.replay, name) for name in ("obs", "next_obs", "reward")}
+    ring.replay = ring.replay._replace(**far)
     ring.save()
     checkpoint, _ = ring.checkpoints.load_newest()
-    storage = Storage(CAPACITY, "float16", room_for_ends)
+    storage = TrainingConfig(replay_capacity=CAPACITY, replay_dtype="float16")
     loaded = load_replay(checkpoint.replay_files, SEEDS, storage, SPEC)
     found, put = (
         jax.vmap(lambda r: transitions(r, jnp.arange(7)))(r) for r in (loaded, ring.replay)

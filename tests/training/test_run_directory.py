@@ -8,13 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from dime.errors import DimeError
-from dime.training.processes import SILENT_S, this_process
+from dime.training.process import SILENT_S, this_process
 from dime.training.records import signed
-from dime.training.run_directory import RunDirectory, default_run_dirs
+from dime.training.run_directory import RunDirectory
 from tests.training.runs import read_lines, resume, start, status_of
 
 CONFIG = {"format_version": 1}
@@ -27,19 +28,19 @@ def test_the_default_place(tmp_path, monkeypatch):
         r"runs/dm_control/dog-run/dime/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", path.as_posix()
     )
     assert path.is_dir()
-    assert next(default_run_dirs("my_envs:Reach-v1", "dime")).parts[:4] == (
-        "runs", "my_envs", "Reach-v1", "dime",
-    )  # fmt: skip
+    path = RunDirectory.create_default("my_envs:Reach-v1", "dime", {}).path
+    assert path.parts[:4] == ("runs", "my_envs", "Reach-v1", "dime")
 
 
 def test_runs_of_one_second_have_places_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = ["then", *(f"then-{number}" for number in range(2, 20))]
-    monkeypatch.setattr(
-        "dime.training.run_directory.default_run_dirs", lambda env, algorithm: map(Path, places)
-    )
-    Path("then-2").mkdir()
-    Path("then-2", "note").write_text("mine")
+    clock = mock.Mock()
+    clock.datetime.now().strftime.return_value = "then"
+    monkeypatch.setattr("dime.training.run_directory.datetime", clock)
+    place = tmp_path / "runs" / "e" / "dime"
+    (place / "then-2").mkdir(parents=True)
+    (place / "then-2" / "note").write_text("mine")
     together = threading.Barrier(6)
 
     def create(number):
@@ -50,7 +51,7 @@ def test_runs_of_one_second_have_places_of_their_own(tmp_path, monkeypatch):
         made = list(pool.map(create, range(6)))
     assert sorted(d.path.name for d in made) == ["then", *(f"then-{n}" for n in range(3, 8))]
     assert [directory.config()["seeds"] for directory in made] == [[n] for n in range(6)]
-    assert {path.name for path in tmp_path.iterdir()} == set(places[:7])
+    assert {path.name for path in place.iterdir()} == set(places[:7])
 
 
 @pytest.mark.parametrize("stood", [False, True])

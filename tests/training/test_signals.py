@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dime.training.signals import SIGNALS, Interruption, exit_code
+from dime.training.process import SIGNALS, Interruption, exit_code
 
 
 def wait_for(condition):

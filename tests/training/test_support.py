@@ -2,7 +2,7 @@
 
 import pytest
 
-from dime.training.support import SupportWatch
+from dime.training.faults import SupportWatch
 from tests.training.runs import DIME, start
 
 pytestmark = pytest.mark.promise("R8")
@@ -30,23 +30,12 @@ def test_two_records_in_a_row_are_warned_of_once():
     assert "seed 1" in watch.warning(1, metrics(0.02))
 
 
-def test_the_warning_says_whether_the_entropy_or_the_returns_are_cut_off():
-    said = []
-    for of_returns in (0.0, 0.9):
-        watch = SupportWatch()
-        watch.warning(0, metrics(0.5, of_returns))
-        said.append(watch.warning(0, metrics(0.5, of_returns)))
-    assert "--temperature.initial" in said[0] and "wider support" not in said[0]
-    assert "The returns do not fit" in said[1] and "--temperature" not in said[1]
-
-
-def test_where_both_are_cut_off_a_wider_support_comes_first():
+def test_the_share_without_the_entropy_is_named():
     watch = SupportWatch()
     both = metrics(0.9, of_returns=0.4 / 0.9)
     watch.warning(0, both)
     said = watch.warning(0, both)
     assert "90.0%" in said and "40.0% without the entropy's term" in said
-    assert "The returns do not fit" in said and "--temperature" not in said
 
 
 def test_metrics_of_an_older_checkpoint_say_less():

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from dime.envs.environment import Environment
-from dime.training.repeats import why_not_repeatable
+from dime.training.host.episodes import why_not_repeatable
 
 ID = "tests.training.walk:Walk-v0"
 EPISODE_STEPS = 7

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dime.updates.gradient_step import gradient_step
-from dime.updates.temperature import TemperatureConfig, temperature_loss
+from dime.optimizers import gradient_step
+from dime.updates.max_entropy import TemperatureConfig, temperature_loss
 
 
 @pytest.mark.parametrize("log_temperature", [-2.0, 0.0, 1.0])

@@ -4,8 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from dime.errors import choose, require
+from dime.errors import Checked, Count, Fraction, choose, require
 from dime.types import Agent, EnvSpec
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(Checked):
+    """What the config of every algorithm has."""
+
+    discount: Fraction = 0.99
+    """Discount factor, in [0, 1)."""
+    num_action_candidates: Count = 16
+    """Actions sampled in the evaluation mode best_of_n (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,7 @@ class Algorithm:
     """An algorithm by name, with its source.
 
     `make(config, spec)` makes its agent. `modes` are its evaluation modes, its authors' own first.
-    The preset `paper` is the ground that the others stand on; one that is not there differs in
-    nothing from it.
+    The other presets build on the preset `paper`; one that is missing equals it.
     """
 
     name: str
@@ -41,6 +50,11 @@ class Algorithm:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     check: Callable[[Any, Any], None] = lambda settings, training: None
     """Raises `DimeError` where settings do not go with those of the loop."""
+    network_evaluations: Callable[[Any], tuple[int, int]] = lambda settings: (0, 0)
+    """How often an update evaluates the policy's networks for each row of its minibatch, in forward
+    passes: in every update, and in one in which everything is due. (0, 0) means not known."""
+    url: str = ""
+    """Of the paper."""
 
     def __post_init__(self):
         modes = self.modes

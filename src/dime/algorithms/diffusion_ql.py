@@ -2,94 +2,101 @@
 
 A denoising policy follows the critics' gradient through its whole chain. Online there is no
 behaviour to clone, so the loss is the value alone; the offline form's term is an option.
+Consistency-AC (Ding & Jin, ICLR 2024) is the same with a consistency model as its policy.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
+from dime.critics.critics import CriticState, HeadedTargetCriticConfig, follow
 from dime.critics.heads import SoftBackup, smallest
-from dime.critics.target_network import (
-    HeadedTargetCriticConfig,
-    TargetCritics,
-    critic_outputs,
-    follow,
-    init_critics,
+from dime.errors import (
+    Checked,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Share,
+    Whole,
+    at_least,
+    require,
 )
-from dime.errors import require, require_at_least, require_unit_interval
-from dime.networks.activations import mish
-from dime.networks.denoiser import Denoiser
-from dime.networks.initializers import uniform_fan_in
-from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures, sinusoidal_frequencies
+from dime.networks.layers import mish, uniform_fan_in
+from dime.optimizers import TrainState
 from dime.policies.consistency import ConsistencyPolicy
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
-from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import softmax_of
-from dime.updates.gradient_step import descend
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.types import Agent, EnvSpec
+from dime.updates.action_modes import chain_modes, softmax_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedPolicyConfig(DdpmPolicyConfig):
-    """The chain, its network, and the averaged copy that acts in the critics' target."""
+    """The denoising chain, its network, and the averaged copy that the critics' target uses."""
 
-    num_denoising_steps: int = 5
+    num_denoising_steps: Count = 5
     """Length of the chain, at least 1 (DIME, table 2)."""
-    learning_rate: float = 1e-5
-    """Of Adam (DIME, table 2)."""
+    learning_rate: Positive = 1e-5
+    """Adam's learning rate (DIME, table 2)."""
     max_gradient_norm: float | None = 1.0
-    """A longer gradient is scaled down to this norm; None: none is (released code)."""
-    average_decay: float = 0.995
-    """What is left of the averaged copy in each of its updates, in [0, 1)."""
-    average_every: int = 5
-    """Updates per update of the averaged copy."""
-    average_from: int = 1_000
-    """Updates before its first one; until then it stays as it began (released code)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_unit_interval(self, "average_decay")
-        require_at_least(self, 1, "average_every")
-        require_at_least(self, 0, "average_from")
+    """Clip the gradient to this global norm; None: no clipping (released code)."""
+    average_decay: Fraction = 0.995
+    """Decay rate of the averaged copy, per update of it, in [0, 1)."""
+    average_every: Count = 5
+    """Policy updates per update of the averaged copy."""
+    average_from: Whole = 1_000
+    """Updates before the averaged copy starts to move (released code)."""
 
     def denoiser(self, spec: EnvSpec, key) -> Denoiser:
         """The network at the start of training."""
-
-        def features(key):
-            return SinusoidalFeatures(sinusoidal_frequencies(8, 7), (32, 16), key, uniform_fan_in)
-
+        frequencies = sinusoidal_frequencies(8, 7)
+        features = partial(SinusoidalFeatures, frequencies, (32, 16), start=uniform_fan_in)
         return Denoiser(spec, self.hidden, features, key, uniform_fan_in)
 
     def make(self, spec: EnvSpec, key) -> DdpmPolicy | ConsistencyPolicy:
         """The policy at the start of training."""
         return DdpmPolicy(self.denoiser(spec, key), self.num_denoising_steps)
 
+    def average(self, averaged: Any, policy: Any, update: Int[Array, ""]) -> Any:
+        """The averaged copy after this update of the policy."""
+        return jax.lax.cond(
+            (update >= self.average_from) & (update % self.average_every == 0),
+            lambda: follow(averaged, policy, 1.0 - self.average_decay),
+            lambda: averaged,
+        )
+
 
 @dataclass(frozen=True)
-class ExplorationConfig:
-    """Uniform actions in training."""
+class ExplorationConfig(Checked):
+    """Uniform random actions in training."""
 
-    initial_share: float = 1.0
-    """How often an action is uniform at the start, in [0, 1]."""
-    final_share: float = 0.01
-    """How often at last, in [0, 1]."""
-    decay_env_steps: int = 100_000
-    """Env steps from the one to the other, along a line (released code: a tenth of the run)."""
+    initial_share: Share = 1.0
+    """Initial probability of a uniform action, in [0, 1]."""
+    final_share: Share = 0.01
+    """Final probability, in [0, 1]."""
+    decay_env_steps: Count = 100_000
+    """Env steps of the linear decay between them (released code: a tenth of the run)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "decay_env_steps")
-        for name in ("initial_share", "final_share"):
-            share = getattr(self, name)
-            require(0.0 <= share <= 1.0, f"{name} is {share}; it must be in [0, 1].")
+        super().__post_init__()
         require(
             self.final_share <= self.initial_share,
             f"final_share is {self.final_share}; it must be at most initial_share, "
             f"{self.initial_share}.",
         )
+
+    def mix(self, action, env_step, keys):
+        """The actions, or in their place uniform ones, each with this env step's probability."""
+        coin_key, uniform_key = keys
+        others = jax.random.uniform(uniform_key, action.shape, minval=-1.0, maxval=1.0)
+        is_uniform = jax.random.bernoulli(coin_key, self.share(env_step), action.shape[:-1])
+        return jnp.where(is_uniform[..., None], others, action)
 
     def share(self, env_step):
         """How often an action is uniform at this env step."""
@@ -98,7 +105,7 @@ class ExplorationConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionQlConfig:
+class DiffusionQlConfig(AlgorithmConfig):
     """Everything that Diffusion-QL's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: AveragedPolicyConfig = field(default_factory=AveragedPolicyConfig)
@@ -106,52 +113,45 @@ class DiffusionQlConfig:
         default_factory=lambda: HeadedTargetCriticConfig(num_hidden_layers=3, max_gradient_norm=1.0)
     )
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    behaviour_weight: float = 0.0
+    behaviour_weight: NonNegative = 0.0
     """Weight of the loss that clones the replay's actions, at least 0 (online: 0). Offline it is 1
     over the paper's eta, which weights the value instead; the two differ where the gradient is
     clipped to `max_gradient_norm`, because the clip sees another scale."""
-    num_action_candidates: int = 50
+    num_action_candidates: Count = 50
     """Actions from which one is drawn with probability proportional to exp(Q), in training and in
     the evaluation mode softmax_of_n; in best_of_n the most valued is taken."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
 
     def __post_init__(self):
-        require_at_least(self, 0.0, "behaviour_weight")
-        require_at_least(self, 1, "num_action_candidates")
+        super().__post_init__()
         num_critics = self.critic.num_critics
         require(
             num_critics == 2,
             f"num_critics is {num_critics}; it must be 2: the policy follows one and is scaled by "
             "the other.",
         )
-        require_unit_interval(self, "discount")
 
 
 class DiffusionQlState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy | ConsistencyPolicy
+    policy: TrainState
     averaged_policy: DdpmPolicy | ConsistencyPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
 
 
 def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = config.critic.make_head(combine=smallest, weight=1.0)
+    head = config.critic.make_head(combine=smallest, weight=1.0)  # ignored if categorical
+    critics = config.critic.make(spec, head, mish, uniform_fan_in)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
 
     def init(key) -> DiffusionQlState:
         policy_key, critic_key = jax.random.split(key)
-        policy: Any = config.policy.make(spec, policy_key)
-        sizes = config.critic.sizes(spec, head.output_dim)
+        policy = config.policy.make(spec, policy_key)
         return DiffusionQlState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             averaged_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, mish, critic_key, uniform_fan_in),
+            critics=critics.start(critic_key),
         )
 
     def update(state: DiffusionQlState, batch, key, counters):
@@ -159,14 +159,13 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
         transition = batch.transition
         next_action = state.averaged_policy.sample(transition.next_obs, critic_key)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        state, policy_metrics = update_policy(state._replace(critics=new), transition, policy_key)
+        averaged = config.policy.average(
+            state.averaged_policy, state.policy.module, counters.update
         )
-        state = state._replace(critics=critics)
-        state, policy_metrics = update_policy(state, transition, policy_key)
-        state = average(state, counters.update)
-        critics = state.critics.followed(config.critic.target_rate)
-        return state._replace(critics=critics), metrics | policy_metrics
+        state = state._replace(averaged_policy=averaged, critics=critics.follow(state.critics))
+        return state, metrics | policy_metrics
 
     def update_policy(state: DiffusionQlState, transition, key):
         sample_key, coin_key, behaviour_key = jax.random.split(key, 3)
@@ -174,88 +173,82 @@ def diffusion_ql(config: DiffusionQlConfig, spec: EnvSpec) -> Agent:
 
         def loss(policy: Any):
             action = policy.sample(transition.obs, sample_key)
-            outputs = critic_outputs(state.critics.online, transition.obs, action)
-            value = head.value(outputs)
-            scale = jax.lax.stop_gradient(jnp.abs(value[1 - ahead]).mean())
-            loss = -value[ahead].mean() / scale
-            if config.behaviour_weight == 0.0:
-                return loss, None
-            cloning = policy.behaviour_loss(
-                state.averaged_policy, transition.obs, transition.action, behaviour_key
-            )
-            return loss + config.behaviour_weight * cloning, None
+            q = head.value(state.critics.outputs(transition.obs, action))
+            loss = -q[ahead].mean() / jax.lax.stop_gradient(jnp.abs(q[1 - ahead]).mean())
+            if config.behaviour_weight > 0.0:
+                loss += config.behaviour_weight * policy.behaviour_loss(
+                    state.averaged_policy, transition.obs, transition.action, behaviour_key
+                )
+            return loss, None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        metrics: Metrics = {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
-        }
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
-
-    def average(state: DiffusionQlState, update) -> DiffusionQlState:
-        averaged = jax.lax.cond(
-            (update >= config.policy.average_from) & (update % config.policy.average_every == 0),
-            lambda: follow(state.averaged_policy, state.policy, 1.0 - config.policy.average_decay),
-            lambda: state.averaged_policy,
-        )
-        return state._replace(averaged_policy=averaged)
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        return state._replace(policy=policy), descent.metrics()
 
     def value(state: DiffusionQlState, obs, action):
-        return value_of(state.critics.slow, head)(obs, action)
+        return critics.slow_value(state.critics, obs, action)
 
     def softmax_of_n(state: DiffusionQlState, obs, key, counters):
         sample_key, choice_key = jax.random.split(key)
-        actions = state.policy.sample(obs, sample_key, config.num_action_candidates)
+        actions = state.policy.module.sample(obs, sample_key, config.num_action_candidates)
         return softmax_of(actions, value(state, obs, actions), choice_key)
 
     def explore(state: DiffusionQlState, obs, key, counters):
-        act_key, coin_key, uniform_key = jax.random.split(key, 3)
+        act_key, *uniform_keys = jax.random.split(key, 3)
         action = softmax_of_n(state, obs, act_key, counters)
-        others = jax.random.uniform(uniform_key, action.shape, minval=-1.0, maxval=1.0)
-        share = config.exploration.share(counters.env_step)
-        is_uniform = jax.random.bernoulli(coin_key, share, action.shape[:-1])
-        return jnp.where(is_uniform[..., None], others, action)
+        return config.exploration.mix(action, counters.env_step, uniform_keys)
 
-    modes = chain_modes(value, config.num_action_candidates)
-    act = {"explore": explore, "softmax_of_n": softmax_of_n, **modes}
-    return Agent(init=init, act=act, update=update)
+    modes = chain_modes(value, config.num_action_candidates) | {"softmax_of_n": softmax_of_n}
+    return Agent(init=init, act={"explore": explore, **modes}, update=update)
 
 
-LAPTOP = Preset(
-    {
-        "policy": {"hidden_dim": 128, "num_hidden_layers": 2, "learning_rate": 3e-4},
-        "critic": {"num_hidden_layers": 2},
-        "exploration": {"decay_env_steps": 2_000},
-        "num_action_candidates": 16,
-    },
-)
-PAPER = Preset(
-    training={
-        "updates_per_env_step": 1,
-        "num_random_steps": 10_000,
-        "replay_capacity": 100_000,
-    },
-)
-RELEASED = Preset(
-    {"exploration": {"decay_env_steps": 300_000}},
-    training={
-        "num_env_steps": 3_000_000,
-        "env_steps_per_update": 12,
-        "num_random_steps": 0,
-        "bootstrap_at_time_limits": False,
-    },
-)
+def _network_evaluations(settings: DiffusionQlConfig) -> tuple[int, int]:
+    per_update = 2 * settings.policy.num_denoising_steps
+    return per_update, per_update
+
 
 DIFFUSION_QL = Algorithm(
     name="diffusion-ql",
     paper="Wang et al., ICLR 2023",
+    url="https://arxiv.org/abs/2208.06193",
     year=2023,
     policy="denoising chain",
     critic="scalar x2, target networks",
     make=diffusion_ql,
     config=DiffusionQlConfig,
+    network_evaluations=_network_evaluations,
     modes=("softmax_of_n", "stochastic", "deterministic", "best_of_n"),
-    presets={"paper": PAPER, "released": RELEASED, "laptop": LAPTOP},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyPolicyConfig(AveragedPolicyConfig):
+    """The consistency model, its network, and the averaged copy."""
+
+    num_denoising_steps: Count = 5
+    """Network evaluations per action, at least 1 (released code)."""
+    num_noise_levels: Annotated[int, at_least(2)] = 40
+    """Noise levels of the loss that clones behaviour, at least 2 (our choice; the released offline
+    code lets it rise from 2 to 150 again and again)."""
+
+    def make(self, spec: EnvSpec, key) -> ConsistencyPolicy:
+        """The policy at the start of training."""
+        denoiser = self.denoiser(spec, key)
+        return ConsistencyPolicy(denoiser, self.num_denoising_steps, self.num_noise_levels)
+
+
+@dataclass(frozen=True)
+class ConsistencyAcConfig(DiffusionQlConfig):
+    """Everything that Consistency-AC depends on; the defaults are DIME's table 2."""
+
+    policy: ConsistencyPolicyConfig = field(default_factory=ConsistencyPolicyConfig)
+
+
+CONSISTENCY_AC = replace(
+    DIFFUSION_QL,
+    name="consistency-ac",
+    paper="Ding & Jin, ICLR 2024",
+    url="https://arxiv.org/abs/2309.16984",
+    year=2024,
+    policy="consistency model",
+    config=ConsistencyAcConfig,
 )

@@ -3,30 +3,28 @@
 Remembered actions climb the critics' gradient; a denoising policy learns to make such actions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
+from dime.critics.critics import Critics, CriticState, TargetCriticConfig, follow
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow, init_critics
-from dime.diffusion.schedules import cosine_betas
-from dime.errors import require_at_least, require_positive, require_rate, require_unit_interval
-from dime.networks.activations import mish
-from dime.networks.denoiser import Denoiser
-from dime.networks.initializers import normal_with
-from dime.networks.time_features import SinusoidalFeatures, sinusoidal_frequencies
+from dime.diffusion.ddpm import cosine_betas
+from dime.errors import Checked, Count, Positive, Rate
+from dime.networks.chain_networks import Denoiser, SinusoidalFeatures, sinusoidal_frequencies
+from dime.networks.layers import mish, normal_with
+from dime.optimizers import TrainState, gradient_step
 from dime.policies.ddpm import DdpmPolicy, DdpmPolicyConfig
-from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.action_memory import ActionMemory
-from dime.updates.gradient_step import descend, gradient_step
-from dime.updates.halves import halves
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.types import Agent, Batch, EnvSpec, Metrics
+from dime.updates.action_modes import chain_modes
 
 # The released code redraws entries beyond 2 standard deviations, but into a tensor that it drops.
 _START = normal_with(0.5)
@@ -34,42 +32,34 @@ _START = normal_with(0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class SlowDdpmPolicyConfig(DdpmPolicyConfig):
-    """The chain, its network, and the slow copy that acts in the critics' target."""
+    """The denoising chain, its network, and the slow copy that the critics' target uses."""
 
-    num_denoising_steps: int = 100
+    num_denoising_steps: Count = 100
     """Length of the chain, at least 1 (DIME, table 2)."""
-    adam_epsilon: float = 1e-5
+    adam_epsilon: Positive = 1e-5
     """Added to the root of Adam's second moment (released code)."""
     max_gradient_norm: float | None = 2.0
-    """A longer gradient is scaled down to this norm; None: none is (released code)."""
-    target_rate: float = 0.005
-    """How far the slow copy moves in each of its updates, in (0, 1]."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_rate(self, "target_rate")
+    """Clip the gradient to this global norm; None: no clipping (released code)."""
+    target_rate: Rate = 0.005
+    """Polyak rate of the slow copy, per update of it, in (0, 1]."""
 
 
 @dataclass(frozen=True)
-class ImprovementConfig:
-    """How remembered actions climb the critics."""
+class ImprovementConfig(Checked):
+    """How stored actions are improved along the critics' gradient."""
 
-    num_steps: int = 20
-    """Gradient steps of each batch (K; released code)."""
-    learning_rate: float = 0.03
-    """Of the Adam that makes them."""
-    max_gradient_norm_per_dim: float = 0.1
-    """The whole batch's gradient is scaled down to this times the action's dimensions (rho)."""
+    num_steps: Count = 20
+    """Gradient steps per minibatch (K; released code)."""
+    learning_rate: Positive = 0.03
+    """Adam's learning rate for these steps."""
+    max_gradient_norm_per_dim: Positive = 0.1
+    """Norm to which the minibatch's gradient is clipped, per action dimension (rho)."""
     write_back: bool = True
-    """Remember the improved actions, as the paper means it. The released code never does."""
-
-    def __post_init__(self):
-        require_at_least(self, 1, "num_steps")
-        require_positive(self, "learning_rate", "max_gradient_norm_per_dim")
+    """Store the improved actions, as the paper says; the released code never does."""
 
 
 @dataclass(frozen=True)
-class DipoConfig:
+class DipoConfig(AlgorithmConfig):
     """Everything that DIPO's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: SlowDdpmPolicyConfig = field(default_factory=SlowDdpmPolicyConfig)
@@ -79,111 +69,138 @@ class DipoConfig:
         )
     )
     improvement: ImprovementConfig = field(default_factory=ImprovementConfig)
-    target_policy_delay: int = 1
-    """Updates per update of the slow policy (HalfCheetah: 2)."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
+    target_policy_delay: Count = 1
+    """Policy updates per update of the slow copy (HalfCheetah: 2)."""
 
-    def __post_init__(self):
-        require_at_least(self, 1, "target_policy_delay", "num_action_candidates")
-        require_unit_interval(self, "discount")
+
+_NONE = -(2**31)  # the number of no transition, also of none in a row still to be filled
+
+
+class ActionMemory(eqx.Module):
+    """Actions by row of the replay, and which transition each was remembered for.
+
+    Transition number t (0, 1, 2, ...) is in row t % capacity until a newer one takes its
+    place; what was remembered for the older one counts no longer then.
+    """
+
+    actions: Float[Array, "rows act"]
+    numbers: Int[Array, " rows"]
+
+    @classmethod
+    def start(cls, capacity: int, action_dim: int) -> "ActionMemory":
+        """Nothing is remembered."""
+        return cls(jnp.zeros((capacity, action_dim)), jnp.full(capacity, _NONE, jnp.int32))
+
+    def recall(self, batch: Batch, env_step: Int[Array, ""]) -> Float[Array, "batch act"]:
+        """What is remembered for each row's transition, else the action taken."""
+        fresh = self.numbers[batch.index] == self._number(batch.index, env_step)
+        return jnp.where(fresh[:, None], self.actions[batch.index], batch.transition.action)
+
+    def remember(
+        self, batch: Batch, env_step: Int[Array, ""], action: Float[Array, "batch act"]
+    ) -> "ActionMemory":
+        """With these actions for the rows' transitions."""
+        return ActionMemory(
+            self.actions.at[batch.index].set(action),
+            self.numbers.at[batch.index].set(self._number(batch.index, env_step)),
+        )
+
+    def _number(self, row: Int[Array, " batch"], env_step: Int[Array, ""]):
+        """The newest transition in a row after `env_step` env steps."""
+        newest = env_step - 1
+        return newest - (newest - row) % self.actions.shape[0]
 
 
 class DipoState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
+    policy: TrainState
     slow_policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
     memory: ActionMemory
 
 
-def init_dipo_networks(config: Any, spec: EnvSpec, key) -> tuple[DdpmPolicy, TargetCritics]:
-    """Policy and critics of DIPO and of QVPO, which builds on it."""
-    policy_key, critic_key = jax.random.split(key)
+def dipo_policy(config: SlowDdpmPolicyConfig, spec: EnvSpec, key) -> DdpmPolicy:
+    """The policy of DIPO and of QVPO, which builds on it, at the start of training."""
+    frequencies = sinusoidal_frequencies(16, 15)
+    features = partial(SinusoidalFeatures, frequencies, (256, 32), start=_START)
+    denoiser = Denoiser(spec, config.hidden, features, key, _START)
+    return DdpmPolicy(denoiser, config.num_denoising_steps, cosine_betas)
 
-    def features(key):
-        return SinusoidalFeatures(sinusoidal_frequencies(16, 15), (256, 32), key, _START)
 
-    denoiser = Denoiser(spec, config.policy.hidden, features, policy_key, _START)
-    policy = DdpmPolicy(denoiser, config.policy.num_denoising_steps, cosine_betas)
-    sizes = config.critic.sizes(spec, 1)
-    return policy, init_critics(config.critic, sizes, mish, critic_key, _START)
+def dipo_critics(config: TargetCriticConfig, spec: EnvSpec) -> Critics:
+    """The critics of both."""
+    return config.make(spec, ScalarHead(combine=smallest, weight=1.0), mish, _START)
 
 
 def dipo(config: DipoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest, weight=1.0)
+    critics = dipo_critics(config.critic, spec)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
     num_remembered = spec.replay_capacity if config.improvement.write_back else 0
 
     def init(key) -> DipoState:
-        policy, critics = init_dipo_networks(config, spec, key)
-        parameters: Any = policy
+        policy_key, critic_key = jax.random.split(key)
+        policy = dipo_policy(config.policy, spec, policy_key)
         return DipoState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             slow_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(parameters),
-            critics=critics,
+            critics=critics.start(critic_key),
             memory=ActionMemory.start(num_remembered, spec.action_dim),
         )
 
     def update(state: DipoState, batch, key, counters) -> tuple[DipoState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
-        for_critics, for_policy = halves(batch)
+        for_critics, for_policy = batch.halves()
         transition = for_critics.transition
         next_action = state.slow_policy.sample(transition.next_obs, critic_key)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        state = state._replace(critics=new)
+        obs = for_policy.transition.obs
+        value_of = partial(critics.value, state.critics, obs)
+        memory, action = improve(
+            config.improvement, state.memory, value_of, for_policy, counters.env_step
         )
-        state = state._replace(critics=critics)
-        state, action = improve(state, for_policy, counters)
-        state, policy_metrics = imitate(state, for_policy.transition.obs, action, policy_key)
+        state, policy_metrics = imitate(state._replace(memory=memory), obs, action, policy_key)
         slow_policy = jax.lax.cond(
             counters.update % config.target_policy_delay == 0,
-            lambda: follow(state.slow_policy, state.policy, config.policy.target_rate),
+            lambda: follow(state.slow_policy, state.policy.module, config.policy.target_rate),
             lambda: state.slow_policy,
         )
-        critics = state.critics.followed(config.critic.target_rate)
-        return state._replace(slow_policy=slow_policy, critics=critics), metrics | policy_metrics
-
-    def improve(state: DipoState, batch, counters) -> tuple[DipoState, Array]:
-        """Remembered actions climb the critics, and are remembered again."""
-        write_back, action = config.improvement.write_back, batch.transition.action
-        if write_back:
-            action = state.memory.recall(batch, counters.env_step)
-        improved = improved_actions(
-            config.improvement, lambda action: value(state, batch.transition.obs, action), action
-        )
-        if write_back:
-            memory = state.memory.remember(batch, counters.env_step, improved)
-            state = state._replace(memory=memory)
-        return state, improved
+        state = state._replace(slow_policy=slow_policy, critics=critics.follow(state.critics))
+        return state, metrics | policy_metrics
 
     def imitate(state: DipoState, obs, action, key) -> tuple[DipoState, Metrics]:
         def loss(policy: DdpmPolicy):
             return policy.noise_errors(obs, action, key).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        metrics = {"policy_loss": descent.loss, "policy_gradient_norm": descent.gradient_norm}
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        return state._replace(policy=policy), descent.metrics()
 
     def value(state: DipoState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
     act = {
-        "explore": lambda state, obs, key, counters: state.policy.sample(obs, key),
-        "noise_free": lambda state, obs, key, counters: state.policy.noise_free(obs, key),
+        "explore": lambda state, obs, key, counters: state.policy.module.sample(obs, key),
+        "noise_free": lambda state, obs, key, counters: state.policy.module.noise_free(obs, key),
         **chain_modes(value, config.num_action_candidates),
     }
     return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def improve(
+    config: ImprovementConfig,
+    memory: ActionMemory,
+    value_of: Callable[[Array], Array],
+    batch: Batch,
+    env_step: Int[Array, ""],
+) -> tuple[ActionMemory, Float[Array, "batch act"]]:
+    """Remembered actions climb the critics, and are remembered again."""
+    if not config.write_back:
+        return memory, improved_actions(config, value_of, batch.transition.action)
+    action = improved_actions(config, value_of, memory.recall(batch, env_step))
+    return memory.remember(batch, env_step, action), action
 
 
 def improved_actions(
@@ -205,42 +222,20 @@ def improved_actions(
     return action
 
 
-def _improvement(max_norm: float, rho: float, num_steps: int = 20) -> dict[str, Any]:
-    """Settings of the authors' README for an environment."""
-    norm = {"max_gradient_norm": max_norm}
-    climb = {"max_gradient_norm_per_dim": rho, "num_steps": num_steps}
-    return {"policy": norm, "critic": norm, "improvement": climb}
+def _network_evaluations(settings: DipoConfig) -> tuple[int, int]:
+    per_update = settings.policy.num_denoising_steps + 1  # the next action's; the regression
+    return per_update, per_update
 
 
 DIPO = Algorithm(
     name="dipo",
     paper="Yang et al., 2023",
+    url="https://arxiv.org/abs/2305.13122",
     year=2023,
     policy="denoising chain",
     critic="scalar x2, target networks",
     make=dipo,
     config=DipoConfig,
+    network_evaluations=_network_evaluations,
     modes=("noise_free", "stochastic", "deterministic", "best_of_n"),
-    presets={
-        "paper": Preset(
-            training={"updates_per_env_step": 1, "num_random_steps": 10_000},
-            by_env={
-                "Ant-*": Preset(_improvement(0.8, 0.1)),
-                "Hopper-*": Preset(_improvement(1.0, 0.3)),
-                "Walker2d-*": Preset(_improvement(2.0, 0.08)),
-                "HalfCheetah-*": Preset(
-                    _improvement(2.0, 0.08, num_steps=40) | {"target_policy_delay": 2}
-                ),
-            },
-        ),
-        "released": Preset(
-            {"improvement": {"write_back": False}}, {"bootstrap_at_time_limits": False}
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 10, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"num_hidden_layers": 2},
-            },
-        ),
-    },
 )

@@ -5,51 +5,54 @@ its average, and a few uniform actions that keep it exploring.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dime.algorithms.algorithm import Algorithm, Preset
-from dime.algorithms.dipo import SlowDdpmPolicyConfig, init_dipo_networks
-from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, follow
-from dime.errors import require, require_at_least, require_unit_interval
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
+from dime.algorithms.dipo import SlowDdpmPolicyConfig, dipo_critics, dipo_policy
+from dime.critics.critics import CriticState, TargetCriticConfig, follow
+from dime.critics.heads import SoftBackup
+from dime.errors import Checked, Count, NonNegative, at_least, require
+from dime.optimizers import TrainState
 from dime.policies.ddpm import DdpmPolicy
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.candidates import best_of, repeat
-from dime.updates.gradient_step import descend
-from dime.updates.halves import halves
-from dime.updates.modes import chain_modes
-from dime.updates.target_critics import bellman_step, value_of
+from dime.updates.action_modes import best_of, chain_modes, repeat
+from dime.updates.max_entropy import Value
 
 
 @dataclass(frozen=True)
-class UniformActionsConfig:
-    """The uniform actions that stand beside the best one of each state."""
+class UniformActionsConfig(Checked):
+    """Uniform actions in the policy's loss, next to the best sampled action of each state."""
 
-    num: int = 10
-    """For each state, at least 1."""
-    initial_weight: float = 0.02
-    """Their weight at the start, relative to the best action's."""
-    final_weight: float = 0.002
-    """Their weight at the end."""
-    decay_env_steps: int = 1_000_000
-    """Env steps in which the weight would fall to 0 along a line (released code: the run's)."""
+    num: Count = 10
+    """Number per state, at least 1."""
+    initial_weight: NonNegative = 0.02
+    """Initial weight, relative to the best action's."""
+    final_weight: NonNegative = 0.002
+    """Final weight."""
+    decay_env_steps: Count = 1_000_000
+    """Env steps in which the weight would decay linearly to 0 (released code: the run's)."""
 
     def __post_init__(self):
-        require_at_least(self, 1, "num", "decay_env_steps")
-        require_at_least(self, 0.0, "initial_weight", "final_weight")
+        super().__post_init__()
         require(
             self.final_weight <= self.initial_weight,
             f"final_weight is {self.final_weight}; it must be at most initial_weight, "
             f"{self.initial_weight}.",
         )
 
+    def weight(self, env_step):
+        """Their weight at this env step."""
+        remaining = 1.0 - env_step / self.decay_env_steps
+        return jnp.maximum(self.final_weight, self.initial_weight * remaining)
+
 
 @dataclass(frozen=True)
-class QvpoConfig:
+class QvpoConfig(AlgorithmConfig):
     """Everything that QVPO's mathematics depends on; the defaults are DIME's table 2."""
 
     policy: SlowDdpmPolicyConfig = field(
@@ -61,111 +64,92 @@ class QvpoConfig:
         )
     )
     uniform_actions: UniformActionsConfig = field(default_factory=UniformActionsConfig)
-    num_training_candidates: int = 64
-    """Actions drawn for each state of a policy update."""
-    num_exploration_candidates: int = 4
-    """The most valued of so many actions is taken in training, and stands in the target."""
-    num_action_candidates: int = 32
-    """The most valued of so many actions is taken in the evaluation mode best_of_n."""
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-
-    def __post_init__(self):
-        candidates = ("num_exploration_candidates", "num_action_candidates")
-        require_at_least(self, 1, *candidates)
-        require_at_least(self, 2, "num_training_candidates")
-        require_unit_interval(self, "discount")
+    num_training_candidates: Annotated[int, at_least(2)] = 64
+    """Actions sampled per state in a policy update."""
+    num_exploration_candidates: Count = 4
+    """Actions sampled in training and in the target; the one with the largest value is used."""
+    num_action_candidates: Count = 32
+    """Actions sampled in the evaluation mode best_of_n; the one with the largest value is used."""
 
 
 class QvpoState(NamedTuple):
     """What training changes."""
 
-    policy: DdpmPolicy
+    policy: TrainState
     slow_policy: DdpmPolicy
-    policy_optimizer: Any
-    critics: TargetCritics
+    critics: CriticState
 
 
 def qvpo(config: QvpoConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest, weight=1.0)
+    critics = dipo_critics(config.critic, spec)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
     uniform = config.uniform_actions
 
     def init(key) -> QvpoState:
-        policy, critics = init_dipo_networks(config, spec, key)
-        parameters: Any = policy
+        policy_key, critic_key = jax.random.split(key)
+        policy = dipo_policy(config.policy, spec, policy_key)
         return QvpoState(
-            policy=policy,
+            policy=TrainState.start(policy, policy_optimizer),
             slow_policy=jax.tree.map(jnp.copy, policy),
-            policy_optimizer=policy_optimizer.init(parameters),
-            critics=critics,
+            critics=critics.start(critic_key),
         )
 
     def update(state: QvpoState, batch, key, counters) -> tuple[QvpoState, Metrics]:
         critic_key, policy_key = jax.random.split(key)
-        for_critics, for_policy = halves(batch)
+        for_critics, for_policy = batch.halves()
         state, metrics = update_critics(state, for_critics.transition, critic_key)
-        weight = uniform_weight(counters.env_step)
-        state, policy_metrics = update_policy(state, for_policy.transition.obs, weight, policy_key)
+        state, policy_metrics = update_policy(
+            state, for_policy.transition.obs, policy_key, counters.env_step
+        )
         rate = config.policy.target_rate
         return state._replace(
-            slow_policy=follow(state.slow_policy, state.policy, rate),
-            critics=state.critics.followed(config.critic.target_rate),
+            slow_policy=follow(state.slow_policy, state.policy.module, rate),
+            critics=critics.follow(state.critics),
         ), metrics | policy_metrics
 
     def update_critics(state: QvpoState, transition, key) -> tuple[QvpoState, Metrics]:
-        value = value_of(state.critics.slow, head)
-        next_action = best_action(
-            state.slow_policy, value, transition.next_obs, config.num_exploration_candidates, key
-        )
+        value, num = partial(critics.slow_value, state.critics), config.num_exploration_candidates
+        next_action = best_action(state.slow_policy, value, transition.next_obs, num, key)
         backup = SoftBackup.of(transition, config.discount)
-        critics, metrics = bellman_step(
-            state.critics, transition, next_action, backup, head, critic_optimizer
-        )
-        return state._replace(critics=critics), metrics
+        new, metrics = critics.step(state.critics, transition, next_action, backup)
+        return state._replace(critics=new), metrics
 
-    def update_policy(state: QvpoState, obs, uniform_weight, key) -> tuple[QvpoState, Metrics]:
+    def update_policy(state: QvpoState, obs, key, env_step) -> tuple[QvpoState, Metrics]:
         draw_key, uniform_key, noise_key = jax.random.split(key, 3)
-        drawn = state.policy.sample(obs, draw_key, config.num_training_candidates)
-        value = value_of(state.critics.online, head)(obs, drawn)
-        advantage = advantage_of_best(value)
-        best = best_of(drawn, value)[None]
-        shape = (uniform.num, *best.shape[1:])
-        others = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-        # One row per state and action, each with a step and a noise of its own.
-        action = jnp.concatenate([best, others])
-        relative = jnp.concatenate([jnp.ones(1), jnp.full(uniform.num, uniform_weight)])
+        drawn = state.policy.module.sample(obs, draw_key, config.num_training_candidates)
+        q = value(state, obs, drawn)
+        advantage = advantage_of_best(q)
+        action, relative = with_uniform_actions(uniform, best_of(drawn, q), uniform_key, env_step)
         weight = relative[:, None, None] * advantage[None, :, None]
 
         def loss(policy: DdpmPolicy):
             errors = policy.noise_errors(repeat(obs, 1 + uniform.num), action, noise_key)
             return (weight * errors).mean(), None
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        metrics = {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
-            "advantage": advantage.mean(),
-        }
-        return state._replace(policy=policy, policy_optimizer=optimizer), metrics
-
-    def uniform_weight(env_step):
-        remaining = 1.0 - env_step / uniform.decay_env_steps
-        return jnp.maximum(uniform.final_weight, uniform.initial_weight * remaining)
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        metrics = descent.metrics() | {"advantage": advantage.mean()}
+        return state._replace(policy=policy), metrics
 
     def value(state: QvpoState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
     def explore(state: QvpoState, obs, key, counters):
-        value = value_of(state.critics.online, head)
-        return best_action(state.policy, value, obs, config.num_exploration_candidates, key)
+        num = config.num_exploration_candidates
+        return best_action(state.policy.module, partial(value, state), obs, num, key)
 
     act = {"explore": explore, **chain_modes(value, config.num_action_candidates)}
     return Agent(init=init, act=act, update=update, batches_per_update=2)
+
+
+def with_uniform_actions(
+    config: UniformActionsConfig, best: Float[Array, "batch act"], key, env_step
+) -> tuple[Float[Array, "actions batch act"], Float[Array, " actions"]]:
+    """The best action of each state and, after it, uniform ones; their relative weights."""
+    shape = (config.num, *best.shape)
+    others = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    relative = jnp.concatenate([jnp.ones(1), jnp.full(config.num, config.weight(env_step))])
+    return jnp.concatenate([best[None], others]), relative
 
 
 def advantage_of_best(value: Float[Array, "draws batch"]) -> Float[Array, " batch"]:
@@ -176,35 +160,28 @@ def advantage_of_best(value: Float[Array, "draws batch"]) -> Float[Array, " batc
     return jnp.maximum(value.max(axis=0) - value.mean(axis=0), 0.0)
 
 
-def best_action(policy: DdpmPolicy, value: Any, obs, num: int, key):
+def best_action(policy: DdpmPolicy, value: Value, obs, num: int, key):
     """The most valued of `num` actions of the policy, for each observation."""
     actions = policy.sample(obs, key, num)
     return best_of(actions, value(obs, actions))
 
 
+def _network_evaluations(settings: QvpoConfig) -> tuple[int, int]:
+    chains = settings.num_exploration_candidates + settings.num_training_candidates
+    regressed = 1 + settings.uniform_actions.num  # the best action and the uniform ones
+    per_update = chains * settings.policy.num_denoising_steps + regressed
+    return per_update, per_update
+
+
 QVPO = Algorithm(
     name="qvpo",
     paper="Ding et al., NeurIPS 2024",
+    url="https://arxiv.org/abs/2405.16173",
     year=2024,
     policy="denoising chain, best of k",
     critic="scalar x2, target networks",
     make=qvpo,
     config=QvpoConfig,
+    network_evaluations=_network_evaluations,
     modes=("best_of_n", "stochastic", "deterministic"),
-    presets={
-        "paper": Preset(training={"updates_per_env_step": 1, "num_random_steps": 10_000}),
-        "released": Preset(
-            {"policy": {"learning_rate": 1e-4}},
-            {"bootstrap_at_time_limits": False},
-        ),
-        "laptop": Preset(
-            {
-                "policy": {"num_denoising_steps": 5, "hidden_dim": 128, "num_hidden_layers": 2},
-                "critic": {"num_hidden_layers": 2},
-                "uniform_actions": {"decay_env_steps": 20_000},
-                "num_training_candidates": 16,
-                "num_action_candidates": 16,
-            },
-        ),
-    },
 )

@@ -1,13 +1,15 @@
-"""The algorithms by name: the one place that an algorithm is listed in."""
+"""The algorithms by name: the one place that lists them. Their presets are in `presets.toml`."""
 
-from importlib import import_module
+import dataclasses
+import tomllib
+from importlib import import_module, resources
+from typing import Any
 
-from dime.algorithms.algorithm import Algorithm
-from dime.algorithms.bro import BRO, BRO_FAST
-from dime.algorithms.consistency_ac import CONSISTENCY_AC
+from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.bro.bro import BRO, BRO_FAST
 from dime.algorithms.crossq import CROSSQ
-from dime.algorithms.dacer import DACER
-from dime.algorithms.diffusion_ql import DIFFUSION_QL
+from dime.algorithms.dacer.dacer import DACER
+from dime.algorithms.diffusion_ql import CONSISTENCY_AC, DIFFUSION_QL
 from dime.algorithms.dime import DIME, DIME_GAUSSIAN, DIME_GB
 from dime.algorithms.dipo import DIPO
 from dime.algorithms.qsm import QSM
@@ -15,8 +17,23 @@ from dime.algorithms.qvpo import QVPO
 from dime.algorithms.sac import SAC
 from dime.errors import DimeError, choose, require
 
+_FILE = resources.files("dime.algorithms").joinpath("presets.toml")
+_PRESETS = tomllib.loads(_FILE.read_text("utf-8"))
+
+
+def _preset(table: dict[str, Any]) -> Preset:
+    by_env = {pattern: _preset(more) for pattern, more in table.get("by_env", {}).items()}
+    return Preset(table.get("settings", {}), table.get("training", {}), by_env)
+
+
+def with_presets(algorithm: Algorithm) -> Algorithm:
+    """The algorithm with its own presets and those of the file, which win."""
+    presets = {name: _preset(table) for name, table in _PRESETS.get(algorithm.name, {}).items()}
+    return dataclasses.replace(algorithm, presets={**algorithm.presets, **presets})
+
+
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm
+    algorithm.name: with_presets(algorithm)
     for algorithm in (
         *(DIME, DIME_GAUSSIAN, DIME_GB),
         *(SAC, CROSSQ, BRO, BRO_FAST),
@@ -46,7 +63,7 @@ def find_algorithm(name: str) -> Algorithm:
     except Exception as error:  # whatever a user's module raises
         hint = " Is its folder on PYTHONPATH?" if getattr(error, "name", "") == module_name else ""
         raise DimeError(
-            f"The algorithm '{name}' is to come from the module '{module_name}', which cannot be "
+            f"The algorithm '{name}' needs the module '{module_name}', which cannot be "
             f"imported ({type(error).__name__}: {error}).{hint}"
         ) from error
     offered = {key: value for key, value in vars(module).items() if isinstance(value, Algorithm)}

@@ -1,84 +1,58 @@
 """SAC: soft actor-critic (Haarnoja et al. 2018), as today's reference codes compute it.
 
-A tanh-Gaussian policy, the minimum of two critics with slow copies, a learnt temperature.
+A tanh-Gaussian policy, the minimum of two critics with target parameters, a learnt temperature.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 
-from dime.algorithms.algorithm import Algorithm, Preset
+from dime.algorithms.algorithm import Algorithm, AlgorithmConfig
+from dime.critics.critics import CriticState, TargetCriticConfig
 from dime.critics.heads import ScalarHead, SoftBackup, smallest
-from dime.critics.target_network import TargetCriticConfig, TargetCritics, init_critics
-from dime.errors import require_at_least, require_unit_interval
-from dime.networks.mlp import Mlp
-from dime.optimizers import AdamConfig
-from dime.policies.tanh_gaussian import TanhGaussian
+from dime.optimizers import TrainState
+from dime.policies.tanh_gaussian import GaussianPolicyConfig
 from dime.types import Agent, EnvSpec, Metrics
-from dime.updates.gradient_step import descend
-from dime.updates.max_entropy import max_entropy_policy_loss
-from dime.updates.modes import best_of_n
-from dime.updates.target_critics import bellman_step, value_of
-from dime.updates.temperature import EntropyTemperatureConfig, Temperature, log_temperature_loss
+from dime.updates.action_modes import policy_modes
+from dime.updates.max_entropy import (
+    EntropyTemperatureConfig,
+    Temperature,
+    log_temperature_loss,
+    reverse_kl,
+)
 
 
 @dataclass(frozen=True)
-class SacPolicyConfig(AdamConfig):
-    """The network that gives mean and standard deviation."""
-
-    hidden_dim: int = 256
-    """Width of the hidden layers."""
-    num_hidden_layers: int = 2
-    """Hidden layers."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "hidden_dim", "num_hidden_layers")
-
-
-@dataclass(frozen=True)
-class SacConfig:
+class SacConfig(AlgorithmConfig):
     """Everything that SAC's mathematics depends on."""
 
-    policy: SacPolicyConfig = field(default_factory=SacPolicyConfig)
+    policy: GaussianPolicyConfig = field(default_factory=GaussianPolicyConfig)
     critic: TargetCriticConfig = field(default_factory=TargetCriticConfig)
     temperature: EntropyTemperatureConfig = field(default_factory=EntropyTemperatureConfig)
-    discount: float = 0.99
-    """Weight of the next step's value, in [0, 1)."""
-    num_action_candidates: int = 16
-    """Candidates of the evaluation mode best_of_n (our choice)."""
-
-    def __post_init__(self):
-        require_at_least(self, 1, "num_action_candidates")
-        require_unit_interval(self, "discount")
 
 
 class SacState(NamedTuple):
     """What training changes."""
 
-    policy: Mlp
-    policy_optimizer: Any
-    critics: TargetCritics
+    policy: TrainState
+    critics: CriticState
     temperature: Temperature
 
 
 def sac(config: SacConfig, spec: EnvSpec) -> Agent:
     """The algorithm for an environment of the given sizes."""
-    head = ScalarHead(combine=smallest)
+    critics = config.critic.make(spec, ScalarHead(combine=smallest), jax.nn.relu)
     policy_optimizer = config.policy.make_optimizer()
-    critic_optimizer = config.critic.make_optimizer()
-    target_entropy = config.temperature.target_entropy_per_dim * spec.action_dim
+    target_log_prob = -config.temperature.target_entropy_per_dim * spec.action_dim
 
     def init(key) -> SacState:
         policy_key, critic_key = jax.random.split(key)
-        hidden = [config.policy.hidden_dim] * config.policy.num_hidden_layers
-        policy: Any = Mlp((spec.obs_dim, *hidden, 2 * spec.action_dim), jax.nn.relu, policy_key)
-        sizes = config.critic.sizes(spec, head.output_dim)
+        policy = config.policy.make(spec, policy_key, jax.nn.relu)
         return SacState(
-            policy=policy,
-            policy_optimizer=policy_optimizer.init(policy),
-            critics=init_critics(config.critic, sizes, jax.nn.relu, critic_key),
+            policy=TrainState.start(policy, policy_optimizer),
+            critics=critics.start(critic_key),
             temperature=Temperature.start(config.temperature),
         )
 
@@ -86,70 +60,47 @@ def sac(config: SacConfig, spec: EnvSpec) -> Agent:
         critic_key, policy_key = jax.random.split(key)
         state, critic_metrics = update_critics(state, batch.transition, critic_key)
         state, policy_metrics = update_policy(state, batch.transition.obs, policy_key)
-        critics = state.critics.followed(config.critic.target_rate)
-        return state._replace(critics=critics), critic_metrics | policy_metrics
+        state = state._replace(critics=critics.follow(state.critics))
+        return state, critic_metrics | policy_metrics
 
     def update_critics(state: SacState, transition, key) -> tuple[SacState, Metrics]:
-        following = _law(state.policy, transition.next_obs).sample(key)
-        entropy_cost = state.temperature.value * following.log_prob
+        next_sample = state.policy.module.sample(transition.next_obs, key)
+        entropy_cost = state.temperature.value * next_sample.log_prob
         backup = SoftBackup.of(transition, config.discount, entropy_cost)
-        critics, metrics = bellman_step(
-            state.critics, transition, following.action, backup, head, critic_optimizer
-        )
-        return state._replace(critics=critics), metrics
+        new, metrics = critics.step(state.critics, transition, next_sample.action, backup)
+        return state._replace(critics=new), metrics
 
     def update_policy(state: SacState, obs, key) -> tuple[SacState, Metrics]:
         temperature = state.temperature.value
 
-        def loss(policy: Mlp):
-            sample = _law(policy, obs).sample(key)
-            value = value_of(state.critics.online, head)(obs, sample.action)
-            return max_entropy_policy_loss(sample.log_prob, value, temperature), sample.log_prob
+        def loss(policy):
+            return reverse_kl(policy, obs, key, partial(value, state), temperature)
 
-        policy, optimizer, descent = descend(
-            policy_optimizer, loss, state.policy_optimizer, state.policy
-        )
-        log_prob = descent.told
+        policy, descent = state.policy.descend(policy_optimizer, loss)
+        log_prob = descent.aux.log_prob
         new_temperature = state.temperature.step(
-            config.temperature, lambda log: log_temperature_loss(log, log_prob, target_entropy)
+            config.temperature, lambda log: log_temperature_loss(log, log_prob, target_log_prob)
         )
-        metrics = {
-            "policy_loss": descent.loss,
-            "policy_gradient_norm": descent.gradient_norm,
+        return state._replace(policy=policy, temperature=new_temperature), descent.metrics() | {
             "entropy_per_dim": -log_prob.mean() / spec.action_dim,
             "temperature": temperature,
         }
-        state = state._replace(
-            policy=policy, policy_optimizer=optimizer, temperature=new_temperature
-        )
-        return state, metrics
-
-    def sample(state: SacState, obs, key):
-        return _law(state.policy, obs).sample(key).action
 
     def value(state: SacState, obs, action):
-        return value_of(state.critics.online, head)(obs, action)
+        return critics.value(state.critics, obs, action)
 
-    act = {
-        "explore": lambda state, obs, key, counters: sample(state, obs, key),
-        "stochastic": lambda state, obs, key, counters: sample(state, obs, key),
-        "deterministic": lambda state, obs, key, counters: _law(state.policy, obs).mode(),
-        "best_of_n": best_of_n(sample, value, config.num_action_candidates),
-    }
-    return Agent(init=init, act=act, update=update)
-
-
-def _law(policy: Mlp, obs) -> TanhGaussian:
-    return TanhGaussian.from_output(policy(obs))
+    modes = policy_modes(value, config.num_action_candidates)
+    return Agent(init=init, act={"explore": modes["stochastic"], **modes}, update=update)
 
 
 SAC = Algorithm(
     name="sac",
     paper="Haarnoja et al., ICML 2018",
+    url="https://arxiv.org/abs/1801.01290",
     year=2018,
     policy="tanh-Gaussian",
     critic="scalar x2, target networks",
     make=sac,
     config=SacConfig,
-    presets={"paper": Preset(training={"updates_per_env_step": 1})},
+    network_evaluations=lambda settings: (2, 2),
 )

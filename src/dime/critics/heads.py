@@ -1,20 +1,23 @@
 """What a critic's last layer means: its value, its Bellman target, its loss.
 
 Three heads: categorical (C51, Bellemare et al. 2017; DIME section 4.4), quantile (BRO) and scalar
-(all others, and DIME's ablation without distributional Q, appendix G). Outputs carry a leading
-axis of critics.
+(the others, and DIME's ablation without distributional Q, appendix G); DACER's Gaussian one is in
+`algorithms/dacer`. Outputs carry a leading axis of critics.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dime.errors import Checked, DimeError, NonNegative, at_least, require
 from dime.types import Metrics, Transition
 
+HeadName: TypeAlias = Literal["categorical", "scalar"]
 _LOG_OFFSET = 1e-15  # released code: ln(p + 1e-15)
 
 
@@ -41,42 +44,41 @@ class SoftBackup(NamedTuple):
         return cls(transition.reward, discount * (1.0 - transition.terminated), cost)
 
 
-@runtime_checkable
-class Head(Protocol):
-    """The meaning of a critic's output."""
+class Head(ABC):
+    """The meaning of a critic's output, its target and its loss."""
 
     @property
+    @abstractmethod
     def output_dim(self) -> int:
         """Width of the critic's last layer."""
-        ...
 
+    @abstractmethod
     def value(self, output: Float[Array, "*batch out"]) -> Float[Array, "*batch"]:
         """Q, in units of return."""
-        ...
 
     def combined_value(self, output: Float[Array, "critics *batch out"]) -> Float[Array, "*batch"]:
-        """Q as policies see it, one number from all critics."""
-        ...
+        """Q as policies see it: here the mean over the critics (DIME appendix D; BRO)."""
+        return self.value(output).mean(axis=0)
 
+    @abstractmethod
     def target(self, next_output: Float[Array, "critics batch out"], backup: SoftBackup) -> Array:
         """The regression target that all critics share, made from all of them."""
-        ...
 
     def target_metrics(
         self, next_output: Float[Array, "critics batch out"], backup: SoftBackup
     ) -> Metrics:
-        """What is worth recording of the target, before it is made to fit the head."""
-        ...
+        """Metrics of the target before it is fitted to the support; none without a support."""
+        return {}
 
+    @abstractmethod
     def loss(
         self, output: Float[Array, "critics batch out"], target: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Mean over the batch, summed over the critics; and what is worth recording."""
-        ...
+        """Mean over the batch, summed over the critics; and the loss's own metrics."""
 
 
 @dataclass(frozen=True)
-class CategoricalHead:
+class CategoricalHead(Head):
     """A distribution over `num_atoms` returns evenly spaced on [v_min, v_max]."""
 
     num_atoms: int
@@ -98,12 +100,6 @@ class CategoricalHead:
         """The distribution's mean."""
         return jax.nn.softmax(output) @ self.atoms
 
-    def combined_value(
-        self, output: Float[Array, "critics *batch atoms"]
-    ) -> Float[Array, "*batch"]:
-        """The mean over the critics (DIME appendix D)."""
-        return self.value(output).mean(axis=0)
-
     def target(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
     ) -> Float[Array, "batch atoms"]:
@@ -118,7 +114,7 @@ class CategoricalHead:
     def target_metrics(
         self, next_output: Float[Array, "critics batch atoms"], backup: SoftBackup
     ) -> Metrics:
-        """The share of the mass outside of the support, and the range of the means before.
+        """The share of the mass outside of the support, and the range of the means before clipping.
 
         `target_clipped_mass_of_returns` is the share outside of it without the entropy's term.
         """
@@ -147,7 +143,7 @@ class CategoricalHead:
     def project(
         self, probs: Float[Array, "batch atoms"], positions: Float[Array, "batch atoms"]
     ) -> Float[Array, "batch atoms"]:
-        """Splits each mass linearly between the atoms beside its position (within the support).
+        """Splits each mass linearly between the two atoms nearest its position in the support.
 
         A hat function around each atom instead of a scatter: the same numbers, twenty times
         faster on a CPU.
@@ -183,7 +179,7 @@ def smallest(values: Float[Array, "critics *batch"], axis: int = 0) -> Float[Arr
 
 
 @dataclass(frozen=True)
-class ScalarHead:
+class ScalarHead(Head):
     """A plain Q value and its squared Bellman residual, times `weight` (DIME eq. 24: half).
 
     `combine` makes one number of the critics' values, along the first axis: `smallest` in SAC and
@@ -213,12 +209,6 @@ class ScalarHead:
         next_value = self.combined_value(next_output)
         return backup.reward + backup.discount * (next_value - backup.entropy_cost)
 
-    def target_metrics(
-        self, next_output: Float[Array, "critics batch 1"], backup: SoftBackup
-    ) -> Metrics:
-        """Nothing: such a target has no bounds."""
-        return {}
-
     def loss(
         self, output: Float[Array, "critics batch 1"], target: Float[Array, " batch"]
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -228,7 +218,7 @@ class ScalarHead:
 
 
 @dataclass(frozen=True)
-class QuantileHead:
+class QuantileHead(Head):
     """`num_quantiles` quantiles of the return, at the midpoints of equal shares (QR-DQN)."""
 
     num_quantiles: int
@@ -242,24 +232,12 @@ class QuantileHead:
         """The quantiles' mean."""
         return output.mean(axis=-1)
 
-    def combined_value(
-        self, output: Float[Array, "critics *batch quantiles"]
-    ) -> Float[Array, "*batch"]:
-        """The mean over the critics (BRO: no pessimism)."""
-        return self.value(output).mean(axis=0)
-
     def target(
         self, next_output: Float[Array, "critics batch quantiles"], backup: SoftBackup
     ) -> Float[Array, "batch quantiles"]:
         """The soft backup of each quantile, averaged over the critics quantile by quantile."""
         future = next_output.mean(axis=0) - backup.entropy_cost[:, None]
         return backup.reward[:, None] + backup.discount[:, None] * future
-
-    def target_metrics(
-        self, next_output: Float[Array, "critics batch quantiles"], backup: SoftBackup
-    ) -> Metrics:
-        """Nothing: such a target has no bounds."""
-        return {}
 
     def loss(
         self,
@@ -275,3 +253,39 @@ class QuantileHead:
         huber = jnp.where(jnp.abs(error) < 1.0, 0.5 * error**2, jnp.abs(error) - 0.5)
         weight = jnp.abs(shares[:, None] - (error < 0.0))
         return (weight * huber).mean(axis=-1).sum(axis=-1).mean(axis=-1).sum(), {}
+
+
+@dataclass(frozen=True)
+class HeadConfig(Checked):
+    """A critic's head, and the support of a categorical one."""
+
+    head: HeadName = "scalar"
+    """`scalar`, or `categorical` for the variants of figure 8."""
+    v_min: float | None = None
+    """Lower end of the support of returns (paper, appendix E: -200 on DMC, -1600 on Gym, -3600 on
+    MyoSuite; presets set these). None: it must still be given."""
+    v_max: float | None = None
+    """Upper end of the support (paper, appendix E: 200, 1600, 3600)."""
+    num_atoms: Annotated[int, at_least(2)] = 101
+    """Number of atoms, at least 2. The paper's tables say 100; the released code uses 101."""
+    entropy_weight: NonNegative = 0.005
+    """Weight of the value distribution's entropy in the loss, at least 0 (paper, appendix D)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        low = -float("inf") if self.v_min is None else self.v_min
+        high = float("inf") if self.v_max is None else self.v_max
+        given = [bound for bound in (self.v_min, self.v_max) if bound is not None]
+        require(
+            low < high and all(abs(bound) < float("inf") for bound in given),
+            f"The critic's support [{self.v_min}, {self.v_max}] is empty or not finite; "
+            "v_min must be below v_max.",
+        )
+
+    def make_head(self, combine: Callable[..., Array] = jnp.mean, weight: float = 0.5) -> Head:
+        """The head that `head` names; a categorical one ignores both arguments."""
+        if self.head == "scalar":
+            return ScalarHead(combine, weight)
+        if self.v_min is None or self.v_max is None:
+            raise DimeError("The categorical critic needs a support: give v_min and v_max.")
+        return CategoricalHead(self.num_atoms, self.v_min, self.v_max, self.entropy_weight)

@@ -1,1 +1,1 @@
-"""The way out of a run: its policy as an object, its evaluation, its pictures."""
+"""What leaves a run: its policy as an object, its evaluation, videos and exports."""

@@ -1,6 +1,8 @@
-"""Evaluating the policies of a run directory, and filming one."""
+"""Evaluating the policies of a run directory, and recording a video of one."""
 
-from collections.abc import Callable
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -10,29 +12,25 @@ import jax
 import numpy as np
 
 from dime.deploy.policy import Restored, restore_agents
-from dime.deploy.video import refuse_unless_writable, write_video
 from dime.envs.registry import make
-from dime.errors import DimeError
+from dime.errors import DimeError, require
 from dime.training.config import EnvLike
-from dime.training.evaluation import (
+from dime.training.host.evaluation import (
     MAX_EPISODE_STEPS,
     EpisodeResult,
     evaluation_seeds,
     run_episodes,
     summary,
 )
-from dime.training.programs import (
+from dime.training.host.programs import (
     counters,
     evaluation_actions,
-    evaluation_turn,
+    evaluation_inputs,
     matmul_precision,
     seed_keys,
 )
-from dime.training.records import read_records
+from dime.training.records import require_writable
 from dime.training.run import environment_maker
-from dime.training.run_directory import RunDirectory
-
-_FRAMES_PER_SECOND = 30  # of films, about; faster environments are shown every few steps
 
 
 def evaluate(
@@ -47,19 +45,16 @@ def evaluate(
     """Plays whole episodes with the policies of a run's newest checkpoint.
 
     With the run's own number of episodes, this repeats the evaluation that the run itself made at
-    that env step, episode for episode.
+    that env step, episode for episode. Returns a record per seed, as in evaluations.jsonl.
 
     Args:
         run_dir: the run's folder.
         mode: `stochastic`, `deterministic`, `best_of_n` or another of the algorithm's; by default
             its official one (`dime list algorithms`).
         episodes: how many per seed; by default as many as during training.
-        env: needed where the run's environment was passed as an object: the same again.
+        env: the run's environment, needed if it was passed as an object.
         checkpoint: another checkpoint's folder.
-        video: also film an episode of the first seed into this file (.mp4, extra `video`).
-
-    Returns:
-        A record per seed, as in evaluations.jsonl.
+        video: also record an episode of the first seed in this file (.mp4, extra `video`).
 
     Raises:
         DimeError: not a run, no checkpoint or a damaged one, an unknown mode, fewer than one
@@ -68,80 +63,45 @@ def evaluate(
     restored = restore_agents(Path(run_dir), Path(checkpoint) if checkpoint else None)
     mode = restored.choose_mode(mode)
     count = restored.config.training.num_evaluation_episodes if episodes is None else episodes
-    if count < 1:
-        raise DimeError(f"episodes is {count}; it must be at least 1.")
+    require(count >= 1, f"episodes is {count}; it must be at least 1.")
     source = environment_of(restored, env, Path(run_dir))
-    if video is not None:  # first: what stands in its way costs no episodes then
-        film(restored, mode, source, Path(video))
+    if video is not None:  # first, so that its errors cost no episodes
+        record_video(restored, mode, source, Path(video))
     return _play(restored, mode, count, source)
 
 
 def environment_of(restored: Restored, env: EnvLike | None, run_dir: Path) -> EnvLike:
-    """What makes the run's environment: `env` if given, else the run's id.
-
-    Raises `DimeError` where the run's environment was passed as an object and is not given again.
-    """
-    if env is not None:
-        return env
-    if restored.config.env_is_object:
+    """What makes the run's environment; `DimeError` if it was an object and is not given again."""
+    if env is None and restored.config.env_is_object:
+        name = restored.config.env
         raise DimeError(
-            f"The environment of {run_dir} was passed as a Python object "
-            f"({restored.config.env}); evaluate it from Python with the same one: "
-            f'dime.evaluate("{run_dir}", env={restored.config.env})'
+            f"The environment of {run_dir} was passed as a Python object ({name}); evaluate it "
+            f'from Python with the same one: dime.evaluate("{run_dir}", env={name})'
         )
-    return restored.config.env
-
-
-def disagreement(run_dir: Path, records: list[dict[str, Any]]) -> str | None:
-    """What to say where these records are not what the run itself recorded of the same episodes."""
-    names = ("env_step", "mode", "seed", "episode_seeds")
-    own = {
-        str([record.get(name) for name in names]): record["returns"]
-        for record in read_records(run_dir / "evaluations.jsonl")
-    }
-    for record in records:
-        recorded = own.get(str([record[name] for name in names]))
-        if recorded is not None and recorded != record["returns"]:
-            resume = RunDirectory(run_dir).status().get("resume", "")
-            why = (
-                "another machine, other versions or another program round differently, or the "
-                "environment keeps state that a few steps did not show."
-                if not resume.startswith("approximate: ")
-                else f"{resume.removeprefix('approximate: ')}."
-            )
-            return f"note: the run itself recorded other returns for these episodes: {why}"
-    return None
+    return restored.config.env if env is None else env
 
 
 def _play(restored: Restored, mode: str, count: int, env: EnvLike) -> list[dict[str, Any]]:
     """Plays as many episodes at a time as the run's own evaluations."""
     env_step = restored.checkpoint.env_step
     at_a_time = min(count, restored.config.training.num_evaluation_episodes)
-    played: list[list[EpisodeResult]] = [[] for _ in restored.seeds]
+    seeds = [evaluation_seeds(seed, env_step, count) for seed in restored.seeds]
+    played: list[list[EpisodeResult]] = [[] for _ in seeds]
     act = actions_of(restored, mode)
     with ExitStack() as stack:
-        environments = [
-            stack.enter_context(closing(environment_maker(restored.config, env)()))
-            for _ in range(at_a_time * len(restored.seeds))
-        ]
-        for each in environments:
-            each.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+        environments = []
+        for _ in range(at_a_time * len(seeds)):
+            environment = stack.enter_context(closing(environment_maker(restored.config, env)()))
+            environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
+            environments.append(environment)
         for first in range(0, count, at_a_time):
-            chosen = slice(first, min(first + at_a_time, count))
-            seeds = [evaluation_seeds(seed, env_step, count)[chosen] for seed in restored.seeds]
-            results = run_episodes(environments, seeds, partial(act, first))
-            assert results is not None  # nothing stops these episodes
+            chosen = [each[first : first + at_a_time] for each in seeds]
+            results = run_episodes(environments, chosen, partial(act, first))
             for episodes, more in zip(played, results, strict=True):
                 episodes += more
-    updates = restored.checkpoint.run["updates"]
+    common = {"env_step": env_step, "updates": restored.checkpoint.run.updates}
     return [
-        {
-            "env_step": env_step,
-            "updates": updates,
-            "seed": seed,
-            "mode": mode,
-            **summary(episodes),
-        }
+        {**common, "seed": seed, "mode": mode, **summary(episodes)}
         for seed, episodes in zip(restored.seeds, played, strict=True)
     ]
 
@@ -150,39 +110,64 @@ def actions_of(restored: Restored, mode: str) -> Callable[[int, np.ndarray, int]
     """Actions in episodes from a first one on, for their observations and the step in them."""
     program = jax.jit(partial(evaluation_actions, restored.agent, mode))
     keys = seed_keys(tuple(restored.seeds))
-    at = counters(restored.checkpoint.env_step, restored.checkpoint.run["updates"])
+    at = counters(restored.checkpoint.env_step, restored.checkpoint.run.updates)
 
     def act(first_episode: int, obs: np.ndarray, step: int) -> np.ndarray:
-        turn = evaluation_turn(obs, first_episode, step, keys, at)
+        inputs = evaluation_inputs(obs, first_episode, step, keys, at)
         with matmul_precision(restored.config.training, jax.default_backend()):
-            return np.asarray(program(restored.state, turn))
+            return np.asarray(program(restored.state, inputs))
 
     return act
 
 
-def film(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
-    """Films the first evaluation episode of the first seed."""
-    refuse_unless_writable(file)
+def record_video(restored: Restored, mode: str, env: EnvLike, file: Path) -> None:
+    """Records the first evaluation episode of the first seed."""
     environment = make(env, restored.config.env_kwargs, render=True)
     environment.spaces.refuse_if_other(restored.spaces, str(restored.checkpoint.path))
     act = actions_of(restored, mode)
     seed = evaluation_seeds(restored.seeds[0], restored.checkpoint.env_step, 1)[0]
+    stride = max(1, round(environment.frames_per_second / 30))  # about 30 frames per second
 
-    stride = max(1, round(environment.frames_per_second / _FRAMES_PER_SECOND))
-
-    def frames():
+    def frames() -> Iterator[np.ndarray]:
         obs = environment.reset(seed)
         yield environment.render()
         for step in range(MAX_EPISODE_STEPS):
             everyone = np.broadcast_to(obs, (len(restored.seeds), 1, len(obs)))
-            result = environment.step(act(0, everyone, step)[0, 0])
-            obs, ended = result.obs, result.terminated or result.truncated
+            obs, _, terminated, truncated, _ = environment.step(act(0, everyone, step)[0, 0])
+            ended = terminated or truncated
             if ended or step % stride == stride - 1:
                 yield environment.render()
             if ended:
                 break
 
-    try:
+    with closing(environment):
         write_video(file, frames(), environment.frames_per_second / stride)
+
+
+def refuse_unless_writable(file: Path) -> None:
+    """Raises `DimeError` if `write_video` would: another suffix, no folder, no encoder."""
+    if file.suffix != ".mp4":
+        raise DimeError(f"A video's name must end in .mp4, got {file}.")
+    require_writable(file)
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise DimeError("Writing a video needs an encoder: pip install 'dime-rl[video]'")
+
+
+def write_video(file: Path, frames: Iterable[np.ndarray], frames_per_second: float) -> None:
+    """Writes an H.264 video (.mp4) that browsers play, of frames uint8 (height, width, 3)."""
+    import imageio  # needed for videos alone
+
+    refuse_unless_writable(file)
+    # Between fork and exec no Python may run: the process has JAX's threads, and could lock up.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    unfinished = file.with_name(f".{file.stem}.tmp.mp4")
+    options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2}
+    options["output_params"] = ["-movflags", "+faststart"]
+    try:
+        writer: Any = imageio.get_writer(unfinished, fps=frames_per_second, **options)
+        with writer:
+            for frame in frames:
+                writer.append_data(frame)
+        unfinished.replace(file)
     finally:
-        environment.close()
+        unfinished.unlink(missing_ok=True)

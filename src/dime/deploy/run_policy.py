@@ -2,7 +2,7 @@
 
 Needs NumPy and, by the policy's format, jax with flatbuffers, onnxruntime or safetensors.
 Observations are the environment's own, one or a batch; actions are in its units. Every call draws
-anew.
+new noise.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def read_verified(folder):
-    """The content of policy.json; raises ValueError where a file is not what was exported."""
+    """The content of policy.json; raises ValueError if a file is not what was exported."""
     try:
         about = json.loads((folder / "policy.json").read_text("utf-8-sig"))
         recorded = {"policy.json": about.pop("sha256")} | about["files"]
@@ -58,19 +58,16 @@ def load_onnx(folder, about):
 def draw(inputs, batch, seed):
     """Noise for the inputs that need it."""
     generator = np.random.default_rng(seed)
-    draws = {
-        "normal": generator.standard_normal,
-        "gumbel": lambda size: generator.gumbel(size=size),
-    }
-    shapes = [[batch if n == "batch" else n for n in each["shape"]] for each in inputs]
-    return [
-        draws[each["distribution"]](shape).astype(np.float32)
-        for each, shape in zip(inputs, shapes, strict=True)
-    ]
+    draws = {"normal": generator.standard_normal, "gumbel": generator.gumbel}
+    drawn = []
+    for each in inputs:
+        shape = [batch if n == "batch" else n for n in each["shape"]]
+        drawn.append(draws[each["distribution"]](size=shape).astype(np.float32))
+    return drawn
 
 
 class Policy:
-    """An exported policy; `weights` has its arrays where it is weights alone."""
+    """An exported policy; `weights` has the arrays of one that is weights alone."""
 
     def __init__(self, folder=Path(__file__).parent, seed=0):
         if not (isinstance(seed, int) and 0 <= seed < 2**32):
@@ -88,7 +85,7 @@ class Policy:
     def __call__(self, obs):
         """Actions for one observation or a batch of them."""
         if self.about["format"] == "safetensors":
-            raise ValueError("These are weights alone: they are in `weights`, and nothing acts.")
+            raise ValueError("These are weights alone (the attribute `weights`); they cannot act.")
         flat = self.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("The observation has entries that are NaN or infinite (in float32).")
@@ -113,9 +110,8 @@ class Policy:
             if list(value.shape[value.ndim - rank :]) != leaf["shape"]:
                 raise ValueError(f"Expected {leaf}, got the shape {value.shape}.")
             flat = value.reshape(*value.shape[: value.ndim - rank], -1)
-            parts.append(
-                flat.astype(np.float32)
-            )  # each by itself: joined, whole numbers would round
+            # Each by itself: joined, whole numbers would round twice.
+            parts.append(flat.astype(np.float32))
         return np.concatenate(parts, axis=-1)
 
 

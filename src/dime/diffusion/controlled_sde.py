@@ -1,6 +1,6 @@
 """Euler-Maruyama chains with a control, and the log-ratio of noising to denoising kernels.
 
-The process without control has N(0, prior_std^2) as its stationary law; the control steers it to
+Without control the process keeps N(0, prior_std^2) as its distribution; the control steers it to
 the policy. Sampling order: latent 0 is the prior draw, latent N the last. Equation numbers: Celik
 et al. 2025 (DIME).
 """
@@ -18,6 +18,40 @@ Control: TypeAlias = Callable[
 """Drift at a latent and a step index; whatever else it depends on (a state) is already in it."""
 
 
+_OFFSET = 1.008
+_FLOOR = 1e-3
+
+
+def cosine_profile(num_steps: int) -> Float[Array, " steps"]:
+    """Relative step sizes c(n), from nearly 1 at the noise end down to 1e-3 and above.
+
+    DIME appendix D, counted in sampling order: step 0 starts from the prior.
+
+    >>> [round(float(c), 4) for c in cosine_profile(4)]
+    [0.9998, 0.847, 0.4943, 0.1451]
+    """
+    time = (num_steps - jnp.arange(num_steps)) / num_steps
+    cosine = jnp.cos(0.5 * jnp.pi * (_OFFSET - time) / _OFFSET)
+    return (1.0 - _FLOOR) * cosine**2 + _FLOOR
+
+
+def learnt_step_sizes(
+    raw_scale: Float[Array, ""], raw_dim_divisor: Float[Array, " act"], num_steps: int
+) -> Float[Array, "steps act"]:
+    """Integrated diffusion eta_n of every step and dimension (DIME appendix D and G, figure 7).
+
+    `eta_n = softplus(raw_scale) * c(n) / softplus(raw_dim_divisor)`: one learnt number for all,
+    one per action dimension.
+    """
+    per_step = jax.nn.softplus(raw_scale) * cosine_profile(num_steps)
+    return per_step[:, None] / jax.nn.softplus(raw_dim_divisor)
+
+
+def inverse_softplus(value: float) -> Float[Array, ""]:
+    """The number whose softplus is `value` > 0."""
+    return jnp.log(jnp.expm1(jnp.float32(value)))
+
+
 def no_control(latent: Float[Array, "*batch act"], step: Int[Array, ""]) -> Float[Array, ""]:
     """The noising kernel of DIME has no network."""
     return jnp.zeros(())
@@ -30,27 +64,18 @@ class Chain(NamedTuple):
     log_ratio: Float[Array, "*batch"]
 
 
-def denoising_mean(
+def kernel_mean(
     latent: Float[Array, "*batch act"],
-    drift: Float[Array, "*batch act"],
+    drift: Float[Array, "*batch act"] | Float[Array, ""],
     step_size: Float[Array, " act"],
     prior_std: float,
 ) -> Float[Array, "*batch act"]:
-    """Mean of the kernel that samples the next latent (eq. 12); `drift` is the control's output."""
-    return latent + step_size * (drift - latent / prior_std**2)
+    """Mean of a step from `latent`, in either direction; `drift` is that direction's control.
 
-
-def noising_mean(
-    next_latent: Float[Array, "*batch act"],
-    drift: Float[Array, "*#batch act"] | Float[Array, ""],
-    step_size: Float[Array, " act"],
-    prior_std: float,
-) -> Float[Array, "*batch act"]:
-    """Mean of the kernel that undoes a step (eq. 11); `drift` is a general bridge's second control.
-
-    Where there is none, it is 0.
+    Of the kernel that samples the next latent (eq. 12), and of the one that undoes a step (eq. 11),
+    whose control is 0 but in a general bridge.
     """
-    return next_latent + step_size * (drift - next_latent / prior_std**2)
+    return latent + step_size * (drift - latent / prior_std**2)
 
 
 def gaussian_log_prob(
@@ -80,12 +105,12 @@ def sample_chain(
         latent, log_ratio = carry
         index, step_size, step_noise = inputs
         variance = 2.0 * step_size
-        mean = denoising_mean(latent, control(latent, index), step_size, prior_std)
+        mean = kernel_mean(latent, control(latent, index), step_size, prior_std)
         next_latent = mean + jnp.sqrt(variance) * step_noise
         # The barrier keeps the compiler from folding a drift of 0 into what follows, so that a
         # bridge whose second network is 0 is DIME to the last bit.
         drift = jax.lax.optimization_barrier(noising_control(next_latent, index + 1))
-        undone = noising_mean(next_latent, drift, step_size, prior_std)
+        undone = kernel_mean(next_latent, drift, step_size, prior_std)
         undo_error = (latent - undone) ** 2 / variance
         log_ratio = log_ratio + 0.5 * (step_noise**2 - undo_error).sum(axis=-1)
         return (next_latent, log_ratio), next_latent
@@ -109,9 +134,9 @@ def log_ratio_of(
     """
 
     def of_step(index, step_size, latent, next_latent):
-        mean = denoising_mean(latent, control(latent, index), step_size, prior_std)
+        mean = kernel_mean(latent, control(latent, index), step_size, prior_std)
         drift = noising_control(next_latent, index + 1)
-        undone = noising_mean(next_latent, drift, step_size, prior_std)
+        undone = kernel_mean(next_latent, drift, step_size, prior_std)
         errors = (next_latent - mean) ** 2 - (latent - undone) ** 2
         return (errors / (4.0 * step_size)).sum(axis=-1)
 

@@ -17,6 +17,36 @@ Predict: TypeAlias = Callable[[Array, Array], Array]
 """(noisy, index of the step) to the noise in it; whatever else it depends on is already in it."""
 
 
+def variance_preserving_betas(num_steps: int) -> Float[np.ndarray, " steps"]:
+    """Noise variances of a discretised variance-preserving process (Song et al. 2021).
+
+    beta_1 first, the step nearest to the data. What is left of the signal's variance after all
+    steps is exp(-5.05) for every length: the last noisy action is not quite N(0, I). In double
+    precision, on the host.
+
+    >>> [round(float(beta), 3) for beta in variance_preserving_betas(5)]
+    [0.196, 0.459, 0.636, 0.755, 0.835]
+    """
+    low, high = 0.1, 10.0
+    step = np.arange(1, num_steps + 1)
+    rate = low / num_steps + 0.5 * (high - low) * (2 * step - 1) / num_steps**2
+    return -np.expm1(-rate)
+
+
+def cosine_betas(num_steps: int) -> Float[np.ndarray, " steps"]:
+    """Noise variances of the cosine schedule (Nichol & Dhariwal 2021), beta_1 first, below 0.999.
+
+    In double precision, on the host: neighbouring cosines nearly cancel.
+
+    >>> [round(float(beta), 3) for beta in cosine_betas(4)]
+    [0.153, 0.417, 0.708, 0.999]
+    """
+    offset = 1.008 - 1.0
+    time = np.arange(num_steps + 1) / num_steps
+    remaining = np.cos((time + offset) / 1.008 * 0.5 * np.pi) ** 2
+    return np.clip(1.0 - remaining[1:] / remaining[:-1], 0.0, 0.999)
+
+
 class Noise(NamedTuple):
     """The betas, and what is left of the signal before and after each step."""
 

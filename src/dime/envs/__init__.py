@@ -4,11 +4,10 @@ Knows nothing of learning, and does not import JAX. Simulators are imported when
 """
 
 from dime.envs.environment import Environment, NonFiniteError, StepResult
-from dime.envs.gymnasium_suite import register_ant_v3
 from dime.envs.registry import EnvFactory, list_environments, make, make_env, suite_of
 from dime.envs.rendering import choose_renderer, renderer_status
 from dime.envs.spaces import Leaf, Spaces
-from dime.envs.tiny import MultiGoal, TwoModeBandit, register_tiny, two_mode_log_density
+from dime.envs.tiny import MultiGoal, TwoModeBandit, two_mode_log_density
 
 __all__ = [
     "EnvFactory",
@@ -27,6 +26,3 @@ __all__ = [
     "suite_of",
     "two_mode_log_density",
 ]
-
-register_ant_v3()
-register_tiny()

@@ -1,64 +1,44 @@
 """dm_control's suite as Gymnasium environments.
 
-The observation is concatenated in dm_control's own key order into one float32 array, kept between
-steps: flattening a Dict space costs as much time as the physics of dog-run.
+The observation is one float32 array, in dm_control's own key order: flattening a Dict space takes
+as much time as the physics of dog-run.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dime.envs.messages import UnknownIdError
 from dime.envs.rendering import choose_renderer
 from dime.errors import DimeError
 
-if TYPE_CHECKING:
-    from dm_control.rl import control
-    from dm_env import specs
-
-PREFIX = "dm_control/"
+_VIEW = {"camera_id": 0, "height": 480, "width": 480}
 _UNLIMITED = 1e10  # mujoco.mjMAXVAL, which dm_control writes for an actuator without limits
-_ADAPTER_OPTIONS = ("render_mode", "camera_id", "height", "width")
 
 
 class DmControlEnv(gymnasium.Env):
     """A dm_control environment with a flat float32 observation.
 
-    Args:
-        env: what `dm_control.suite.load` returns.
-        render_mode: "rgb_array" or None; rendering works either way.
-        camera_id: a camera's number or name; -1 is the free camera.
-        height: of a picture, in pixels.
-        width: of a picture, in pixels.
+    `view` has the `camera_id` (a number or a name, -1 is the free camera) and the `height` and
+    `width` of images, in pixels.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(
-        self,
-        env: "control.Environment",
-        *,
-        render_mode: str | None = None,
-        camera_id: int | str = 0,
-        height: int = 480,
-        width: int = 480,
-    ):
+    def __init__(self, env: Any, render_mode: str | None, view: dict[str, Any]):
         self.dm_env = env
         self.render_mode = render_mode
         self.max_episode_steps = _step_limit(env)
         self.metadata = self.metadata | {"render_fps": round(1.0 / env.control_timestep())}
-        self._view = {"camera_id": camera_id, "height": height, "width": width}
-        self._layout, size = _layout(env.observation_spec())
-        self._flat = np.zeros(size, np.float32)
+        self._view = view
+        # The shape () is one number.
+        size = sum(math.prod(part.shape) for part in env.observation_spec().values())
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = _action_box(env.action_spec())
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode; the same seed gives the same one, bit for bit."""
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        """Starts the episode of this seed, the same one bit for bit each time."""
         super().reset(seed=seed)
         if seed is not None:
             self.dm_env.task.random.seed(seed)
@@ -85,51 +65,33 @@ class DmControlEnv(gymnasium.Env):
 
     def _concatenated(self, observation: Any) -> np.ndarray:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-            for key, place in self._layout:
-                self._flat[place] = np.ravel(observation[key])
-        return self._flat.copy()
+            parts = [np.ravel(part) for part in observation.values()]
+            return np.concatenate(parts, dtype=np.float32, casting="same_kind")
 
 
-def make_dm_control(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """Makes `dm_control/<domain>-<task>`; kwargs go to the adapter or to the task.
-
-    Raises:
-        UnknownIdError: there is no such domain or task.
-    """
+def make_dm_control(
+    id: str, /, render_mode: str | None = None, **kwargs: Any
+) -> gymnasium.Env | None:
+    """Makes `dm_control/<domain>-<task>`, if there is one; kwargs go to the camera or the task."""
     choose_renderer()
     from dm_control import suite
 
-    domain, _, task = id.removeprefix(PREFIX).partition("-")
+    domain, _, task = id.removeprefix("dm_control/").partition("-")
     if (domain, task) not in suite.ALL_TASKS:
-        raise UnknownIdError(id)
-    adapter = {key: kwargs[key] for key in _ADAPTER_OPTIONS if key in kwargs}
-    kwargs = {key: value for key, value in kwargs.items() if key not in adapter}
+        return None
+    view = {name: kwargs.pop(name, default) for name, default in _VIEW.items()}
     environment_kwargs = kwargs.pop("environment_kwargs", None)
     env: Any = suite.load(domain, task, kwargs, environment_kwargs)
-    return DmControlEnv(env, **adapter)
+    return DmControlEnv(env, render_mode, view)
 
 
-def _layout(spec: Any) -> tuple[list[tuple[str, slice]], int]:
-    layout, size = [], 0
-    for key, part in spec.items():
-        stop = size + math.prod(part.shape)  # shape () is one number
-        layout.append((key, slice(size, stop)))
-        size = stop
-    return layout, size
+def _action_box(spec: Any) -> gymnasium.spaces.Box:
+    bounds = np.stack([np.broadcast_to(end, spec.shape) for end in (spec.minimum, spec.maximum)])
+    bounds = np.where(np.abs(bounds) >= _UNLIMITED, np.copysign(np.inf, bounds), bounds)
+    return gymnasium.spaces.Box(*bounds, dtype=spec.dtype.type)
 
 
-def _action_box(spec: "specs.BoundedArray") -> gymnasium.spaces.Box:
-    low, high = (
-        np.where(np.abs(bound) >= _UNLIMITED, np.copysign(np.inf, bound), bound)
-        for bound in (
-            np.broadcast_to(spec.minimum, spec.shape),
-            np.broadcast_to(spec.maximum, spec.shape),
-        )
-    )
-    return gymnasium.spaces.Box(low, high, dtype=spec.dtype.type)
-
-
-def _step_limit(env: "control.Environment") -> int | None:
+def _step_limit(env: Any) -> int | None:
     # Not time_limit / control_timestep: dm_control divides otherwise and compares with >=, so that
     # rounding decides about a step.
     limit = getattr(env, "_step_limit", math.inf)

@@ -3,7 +3,8 @@
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -11,157 +12,101 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dime.envs.messages import UnknownIdError, tidy_warnings
-from dime.envs.rendering import choose_renderer
+from dime.envs.rendering import ModelCamera, choose_renderer
 from dime.errors import DimeError
 
 PREFIXES = ("myo", "motorfinger")
-_CAMERA = "hand_side_inter"  # sees the hand and the object; the others see mostly the room
-
-
-_KEEP_A_PAST = (
+_CAMERA = "hand_side_inter"  # shows the hand and the object; the others mostly the room
+# Tasks that draw random numbers when they are made, or change their model or muscles for good.
+_KEEP_STATE = (
     "MyoHand*Random-v0",
-    "myo*ChallengeBaoding*",
-    "myo*ChallengeChaseTag*",
-    "myo*ChallengeDieReorient*",
+    *(f"myo*Challenge{task}*" for task in ("Baoding", "ChaseTag", "DieReorient")),
 )
-"""Tasks that draw when they are made, or change their model or their muscles for good."""
 
 
 class MyoSuiteEnv(gymnasium.Wrapper):
     """Makes a MyoSuite environment reproducible from `reset(seed=...)`, and renders it.
 
-    MyoSuite 2.x ignores the seed of `reset` and has a `seed` method of its own.
-
-    Args:
-        env: the environment as Gymnasium makes it.
-        remake: makes it anew from a seed at every reset, where it keeps a past.
-        render_mode: "rgb_array" or None; rendering works either way.
-        camera: a camera's name; by default one that sees the hand, else the free camera.
-        height: of a picture, in pixels.
-        width: of a picture, in pixels.
+    MyoSuite 2.x ignores the seed of `reset` and has a separate `seed` method. `remake` re-creates
+    an environment that keeps state between episodes, from a seed at every reset.
     """
 
     def __init__(
         self,
         env: gymnasium.Env,
-        *,
+        render_mode: str | None,
+        camera: ModelCamera,
         remake: Callable[..., gymnasium.Env] | None = None,
-        render_mode: str | None = None,
-        camera: str | None = None,
-        height: int = 480,
-        width: int = 480,
     ):
         super().__init__(env)
-        self._remake = remake
-        self._render_mode = render_mode
-        self._camera, self._height, self._width = camera, height, width
-        self._renderer: Any = None
+        self._render_mode, self._camera, self._remake = render_mode, camera, remake
 
     @property
     def render_mode(self) -> str | None:
         """As given when it was made."""
         return self._render_mode
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode; the same seed gives the same one, bit for bit."""
-        if seed is not None and self._remake is not None:
-            self.close()
-            self.env = self._remake(seed=seed)
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        """Starts the episode of this seed, the same one bit for bit each time."""
         if seed is not None:
+            if self._remake is not None:
+                self.close()
+                with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self.env = self._remake(seed=seed)
             inner: Any = self.env.unwrapped
             inner.seed(seed)
         return self.env.reset(seed=seed, options=options)
 
     def render(self) -> Any:
         """What the camera sees, uint8 (height, width, 3)."""
-        import mujoco
-
         inner: Any = self.env.unwrapped
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(inner.mj_model, self._height, self._width)
-        self._renderer.update_scene(inner.mj_data, camera=self._camera_of(inner.mj_model))
-        return self._renderer.render()
+        return self._camera.image(inner.mj_model, inner.mj_data)
 
     def close(self) -> None:
         """Frees the OpenGL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._camera.close()
         self.env.close()
 
-    def _camera_of(self, model: Any) -> str | int:
-        names = [model.camera(index).name for index in range(model.ncam)]
-        if self._camera is not None:
-            return self._camera
-        return _CAMERA if _CAMERA in names else -1
 
-
-def make_myosuite(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """Makes one of MyoSuite's environments.
-
-    Raises:
-        UnknownIdError: there is no such id.
-        TypeError: MyoSuite does not know one of the kwargs.
-        DimeError: MyoSuite is not installed.
-    """
+def make_myosuite(
+    id: str, /, render_mode: str | None = None, camera: str | None = None, **kwargs: Any
+) -> gymnasium.Env | None:
+    """Makes one of MyoSuite's environments, if there is one; `TypeError` for unknown kwargs."""
     import_myosuite()
     if id not in gymnasium.registry:
-        raise UnknownIdError(id)
-    adapter = {k: kwargs[k] for k in ("render_mode", "camera", "height", "width") if k in kwargs}
-    kwargs = {key: value for key, value in kwargs.items() if key not in adapter}
+        return None
+    size = kwargs.pop("height", 480), kwargs.pop("width", 480)
     build = partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
-    with _printed_to_stderr() as printed, tidy_warnings():
-        env = build()
-    if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and goes on
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            env = build()
+    finally:  # MyoSuite's credits are shown, but not among a command's own output
+        sys.stderr.write(printed.getvalue())
+    if "Unused kwargs found" in printed.getvalue():  # MyoSuite prints it and continues
         raise TypeError("unused kwargs")
-    remake = (
-        partial(_quietly, build) if any(fnmatchcase(id, past) for past in _KEEP_A_PAST) else None
-    )
-    return MyoSuiteEnv(env, remake=remake, **adapter)
-
-
-def _quietly(build: Callable[..., gymnasium.Env], seed: int) -> gymnasium.Env:
-    with _printed_to_stderr(), tidy_warnings():
-        return build(seed=seed)
+    keeps_state = any(fnmatchcase(id, pattern) for pattern in _KEEP_STATE)
+    camera_here = ModelCamera(camera, *size, default=_CAMERA)
+    return MyoSuiteEnv(env, render_mode, camera_here, build if keeps_state else None)
 
 
 def with_myosuite_seeding(env: gymnasium.Env) -> gymnasium.Env:
     """The same environment, made reproducible if it is one of MyoSuite's and is not yet."""
-    if not any(kind.__module__.startswith("myosuite.") for kind in type(env.unwrapped).__mro__):
-        return env
-    layer: Any = env
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, MyoSuiteEnv):
-            return env
-        layer = layer.env
-    return MyoSuiteEnv(env, render_mode="rgb_array")
+    of_myosuite = any(k.__module__.startswith("myosuite.") for k in type(env.unwrapped).__mro__)
+    if of_myosuite and not env.has_wrapper_attr("_remake"):
+        return MyoSuiteEnv(env, "rgb_array", ModelCamera(None, default=_CAMERA))
+    return env
 
 
 def import_myosuite() -> None:
-    """Imports MyoSuite, which registers its environments with Gymnasium.
-
-    Raises:
-        DimeError: it is not installed.
-    """
+    """Imports MyoSuite, which registers its environments; `DimeError` if it is not installed."""
     choose_renderer()
+    silent = contextlib.redirect_stdout(io.StringIO())  # "Registering ..."
     try:
-        with contextlib.redirect_stdout(io.StringIO()), tidy_warnings():  # "Registering ..."
+        with silent, warnings.catch_warnings(action="ignore"):
             import myosuite  # noqa: F401
     except ImportError as error:
         raise DimeError(
-            f"MyoSuite is not installed ({error}); pip install 'dime-rl[myo]' brings it."
+            f"MyoSuite is not installed ({error}): pip install 'dime-rl[myo]'"
         ) from error
-
-
-@contextlib.contextmanager
-def _printed_to_stderr() -> Iterator[io.StringIO]:
-    """MyoSuite prints credits; they are shown, but not among a command's own output."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield printed
-    finally:
-        sys.stderr.write(printed.getvalue())

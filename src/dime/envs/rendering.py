@@ -9,7 +9,11 @@ import ctypes
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 RENDER_PACKAGES = (
     "MuJoCo renders without a screen through EGL or OSMesa; on Debian and Ubuntu: "
@@ -17,19 +21,14 @@ RENDER_PACKAGES = (
     "read when mujoco is first imported."
 )
 
-_EGL_PLATFORM_DEVICE_EXT = 0x313F
-_MAX_DEVICES = 16
-
 _TEST_SCENE = """
 import mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 3'/><geom size='.5' rgba='1 0 0 1'/></worldbody></mujoco>"
-)
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 64, 64)
 renderer.update_scene(data)
-assert renderer.render().max() > 0, "the picture is black"
+assert renderer.render().any(), "the image is black"
 renderer.close()
 """
 
@@ -37,11 +36,8 @@ renderer.close()
 def choose_renderer() -> str | None:
     """Sets `MUJOCO_GL` unless the user has: egl, else osmesa, else disable.
 
-    To be called before the first import of mujoco or dm_control. Costs about 0.3 s the first time,
-    most of it the loading of the driver that dm_control would load anyway.
-
-    Returns:
-        The value in force; None where MuJoCo is left to choose (not Linux).
+    Call it before the first import of mujoco or dm_control. Returns the value in force; None if
+    MuJoCo is left to choose (not Linux).
     """
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux":
         if _egl_opens_a_display():
@@ -54,11 +50,7 @@ def choose_renderer() -> str | None:
 
 
 def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
-    """Renders a small scene in a process of its own.
-
-    Returns:
-        The name of the renderer that works, or None; and one line to show.
-    """
+    """The name of the renderer that draws a small scene, or None; and one line to show."""
     name = choose_renderer() or "MuJoCo's default"
     command = [sys.executable, "-c", _TEST_SCENE]
     try:
@@ -71,25 +63,41 @@ def renderer_status(timeout_s: float = 60.0) -> tuple[str | None, str]:
     return None, f"{name}: a test scene was not rendered ({reason}). {RENDER_PACKAGES}"
 
 
-def uses_mujoco(env: Any) -> bool:
-    """Whether an environment's class, or what it holds, is of MuJoCo or of a suite built on it."""
-    inner = env.unwrapped
-    kinds = [*type(inner).__mro__, *map(type, getattr(inner, "__dict__", {}).values())]
-    packages = ("mujoco", "dm_control", "myosuite")
-    return any(kind.__module__.startswith(packages) for kind in kinds)
+class ModelCamera:
+    """A camera of a MuJoCo model; `default`, or else the free camera, if it is not named."""
+
+    def __init__(
+        self, camera: str | None, height: int = 480, width: int = 480, default: str | None = None
+    ):
+        self._name, self._default, self._size = camera, default, (height, width)
+        self._renderer: Any = None
+
+    def image(self, model: Any, data: Any) -> np.ndarray:
+        """What it sees, uint8 (height, width, 3)."""
+        name = self._name
+        if name is None and self._default in [model.camera(i).name for i in range(model.ncam)]:
+            name = self._default
+        if self._renderer is None:
+            self._renderer = import_module("mujoco").Renderer(model, *self._size)
+        self._renderer.update_scene(data, camera=-1 if name is None else name)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the OpenGL context; the next image makes another."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 def _load(*names: str) -> ctypes.CDLL | None:
     for name in names:
-        try:
+        with suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
     return None
 
 
 def _egl_opens_a_display() -> bool:
-    """Whether EGL has a driver for some device here; the library alone may be there without one."""
+    """Whether EGL has a driver for some device here; the library may be installed without one."""
     egl = _load("libEGL.so.1", "libEGL.so")
     if egl is None:
         return False
@@ -101,8 +109,8 @@ def _egl_opens_a_display() -> bool:
         return False
     query = ctypes.CFUNCTYPE(ctypes.c_uint, integer, pointer, pointer)(find_devices)
     display_of = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(find_display)
-    devices, count = (pointer * _MAX_DEVICES)(), integer(0)
-    if not query(_MAX_DEVICES, devices, ctypes.byref(count)):
-        return False
-    displays = (display_of(_EGL_PLATFORM_DEVICE_EXT, devices[i], None) for i in range(count.value))
+    devices, count = (pointer * 16)(), integer(0)
+    query(len(devices), devices, ctypes.byref(count))
+    # 0x313F is EGL_PLATFORM_DEVICE_EXT.
+    displays = (display_of(0x313F, devices[i], None) for i in range(count.value))
     return any(d and egl.eglInitialize(pointer(d), None, None) for d in displays)

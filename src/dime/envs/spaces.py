@@ -1,8 +1,8 @@
 """What an environment's observations and actions look like, and how they become flat arrays.
 
-The learner sees one float32 vector per observation and actions in [-1, 1]; the environment keeps
-its own structure, units, shapes and dtypes. `Spaces` holds the way between the two and is plain
-data, so that a run can record it and a loaded policy can use it without the environment.
+The learner sees float32 vectors and actions in [-1, 1]; the environment keeps its own structure,
+units, shapes and dtypes. `Spaces` converts between the two. It is plain data, so that a run can
+record it and a loaded policy can use it without the environment.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dime.errors import DimeError
+from dime.errors import DimeError, describe
 
 _FLOAT_DTYPES = ("float16", "float32", "float64")
-_LARGEST = 2**31  # sizes that an array may have
-_MOST_AXES = 32
+_MAX_SIZE = 2**31  # of an array
+_MAX_AXES = 32
 _NEEDED = "a Box of real numbers with finite bounds is needed"
 _PAGE = "See docs/environments.md."
 
@@ -41,7 +41,9 @@ class Leaf:
 class Spaces:
     """The observation layout and the action box of one environment.
 
-    Leaves stand in the space's own key order; bounds are flattened in C order.
+    Leaves are in the space's own key order; bounds are flattened in C order. `DimeError` if the
+    observation or the action is empty or too large, actions are not floats, or their bounds are not
+    finite or leave no room.
 
     >>> from dime.envs import make_env
     >>> spaces = Spaces.of(make_env("Pendulum-v1"), "Pendulum-v1")
@@ -58,55 +60,60 @@ class Spaces:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
 
+    def __post_init__(self):
+        for kind, size in (("observation", self.obs_dim), ("action", self.action_dim)):
+            if not 0 < size < _MAX_SIZE:
+                problem = f"an {kind} space of {size} numbers; it must be 1 to 2**31 - 1."
+                raise DimeError(f"{self.name} has {problem} {_PAGE}")
+        if self.action_dtype not in _FLOAT_DTYPES:
+            raise DimeError(
+                f"{self.name} has actions of dtype {self.action_dtype}, not of "
+                f"{', '.join(_FLOAT_DTYPES)}. {_PAGE}"
+            )
+        low, high = (bound.reshape(self.action_shape) for bound in self._bounds)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
+        usable = finite & (low < high)
+        if not usable.all():
+            at = tuple(int(i) for i in np.argwhere(~usable)[0])
+            problem = "a lower bound not below" if finite[at] else "bounds that are not finite"
+            raise DimeError(
+                f"{self.name} has an action space with {problem}: [{low[at]}, {high[at]}] at "
+                f"index {at}; {_NEEDED}. {_PAGE}"
+            )
+
     @classmethod
     def of(cls, env: gymnasium.Env, name: str) -> "Spaces":
-        """Reads and checks an environment's spaces.
-
-        Raises:
-            DimeError: the observation is not made of Boxes, the action is not a Box of floats with
-                finite bounds, or one of the two has no dimension.
-        """
-        observation = tuple(_leaves(env.observation_space, name, ()))
-        if sum(leaf.size for leaf in observation) == 0:
-            raise DimeError(
-                f"{name} has an empty observation space ({env.observation_space}); "
-                f"at least one number is needed. {_PAGE}"
-            )
-        box = _checked_action_box(env.action_space, name)
-        return cls(
-            name=name,
-            observation=observation,
-            action_shape=tuple(int(n) for n in box.shape),
-            action_dtype=str(box.dtype),
-            action_low=tuple(float(bound) for bound in box.low.ravel()),
-            action_high=tuple(float(bound) for bound in box.high.ravel()),
-        )
+        """Reads an environment's spaces, which must be Boxes (observations also Dicts, Tuples)."""
+        box = env.action_space
+        if not isinstance(box, gymnasium.spaces.Box):
+            raise DimeError(f"{name} has the action space {box}; {_NEEDED}. {_PAGE}")
+        leaves = tuple(_leaves(env.observation_space, name, ()))
+        low, high = (tuple(bound.astype(float).ravel().tolist()) for bound in (box.low, box.high))
+        return cls(name, leaves, tuple(map(int, box.shape)), str(box.dtype), low, high)
 
     @classmethod
     def from_json(cls, data: Any) -> "Spaces":
-        """The inverse of `to_json`, also after a trip through a JSON file; `DimeError` if not."""
+        """The inverse of `to_json`; `DimeError` for what is not a description of spaces."""
         try:
-            leaves = tuple(
-                Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"])
+            leaves = [
+                Leaf(_each(leaf["path"], str, int), _shape(leaf["shape"]), leaf["dtype"])
                 for leaf in data["observation"]
-            )
-            fields = ("action_shape", "action_low", "action_high")
-            tuples = {field: tuple(data[field]) for field in fields}
-            spaces = cls(data["name"], leaves, action_dtype=data["action_dtype"], **tuples)
-            _require_own_kind(spaces)
+            ]
+            _each([data["name"], *(leaf.dtype for leaf in leaves)], str)
+            bounds = (_each(data[f"action_{end}"], int, float) for end in ("low", "high"))
+            low, high = (tuple(map(float, end)) for end in bounds)
+            shape, dtype = _shape(data["action_shape"]), data["action_dtype"]
+            return cls(data["name"], tuple(leaves), shape, dtype, low, high)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DimeError(f"Not a description of spaces ({error!r}): {data!r:.500}") from error
-        return spaces
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as dicts, lists, strings and numbers."""
         return asdict(self)
 
     def refuse_if_other(self, expected: "Spaces", where: str) -> None:
-        """Raises `DimeError` where these are not the `expected` ones, which are those of `where`.
-
-        The environment's name may differ.
-        """
+        """Raises `DimeError` if these, except for the name, are not those that `where` has."""
         if replace(self, name="") != replace(expected, name=""):
             raise DimeError(
                 f"The environment's spaces are no longer those of {where}: {self.to_json()} now, "
@@ -127,18 +134,20 @@ class Spaces:
         """One observation, or a batch of them, as a new float32 array (*batch, obs_dim).
 
         In a batch every leaf carries the same leading axes. Numbers too large for float32 become
-        infinite.
-
-        Raises:
-            DimeError: a leaf is missing or has another shape than the space declares.
+        infinite. `DimeError` if a leaf is missing or has another shape than the space declares.
         """
-        leaves = [self._leaf_value(obs, leaf) for leaf in self.observation]
-        batch = leaves[0].shape[: leaves[0].ndim - len(self.observation[0].shape)]
+        values = [self._value(obs, leaf) for leaf in self.observation]
+        batch = values[0].shape[: values[0].ndim - len(self.observation[0].shape)]
         flat = np.empty((*batch, self.obs_dim), np.float32)
         start = 0
         with np.errstate(over="ignore"):
-            for leaf, value in zip(self.observation, leaves, strict=True):
-                self._check(value, batch, leaf)
+            for leaf, value in zip(self.observation, values, strict=True):
+                if value.shape != (*batch, *leaf.shape):
+                    leading = f" after the batch axes {batch}" if batch else ""
+                    raise DimeError(
+                        f"An observation of {self.name}{_at(leaf.path)}: expected shape "
+                        f"{leaf.shape}{leading}, as its space declares, got {value.shape}."
+                    )
                 stop = start + leaf.size
                 flat[..., start:stop] = value.reshape(*batch, leaf.size)
                 start = stop
@@ -150,103 +159,78 @@ class Spaces:
         -1 and 1 give the bounds exactly; what lies outside [-1, 1] gives a bound; NaN stays NaN.
         """
         action = np.asarray(action)
-        if action.ndim == 0 or action.shape[-1] != self.action_dim:
-            raise self._wrong_action(action, (self.action_dim,))
+        self._require_action(action, self.action_dim)
+        low, high = self._bounds
         middle, half_range = self.rescaling
         value = action * half_range + middle
-        np.maximum(value, self._low, out=value)
-        np.minimum(value, self._high, out=value)
+        np.maximum(value, low, out=value)
+        np.minimum(value, high, out=value)
         return value.astype(self.action_dtype).reshape(action.shape[:-1] + self.action_shape)
 
     def from_env_action(self, action: Any) -> np.ndarray:
         """The inverse of `to_env_action`: float32 (*batch, action_dim), the bounds at -1 and 1."""
         value = np.asarray(action, np.float64)
+        self._require_action(value, *self.action_shape)
         batch = value.shape[: value.ndim - len(self.action_shape)]
-        if value.shape != (*batch, *self.action_shape):
-            raise self._wrong_action(value, self.action_shape)
         value = value.reshape(*batch, self.action_dim)
-        low, high = self._low, self._high
+        low, high = self._bounds
         unit = 2.0 * (value - low) / (high - low) - 1.0  # exact at both ends
         return np.clip(unit, -1.0, 1.0).astype(np.float32)
 
     @cached_property
-    def _low(self) -> np.ndarray:
-        return np.array(self.action_low, np.float64)
-
-    @cached_property
-    def _high(self) -> np.ndarray:
-        return np.array(self.action_high, np.float64)
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.action_low, np.float64), np.array(self.action_high, np.float64)
 
     @cached_property
     def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
         """Middle and half range; `to_env_action` cuts off what reaches beyond the bounds.
 
-        Half the range is measured from the rounded middle, and rounded up where the sum would not
-        reach a bound. With bounds of -1 and 1 they are 0 and 1, and rescaling changes nothing.
+        Half the range is measured from the rounded middle, and rounded up if the sum would not
+        reach a bound.
         """
-        low, high = self._low, self._high
+        low, high = self._bounds
         middle = low + (high - low) / 2
         half_range = np.maximum(high - middle, middle - low)
         reaches = (middle + half_range >= high) & (middle - half_range <= low)
         return middle, np.where(reaches, half_range, np.nextafter(half_range, np.inf))
 
-    def _leaf_value(self, obs: Any, leaf: Leaf) -> np.ndarray:
+    def _value(self, obs: Any, leaf: Leaf) -> np.ndarray:
+        what = f"An observation of {self.name}"
         try:
             for key in leaf.path:
                 obs = obs[key]
-            return np.asarray(obs)
+            value = np.asarray(obs)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"has no array{_at(leaf)} ({type(error).__name__}: {error})"
-            raise DimeError(f"An observation of {self.name} {problem}.") from error
-
-    def _check(self, value: np.ndarray, batch: tuple[int, ...], leaf: Leaf) -> None:
+            raise DimeError(f"{what} has no array{_at(leaf.path)} ({describe(error)}).") from error
         if value.dtype.kind not in "biuf":
+            got = f"got dtype {value.dtype}"
+            raise DimeError(f"{what}{_at(leaf.path)} must be of real numbers, {got}.")
+        return value
+
+    def _require_action(self, action: np.ndarray, *expected: int) -> None:
+        batch = action.shape[: action.ndim - len(expected)]
+        if action.shape != (*batch, *expected):
             raise DimeError(
-                f"An observation of {self.name}{_at(leaf)} must be of real numbers, got dtype "
-                f"{value.dtype}."
+                f"An action for {self.name}: expected shape {expected}, with any batch axes "
+                f"before, got {action.shape}."
             )
-        if value.shape == (*batch, *leaf.shape):
-            return
-        leading = f" after the batch axes {batch}" if batch else ""
-        raise DimeError(
-            f"An observation of {self.name}{_at(leaf)}: expected shape {leaf.shape}{leading}, "
-            f"as its space declares, got {value.shape}."
-        )
-
-    def _wrong_action(self, action: np.ndarray, expected: tuple[int, ...]) -> DimeError:
-        return DimeError(
-            f"An action for {self.name}: expected shape {expected}, with any batch axes before, "
-            f"got {action.shape}."
-        )
 
 
-def _require_own_kind(spaces: Spaces) -> None:
-    """Raises `TypeError` or `ValueError` for what `Spaces.of` never gives: a file may say it."""
-    texts = [spaces.name, spaces.action_dtype, *(leaf.dtype for leaf in spaces.observation)]
-    keys = [key for leaf in spaces.observation for key in leaf.path]
-    shapes = [spaces.action_shape, *(leaf.shape for leaf in spaces.observation)]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a name or a dtype is no text")
-    if not all(isinstance(key, str | int) for key in keys):
-        raise TypeError("a path has other keys than texts and numbers")
-    if not all(len(shape) <= _MOST_AXES for shape in shapes):
-        raise ValueError("a shape has too many axes")
-    if not all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
-        raise ValueError("a shape is not of whole numbers")
-    if not (0 < spaces.obs_dim < _LARGEST and 0 < spaces.action_dim < _LARGEST):
-        raise ValueError("the observation or the action is empty, or too large")
-    if spaces.action_dtype not in _FLOAT_DTYPES:
-        raise ValueError(f"actions of dtype {spaces.action_dtype:.80}")
-    if len(spaces.action_low) != spaces.action_dim or len(spaces.action_high) != spaces.action_dim:
-        raise ValueError("as many bounds as action dimensions are needed")
-    if not all(type(bound) in (int, float) for bound in spaces.action_low + spaces.action_high):
-        raise TypeError("a bound is no number")
-    low, high = (np.array(x, np.float64) for x in (spaces.action_low, spaces.action_high))
-    _check_bounds(low, high, spaces.name)
+def _each(values: Any, *kinds: type) -> tuple:
+    """The values; `TypeError` unless each is of one of the kinds, which `True` never is an int."""
+    if not all(type(value) in kinds for value in values):
+        raise TypeError(f"{values!r:.80} are not all of type {kinds}")
+    return tuple(values)
 
 
-def _at(leaf: Leaf) -> str:
-    return f" at {'/'.join(map(str, leaf.path))}" if leaf.path else ""
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if len(sizes) > _MAX_AXES or not all(0 <= size < _MAX_SIZE for size in _each(sizes, int)):
+        raise ValueError(f"{sizes!r:.80} is not a shape")
+    return tuple(sizes)
+
+
+def _at(path: tuple[str | int, ...]) -> str:
+    return f" at {'/'.join(map(str, path))}" if path else ""
 
 
 def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> Iterator[Leaf]:
@@ -260,42 +244,7 @@ def _leaves(space: gymnasium.Space, name: str, path: tuple[str | int, ...]) -> I
             for index, part in enumerate(space.spaces):
                 yield from _leaves(part, name, (*path, index))
         case _:
-            where = f" at {'/'.join(map(str, path))}" if path else ""
             raise DimeError(
-                f"{name} has an observation space with {space}{where}; only Box, and Dict and "
-                "Tuple of Boxes, can be observed. gymnasium.wrappers.FlattenObservation makes "
-                f"numbers of discrete parts. {_PAGE}"
-            )
-
-
-def _checked_action_box(space: gymnasium.Space, name: str) -> gymnasium.spaces.Box:
-    spaces = gymnasium.spaces
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise DimeError(f"{name} has a discrete action space ({space}); {_NEEDED}. {_PAGE}")
-    if not isinstance(space, spaces.Box):
-        kind = type(space).__name__
-        raise DimeError(f"{name} has an action space of kind {kind} ({space}); {_NEEDED}. {_PAGE}")
-    if prod(space.shape) == 0:
-        raise DimeError(f"{name} has an empty action space ({space}); {_NEEDED}. {_PAGE}")
-    if str(space.dtype) not in _FLOAT_DTYPES:
-        raise DimeError(
-            f"{name} has actions of dtype {space.dtype} ({space}); {_NEEDED}, "
-            f"of dtype {', '.join(_FLOAT_DTYPES)}. {_PAGE}"
-        )
-    _check_bounds(space.low.astype(np.float64), space.high.astype(np.float64), name)
-    return space
-
-
-def _check_bounds(low: np.ndarray, high: np.ndarray, name: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(high - low)
-    for usable, problem, remedy in (
-        (finite, "bounds that are not finite", "the range its actuators really have"),
-        (low < high, "a lower bound not below the upper one", "bounds that leave room to act"),
-    ):
-        if not usable.all():
-            at = tuple(int(i) for i in np.argwhere(~usable)[0])
-            raise DimeError(
-                f"{name} has an action space with {problem}: [{low[at]}, {high[at]}] at index "
-                f"{at}; {_NEEDED}. Wrap the environment so that it declares {remedy}. {_PAGE}"
+                f"{name} has an observation space with {space}{_at(path)}; only Box, Dict and "
+                f"Tuple can be observed. {_PAGE}"
             )

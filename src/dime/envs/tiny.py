@@ -1,6 +1,6 @@
 """Two small environments with several equally good ways to act, for tests and for figures.
 
-Both are registered with Gymnasium when `dime.envs` is imported.
+Importing `dime.envs` registers both with Gymnasium.
 """
 
 import math
@@ -9,19 +9,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+TINY_IDS = ["dime/MultiGoal-v0", "dime/TwoModeBandit-v0"]
 _WEIGHTS, _MEANS, _STD = np.array([0.3, 0.7]), np.array([-0.5, 0.5]), 0.1
-_PIXELS = 256  # pictures are square, of even size for video codecs
+_MASS_INSIDE = 0.5 * (1.0 + math.erf(5.0 / math.sqrt(2.0)))  # of either Gaussian, in [-1, 1]
+_PIXELS = 256  # images are square, of even size for video codecs
 _WHITE, _GREY, _RED, _BLUE = (255, 255, 255), (170, 170, 170), (200, 40, 40), (40, 80, 200)
 
 
 def two_mode_log_density(action: np.ndarray) -> np.ndarray:
     """Log density on [-1, 1] of 0.3 N(-0.5, 0.1^2) + 0.7 N(0.5, 0.1^2), cut off at the ends.
 
-    Args:
-        action: any shape.
-
-    Returns:
-        Of the same shape, in nats; between -12.5 (ends and middle) and 1.03.
+    In nats, in the shape of `action`; between -12.5 (ends and middle) and 1.03.
 
     >>> grid = np.linspace(-1.0, 1.0, 20001)
     >>> float(np.trapezoid(np.exp(two_mode_log_density(grid)), grid).round(6))
@@ -30,15 +28,14 @@ def two_mode_log_density(action: np.ndarray) -> np.ndarray:
     z = (np.asarray(action, np.float64)[..., None] - _MEANS) / _STD
     log_normals = np.log(_WEIGHTS) - 0.5 * z**2 - math.log(_STD * math.sqrt(2.0 * math.pi))
     mixture = np.logaddexp(log_normals[..., 0], log_normals[..., 1])
-    return np.asarray(mixture - math.log(_mass_inside()))
+    return np.asarray(mixture - math.log(_MASS_INSIDE))
 
 
 class TwoModeBandit(gymnasium.Env):
     """One action in [-1, 1], one reward, one constant observation; every step terminates.
 
-    The reward is `two_mode_log_density(action)`. Maximising reward plus entropy therefore has a
-    known answer: at temperature 1 the optimal policy is that density, with 30 % of its mass around
-    -0.5 and 70 % around 0.5; at temperature T it is proportional to the density to the power 1/T.
+    The reward is `two_mode_log_density(action)`, so the policy that maximises reward plus T times
+    entropy is known: it is proportional to that density to the power 1/T.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -50,9 +47,7 @@ class TwoModeBandit(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._action: float | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """The constant observation; there is nothing to seed."""
         super().reset(seed=seed)
         self._action = None
@@ -86,11 +81,10 @@ class MultiGoal(gymnasium.Env):
         0.1 * (-(squared distance to the nearest goal) - 30 |action|^2) + 10 at a goal,
 
     and coming within 1 of a goal terminates. Walking straight to a goal returns -3.3 at the best
-    speed (0.6 a step) and -8 at full speed; random actions return about -80, staying -75.
+    speed (0.6 a step); random actions return about -80.
 
-    Different from the paper's task: rewards are scaled by 0.1 except the bonus of 10, which is
-    therefore ten times as large in proportion; there is no noise on the displacement; and an
-    episode is truncated after 30 steps.
+    Unlike in the paper, rewards are scaled by 0.1 except the bonus of 10, the displacement has no
+    noise, and an episode is truncated after 30 steps.
 
     Observations are the position, (2,). `info` has `position` and `success` (a goal was reached).
     """
@@ -110,9 +104,7 @@ class MultiGoal(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._path: list[np.ndarray] = []
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         """Puts the point near the origin."""
         super().reset(seed=seed)
         self._path = [self.np_random.normal(0.0, self.start_std, 2)]
@@ -137,10 +129,8 @@ class MultiGoal(gymnasium.Env):
         pixels = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1)
         picture = np.full((_PIXELS, _PIXELS, 3), _WHITE, np.uint8)
         picture[[0, -1], :] = picture[:, [0, -1]] = _GREY
-        for centres, radius, colour in (
-            (self.goals, self.goal_radius, _RED),
-            (self._path, 0.15, _BLUE),
-        ):
+        goals, path = (self.goals, self.goal_radius, _RED), (self._path, 0.15, _BLUE)
+        for centres, radius, colour in (goals, path):
             for centre in centres:
                 picture[((pixels - centre) ** 2).sum(axis=-1) < radius**2] = colour
         return picture
@@ -150,22 +140,6 @@ class MultiGoal(gymnasium.Env):
         return position.astype(np.float32), {"position": position.copy(), "success": success}
 
 
-def tiny_ids() -> list[str]:
-    """The ids of the environments of this file."""
-    return ["dime/MultiGoal-v0", "dime/TwoModeBandit-v0"]
-
-
-def register_tiny() -> None:
-    """Registers them with Gymnasium."""
-    if "dime/MultiGoal-v0" not in gymnasium.registry:
-        gymnasium.register("dime/MultiGoal-v0", f"{__name__}:MultiGoal", max_episode_steps=30)
-        gymnasium.register("dime/TwoModeBandit-v0", f"{__name__}:TwoModeBandit")
-
-
-def _mass_inside() -> float:
-    """The mass of the two Gaussians within [-1, 1]; about 1 - 3e-7."""
-
-    def below(bound: float, mean: float) -> float:
-        return 0.5 * (1.0 + math.erf((bound - mean) / (_STD * math.sqrt(2.0))))
-
-    return sum(w * (below(1.0, m) - below(-1.0, m)) for w, m in zip(_WEIGHTS, _MEANS, strict=True))
+if TINY_IDS[0] not in gymnasium.registry:
+    gymnasium.register("dime/MultiGoal-v0", f"{__name__}:MultiGoal", max_episode_steps=30)
+    gymnasium.register("dime/TwoModeBandit-v0", f"{__name__}:TwoModeBandit")

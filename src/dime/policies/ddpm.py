@@ -12,32 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step
-from dime.diffusion.schedules import variance_preserving_betas
-from dime.errors import require_at_least
-from dime.networks.denoiser import Denoiser
-from dime.optimizers import AdamConfig
+from dime.diffusion.ddpm import Noise, denoise, noised, posterior_step, variance_preserving_betas
+from dime.errors import Count
+from dime.networks.chain_networks import Denoiser
+from dime.optimizers import NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DdpmPolicyConfig(AdamConfig):
+class DdpmPolicyConfig(NetworkConfig):
     """The denoising chain, its network and its optimiser."""
 
-    num_denoising_steps: int
+    num_denoising_steps: Count
     """Length of the chain, at least 1."""
-    hidden_dim: int = 256
-    """Width of the network."""
-    num_hidden_layers: int = 3
-    """Hidden layers of the network."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(self, 1, "num_denoising_steps", "hidden_dim", "num_hidden_layers")
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """Widths of the hidden layers."""
-        return (self.hidden_dim,) * self.num_hidden_layers
+    num_hidden_layers: Count = 3
+    """Number of hidden layers."""
 
 
 class DdpmPolicy(eqx.Module):
@@ -48,20 +36,10 @@ class DdpmPolicy(eqx.Module):
 
     denoiser: Denoiser
     num_denoising_steps: int = eqx.field(static=True)
-    betas_of: Callable[[int], np.ndarray] = eqx.field(static=True)
-    reverse_step: Callable[..., Array] = eqx.field(static=True)
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        num_denoising_steps: int,
-        betas_of: Callable[[int], np.ndarray] = variance_preserving_betas,
-        reverse_step: Callable[..., Array] = posterior_step,
-    ):
-        self.denoiser = denoiser
-        self.num_denoising_steps = num_denoising_steps
-        self.betas_of = betas_of
-        self.reverse_step = reverse_step
+    betas_of: Callable[[int], np.ndarray] = eqx.field(
+        static=True, default=variance_preserving_betas
+    )
+    reverse_step: Callable[..., Array] = eqx.field(static=True, default=posterior_step)
 
     def sample(
         self, obs: Float[Array, "*batch obs"], key: Key[Array, ""], num: int | None = None
@@ -87,7 +65,7 @@ class DdpmPolicy(eqx.Module):
         """A draw whose random numbers the observation alone decides (DACER's evaluation).
 
         They come from its bits, summed as integers: a sum of floats may round differently where
-        other observations stand beside it (the released code takes mean and standard deviation).
+        the batch holds other observations (the released code takes mean and standard deviation).
         """
         rows = obs.reshape(-1, obs.shape[-1])
         odd = 2 * jnp.arange(obs.shape[-1], dtype=jnp.uint32) + 1

@@ -9,59 +9,47 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Key
 
 from dime.diffusion.controlled_sde import (
     Chain,
     Control,
     gaussian_log_prob,
+    inverse_softplus,
+    learnt_step_sizes,
     log_ratio_of,
     no_control,
     sample_chain,
 )
-from dime.diffusion.schedules import inverse_softplus, learnt_step_sizes
-from dime.errors import require_at_least, require_positive, require_unit_interval
-from dime.networks.control import ControlNetwork
-from dime.policies.squash import tanh_log_det
+from dime.errors import Count, Fraction, Positive
+from dime.networks.chain_networks import ControlNetwork
+from dime.optimizers import NetworkConfig
+from dime.policies.tanh_gaussian import tanh_log_det
 from dime.types import EnvSpec, Metrics, Sample
 
 
 @dataclass(frozen=True)
-class DiffusionPolicyConfig:
+class DiffusionPolicyConfig(NetworkConfig):
     """The denoising chain and its network."""
 
-    num_denoising_steps: int = 16
+    num_denoising_steps: Count = 16
     """Length of the chain, at least 1 (paper, table 2)."""
-    prior_std: float = 2.5
-    """Standard deviation of the prior, in latent units. The paper's N(0, 2.5) names the standard
-    deviation (released code)."""
-    initial_step_scale: float = 0.1
-    """Integrated diffusion of the first, largest step at the start of training (released code)."""
-    hidden_dim: int = 256
-    """Width of the network and of its step embedding (paper, table 2)."""
-    num_hidden_layers: int = 3
-    """Hidden layers of the network (paper, table 2)."""
-    learning_rate: float = 3e-4
-    """Of Adam (paper, table 2)."""
-    adam_b1: float = 0.5
-    """Adam's decay of the first moment, in [0, 1) (released code)."""
-    max_gradient: float = 1.0
-    """Each entry of the gradient is clipped to +- this (released code)."""
-
-    def __post_init__(self):
-        require_at_least(self, 1, "num_denoising_steps", "hidden_dim", "num_hidden_layers")
-        require_positive(self, "prior_std", "initial_step_scale", "learning_rate", "max_gradient")
-        require_unit_interval(self, "adam_b1")
+    prior_std: Positive = 2.5
+    """Standard deviation of the prior, the 2.5 in the paper's N(0, 2.5), in latent units."""
+    initial_step_scale: Positive = 0.1
+    """Initial integrated diffusion of the first step, the largest (released code)."""
+    hidden_dim: Count = 256
+    """Width of the hidden layers and of the step embedding (paper, table 2)."""
+    num_hidden_layers: Count = 3
+    """Number of hidden layers (paper, table 2)."""
+    adam_b1: Fraction = 0.5
+    """Adam's decay rate of the first moment, in [0, 1) (released code)."""
+    max_gradient: float | None = 1.0
+    """Clip each entry of the gradient to +- this value; None: no clipping (released code)."""
 
     def make(self, spec: EnvSpec, key: Key[Array, ""]) -> "DiffusionPolicy":
         """The policy at the start of training."""
         return DiffusionPolicy(self, spec, key)
-
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Adam after clipping the gradient entry by entry (released code)."""
-        adam = optax.adam(self.learning_rate, b1=self.adam_b1)
-        return optax.chain(optax.clip(self.max_gradient), adam)
 
 
 @dataclass(frozen=True)

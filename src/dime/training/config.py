@@ -1,4 +1,4 @@
-"""What a run is made of, and its way to JSON and back."""
+"""The settings of a run, and their conversion to JSON and back."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dime.algorithms.registry import find_algorithm
 from dime.errors import DimeError, choose, require, require_at_least
-from dime.training.replay import Storage
 
 FORMAT_VERSION = 1
 """Of `config.json` and of checkpoints. Every release reads all earlier ones."""
@@ -17,57 +16,60 @@ FORMAT_VERSION = 1
 EnvLike = str | Callable[..., Any]
 """Id of an environment, or a function that returns a new `gymnasium.Env` at each call."""
 
-_DAY_S = 86_400
-_FIRST_ENDS = 16  # beside one for each 1000 transitions, the length of dm_control's episodes
+
+def require_version(version: Any, where: object) -> None:
+    """Raises `DimeError` unless this release reads this format version."""
+    require(
+        isinstance(version, int) and 1 <= version <= FORMAT_VERSION,
+        f"{where} has format version {version}; this release of dime reads up to {FORMAT_VERSION}. "
+        "Upgrade: pip install --upgrade dime-rl",
+    )
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The loop: what every algorithm needs around it. All intervals in env steps of one seed."""
+    """Settings of the loop, for every algorithm. All intervals are in env steps of one seed."""
 
     seeds: tuple[int, ...] = (0,)
-    """One agent and one environment each, trained side by side in one program."""
+    """Random seeds. Each trains its own agent; all share one program."""
     num_env_steps: int = 1_000_000
-    """Length of the run (paper: 1M; 3M in figure 6c)."""
+    """Length of the run, per seed (paper: 1M; 3M in figure 6c)."""
     num_random_steps: int = 5_000
-    """First steps: uniform random actions, no updates (paper, table 2)."""
+    """Initial env steps with uniform random actions, no updates (paper, table 2)."""
     updates_per_env_step: int = 2
-    """Critic updates after each env step (paper, table 2: update-to-data ratio)."""
+    """Critic updates every `env_steps_per_update` env steps (paper, table 2)."""
     env_steps_per_update: int = 1
-    """Where it is more than 1, the updates come only after every so many env steps."""
+    """Env steps between updates; above 1 it divides the update-to-data ratio."""
     envs_per_seed: int = 1
-    """Environments of a seed that step together, each giving an env step; on the device only."""
+    """Parallel environments per seed; more than 1 only for environments computed by JAX."""
     batch_size: int = 256
-    """Transitions of a minibatch, a fresh one for each update (paper, table 2)."""
+    """Transitions per minibatch; each update draws a new one (paper, table 2)."""
     replay_capacity: int = 1_000_000
-    """Transitions kept, the newest ones (paper, table 2)."""
-    replay_dtype: Literal["float32", "float16", "uint8"] = "float32"
-    """Of the observations kept there: half of the memory, or a quarter (images alone)."""
-    next_obs_once: bool = False
-    """Keep an observation once that is also the next transition's first."""
+    """Transitions kept in the replay buffer (paper, table 2)."""
+    replay_dtype: Literal["float32", "float16"] = "float32"
+    """Type of the stored observations; float16 halves their memory."""
     bootstrap_at_time_limits: bool = True
-    """Off: a time limit counts as the end of the MDP, as in some released codes."""
+    """If off, a time limit counts as termination, as in some released code."""
     evaluate_every: int = 24_000
-    """Between evaluations; there is one at step 0 and one at the end too (published curves)."""
+    """Env steps between evaluations, plus one at step 0 and one at the end (published curves)."""
     num_evaluation_episodes: int = 5
-    """Whole episodes of each evaluation and mode (paper)."""
+    """Episodes per evaluation and mode (paper)."""
     evaluation_modes: tuple[str, ...] = ("stochastic", "deterministic")
-    """How actions are chosen there; the presets take the algorithm's official mode and one more
-    (`dime list algorithms`)."""
+    """How evaluations choose actions; by default in the official mode and in a common one."""
     log_every: int = 500
-    """Between lines of metrics.jsonl, 10 to 500 (or to envs_per_seed)."""
+    """Env steps between lines of metrics.jsonl: 10 to 500, or to envs_per_seed if larger."""
     checkpoint_every: int = 10_000
-    """Between checkpoints; there is one before the first step and one at the end too."""
+    """Env steps between checkpoints, plus one before the first step and one at the end."""
     max_env_restarts: int = 3
-    """How often a seed's environments are made anew after they raised; then the seed fails."""
+    """How often a seed's environments may be re-created after exceptions before the seed fails."""
     env_process: bool = False
-    """Every environment in a process of its own: one that hangs or dies is made anew too."""
+    """Run each environment in its own process; one that hangs or dies is re-created too."""
     env_timeout_s: float = 60.0
-    """With env_process, how long an environment may take for a step, a reset or being made."""
+    """With env_process: time limit for a step, a reset or the creation of an environment."""
     matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """Of the inputs of matrix products on a GPU, sums being float32; a CPU computes in float32."""
+    """Input precision of matrix products on GPUs, which sum in float32. CPUs always use float32."""
     overlap: bool = False
-    """Learn while the environments step; what an env step brings is learnt during the next."""
+    """Update while the environments take the next step; updates lag by one env step."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb_project: str | None = None
@@ -83,8 +85,8 @@ class TrainingConfig:
         )
         require_at_least(self, 0, "num_random_steps", "max_env_restarts")
         require(
-            0.0 < self.env_timeout_s <= _DAY_S,
-            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most {_DAY_S}.",
+            0.0 < self.env_timeout_s <= 86_400,  # a day
+            f"env_timeout_s is {self.env_timeout_s}; it must be above 0 and at most 86400.",
         )
         longest = max(500, self.envs_per_seed)
         require(
@@ -96,18 +98,14 @@ class TrainingConfig:
             f"env_steps_per_update is {self.env_steps_per_update}; in a run of "
             f"{self.num_env_steps} env steps there would be no update.",
         )
-        self._require_whole_turns()
+        self._require_whole_rounds()
         require(len(self.seeds) > 0, "No seed was given; --seeds needs at least one.")
-        require(
-            len(set(self.seeds)) == len(self.seeds), f"A seed stands twice in seeds {self.seeds}."
-        )
+        for name, kind in (("seeds", "seed"), ("evaluation_modes", "mode")):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"A {kind} appears twice in {name} {values}.")
         require(
             all(0 <= seed < 2**31 for seed in self.seeds),
             f"seeds are {self.seeds}; each must be 0 to 2147483647.",
-        )
-        require(
-            len(set(self.evaluation_modes)) == len(self.evaluation_modes),
-            f"A mode stands twice in evaluation_modes {self.evaluation_modes}.",
         )
         require(
             self.num_env_steps * self.updates_per_env_step < 2**31,
@@ -117,44 +115,27 @@ class TrainingConfig:
 
     @property
     def effective_capacity(self) -> int:
-        """Transitions that can really come together in this run."""
+        """Transitions that this run can collect, at most `replay_capacity`."""
         return min(self.replay_capacity, self.num_env_steps)
 
-    def storage(self, room_for_ends: int | None = None) -> Storage:
-        """How the replay keeps its transitions.
-
-        Where next observations are kept once it begins with room for few ends of episodes; more is
-        made when they come.
-        """
-        capacity = self.effective_capacity
-        if self.next_obs_once and room_for_ends is None:
-            room_for_ends = min(capacity, _FIRST_ENDS + capacity // 1000)
-        return Storage(capacity, self.replay_dtype, room_for_ends)
-
     @property
-    def updates_per_turn(self) -> int:
-        """Updates that come together, where they do: the environments of a seed step together."""
+    def updates_per_round(self) -> int:
+        """Updates that follow one round of steps of a seed's environments."""
         return self.updates_per_env_step * max(1, self.envs_per_seed // self.env_steps_per_update)
 
     def learns_after(self, env_step: Any) -> Any:
-        """Whether updates belong to an env step (counted from 1, also in a compiled program)."""
+        """Whether updates follow an env step (counted from 1, also in a compiled program)."""
         return (env_step > self.num_random_steps) & (env_step % self.env_steps_per_update == 0)
 
-    def _require_whole_turns(self) -> None:
-        """Everything is due after whole turns of a seed's environments."""
+    def _require_whole_rounds(self) -> None:
         together, per_update = self.envs_per_seed, self.env_steps_per_update
         names = ("num_env_steps", "num_random_steps", "evaluate_every", "log_every")
-        values = {name: getattr(self, name) for name in (*names, "checkpoint_every")}
-        misfits = [
-            f"{name} is {value} (next: {-(-value // together) * together})"
-            for name, value in values.items()
-            if value % together
-        ]
-        require(
-            not misfits,
-            f"With {together} environments that step together (envs_per_seed) these must be "
-            f"multiples of {together}: {', '.join(misfits)}.",
-        )
+        for name in (*names, "checkpoint_every"):
+            require(
+                getattr(self, name) % together == 0,
+                f"{name} is {getattr(self, name)}; with {together} environments that step together "
+                f"(envs_per_seed) it must be a multiple of {together}.",
+            )
         require(
             max(together, per_update) % min(together, per_update) == 0,
             f"env_steps_per_update is {per_update}; with {together} environments that step "
@@ -172,7 +153,7 @@ class RunConfig:
     """Everything a run depends on."""
 
     env: str
-    """Id of the environment; for one passed as an object, its description."""
+    """Id of the environment, or a description of one that was passed as an object."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to the environment's constructor."""
     env_is_object: bool = False
@@ -180,9 +161,9 @@ class RunConfig:
     algorithm: str = "dime"
     """Name of the algorithm."""
     preset: str = "paper"
-    """What the settings started from."""
+    """The preset that the settings started from."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """The loop."""
+    """Settings of the loop."""
     settings: Any = None
     """The algorithm's own config."""
 
@@ -207,19 +188,19 @@ class RunConfig:
     def from_json(cls, content: Any) -> "RunConfig":
         """The config again; refuses unknown names, wrong types and impossible values."""
         require(isinstance(content, dict), f"A config is a table of options, got {content!r:.80}.")
-        version = content.get("format_version", FORMAT_VERSION)
-        require(
-            isinstance(version, int) and version <= FORMAT_VERSION,
-            f"The config has format version {version}; this release of dime reads up to "
-            f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl",
-        )
-        about_the_file = ("format_version", "sha256")
-        content = {name: value for name, value in content.items() if name not in about_the_file}
+        content = {name: value for name, value in content.items() if name != "sha256"}
+        require_version(content.pop("format_version", FORMAT_VERSION), "The config")
         algorithm = content.get("algorithm", "dime")
         require(isinstance(algorithm, str), f"algorithm is {algorithm!r}; it must be a name.")
         chosen = find_algorithm(algorithm)
         training = TrainingConfig(evaluation_modes=chosen.default_modes)
         defaults = cls("", algorithm=algorithm, training=training, settings=chosen.config())
+        training = content.get("training")
+        if isinstance(training, dict):  # options of earlier releases that changed only the memory
+            training = {name: value for name, value in training.items() if name != "next_obs_once"}
+            if training.get("replay_dtype") == "uint8":
+                training["replay_dtype"] = "float32"
+            content["training"] = training
         return replace_nested(defaults, content)
 
 
@@ -251,39 +232,48 @@ def replace_nested(config: Config, overrides: dict[str, Any], where: str = "") -
     return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType]
 
 
-def option_names(config: Any) -> list[str]:
-    """The fields of a config by their paths, those of nested configs too.
+def from_table(kind: type[Config], content: Any, path: str = "") -> Config:
+    """A dataclass from a table of JSON values; unknown entries are ignored.
 
-    >>> option_names(RunConfig("x"))[-3:]
-    ['training.tensorboard', 'training.wandb_project', 'settings']
+    Raises `DimeError` for a missing entry, a value of a wrong type, or one that `kind` refuses.
     """
-    names = []
-    for field_ in dataclasses.fields(config):
-        value = getattr(config, field_.name)
-        nested = option_names(value) if dataclasses.is_dataclass(value) else []
-        names += [f"{field_.name}.{name}" for name in nested] or [field_.name]
-    return names
+    require(isinstance(content, dict), f"{path or 'everything'} is {content!r:.80}; not a table.")
+    hints = get_type_hints(kind)
+    values = {
+        name: _convert(content[name], hints[name], f"{path}{name}")
+        for name in hints
+        if name in content
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise DimeError(f"{path}: {error}.") from error
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """The value if it is of the hinted type (JSON lists become tuples, ints become floats)."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is tuple:
-        require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
-        return tuple(_convert(item, arguments[0], path) for item in value)
+    if hasattr(hint, "from_json"):
+        return hint.from_json(value)
+    if dataclasses.is_dataclass(hint):
+        return from_table(hint, value, f"{path}.")  # pyright: ignore[reportArgumentType]
+    if origin is types.UnionType:
+        return None if value is None else _convert(value, arguments[0], path)
     if origin is Literal:
         choices = ", ".join(map(str, arguments))
         require(value in arguments, f"{path} is {value!r}; it must be one of: {choices}.")
         return value
-    if origin is types.UnionType:
-        return None if value is None else _convert(value, arguments[0], path)
-    if origin is dict:
-        require(isinstance(value, dict), f"{path} is {value!r}; it must be a table.")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        require(abs(value) < 2**63, f"{path} is a number of {len(str(value))} digits; too large.")
+    found = type(value)
+    if hint is float and found is int and abs(value) < 2**63:
         return float(value)
-    is_bool_for_number = isinstance(value, bool) and hint is not bool
-    if not isinstance(value, hint) or is_bool_for_number:
-        raise DimeError(f"{path} is {value!r}; it must be of type {hint.__name__}.")
+    kind: Any = list | tuple if origin is tuple else origin or hint
+    name = {list: "a list", tuple: "a list", dict: "a table"}.get(origin)
+    require(
+        hint is Any or (issubclass(found, kind) and (found is bool) == (hint is bool)),
+        f"{path} is {value!r:.80}; it must be {name or f'of type {hint.__name__}'}.",
+    )
+    if origin in (list, tuple):
+        return origin(_convert(item, arguments[0], path) for item in value)
+    if origin is dict:
+        return {key: _convert(item, arguments[1], path) for key, item in value.items()}
     return value

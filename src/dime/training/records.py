@@ -8,13 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dime.errors import DimeError
 
 LARGEST_JSON = 2**25
 """Bytes that a JSON file or a line of records may have; what is larger is not read."""
-_DEEPEST = 50  # tables in tables and lists in lists; deeper ones are damage
 
 
 def parse_json(content: bytes) -> Any:
@@ -24,32 +23,22 @@ def parse_json(content: bytes) -> Any:
         ValueError: not JSON, a name twice in a table, NaN or infinity, or nested too deeply.
     """
     try:
-        value = json.loads(
+        return json.loads(
             content.decode("utf-8-sig"), object_pairs_hook=_table, parse_constant=_refuse_constant
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not _is_shallow(value, _DEEPEST):
-        raise ValueError("nested too deeply")
-    return value
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice in a table")
+        raise ValueError("a name appears twice in a table")
     return table
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
+    raise ValueError(f"{name} is not JSON")
 
 
 def read_small(path: Path) -> bytes:
@@ -81,13 +70,13 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_writable(file: Path) -> None:
-    """Raises `DimeError` where a file has no folder to go to, before its content takes minutes."""
+    """Raises `DimeError` if a file has no folder to go to: its content may take minutes."""
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise DimeError(f"{file} cannot be written: {file.parent} is no folder to write to.")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file beside `path` and renames it: a reader meets the old or the new one.
+    """Replaces a JSON file at once: a reader meets the old or the new one.
 
     A number that JSON does not have (NaN, infinity) becomes null.
     """
@@ -144,10 +133,9 @@ class RecordFile:
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line. A number that JSON does not have (NaN, infinity) becomes null.
 
-        Raises `OSError` where the disk does not take it.
+        Raises `OSError` if the disk does not take it.
         """
-        line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        self._unwritten += line.encode()
+        self._unwritten += (json.dumps(_finite(record)) + "\n").encode()
         self._write()
 
     def _write(self) -> None:
@@ -197,15 +185,15 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = parse_json(line)
-            except ValueError as error:
-                raise DimeError(f"{path} is damaged: line {number} is no record.") from error
+            except ValueError:
+                record = None
             if not isinstance(record, dict):
                 raise DimeError(f"{path} is damaged: line {number} is no record.")
             yield record
 
 
 def cut_records(path: Path, size: int, discarded: Path) -> int:
-    """Moves what stands behind the first `size` bytes to the end of `discarded`.
+    """Moves what follows the first `size` bytes to the end of `discarded`.
 
     Returns the number of lines moved: records newer than the checkpoint that a run resumes from.
     In a file that is shorter, only a last line that is not whole is moved.
@@ -214,32 +202,14 @@ def cut_records(path: Path, size: int, discarded: Path) -> int:
         return 0
     with path.open("rb") as file:
         if path.stat().st_size < size:
-            size = _end_of_lines(file)
-        if path.stat().st_size == size:
-            return 0
+            size = file.read().rfind(b"\n") + 1
         file.seek(size)
-        moved = _move(file, discarded)
-    os.truncate(path, size)
-    return moved
-
-
-def _end_of_lines(file: BinaryIO) -> int:
-    """Where the last whole line of a file ends."""
-    end = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, end - LARGEST_JSON))
-    newline = file.read().rfind(b"\n")
-    return start + newline + 1 if newline >= 0 else 0
-
-
-def _move(file: BinaryIO, discarded: Path) -> int:
-    """Appends what follows in a file to another, line by line; returns how many lines."""
-    moved, line = 0, b""
+        tail = file.read()
+    if not tail:
+        return 0
     with discarded.open("ab") as other:
-        for line in iter(lambda: file.readline(LARGEST_JSON), b""):
-            other.write(line)
-            moved += 1
-        if not line.endswith(b"\n"):
-            other.write(b"\n")
+        other.write(tail if tail.endswith(b"\n") else tail + b"\n")
         other.flush()
         os.fsync(other.fileno())
-    return moved
+    os.truncate(path, size)
+    return len(tail.removesuffix(b"\n").split(b"\n"))

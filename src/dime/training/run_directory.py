@@ -18,23 +18,14 @@ import filelock
 import jax
 
 import dime
-from dime.errors import DimeError
-from dime.training.checkpoint import CheckpointFolder
-from dime.training.config import FORMAT_VERSION
-from dime.training.processes import is_gone
+from dime.errors import DimeError, require
+from dime.training.checkpoint.writer import CheckpointFolder
+from dime.training.config import require_version
+from dime.training.process import is_gone
 from dime.training.records import read_json, signed, write_json
 
 _VERSIONS_OF = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
 _DEAD = "its process is gone: killed, or the machine crashed; dime resume continues the run"
-
-
-def default_run_dirs(env: str, algorithm: str) -> Iterator[Path]:
-    """`runs/ENV/ALGORITHM/<date-time>` below the current folder, then the same with -2, -3, ..."""
-    place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    yield place / stamp
-    for number in itertools.count(2):
-        yield place / f"{stamp}-{number}"
 
 
 class TakenError(DimeError):
@@ -58,11 +49,11 @@ class RunDirectory:
         self.checkpoints = CheckpointFolder(place / "checkpoints")
 
     def refuse_if_taken(self) -> None:
-        """Raises `TakenError` where something stands already."""
+        """Raises `TakenError` if something is there already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise TakenError(
-                f"{self.path} exists already. Resume it (dime resume {self.path}) or choose "
-                "another place (--run-dir)."
+                f"{self.path} exists already. Resume it (dime resume {self.path}) if it is a run, or "
+                "choose another place (--run-dir)."
             )
 
     @classmethod
@@ -79,7 +70,7 @@ class RunDirectory:
             made = True
             place.write_config(config)
             if hidden:
-                hidden.rename(path)  # refused where another process was quicker
+                hidden.rename(path)  # refused if another process was quicker
         except OSError as error:
             if made or hidden:
                 shutil.rmtree(hidden or place.checkpoints.folder, ignore_errors=True)
@@ -91,25 +82,13 @@ class RunDirectory:
 
     @classmethod
     def create_default(cls, env: str, algorithm: str, config: dict[str, Any]) -> "RunDirectory":
-        """Makes the first of the `default_run_dirs` that is free, also of another process."""
-        for path in default_run_dirs(env, algorithm):
-            try:
-                return cls.create(path, config)
-            except TakenError:
-                continue
+        """Makes `runs/ENV/ALGORITHM/<date-time>`, or the same with -2, -3, ... if that is taken."""
+        place = Path("runs", *env.replace(":", "/").split("/"), algorithm)
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for number in itertools.count(1):
+            with suppress(TakenError):
+                return cls.create(place / (stamp if number == 1 else f"{stamp}-{number}"), config)
         raise AssertionError("there is always another name")
-
-    @contextmanager
-    def removed_on_failure(self, keep_empty: bool) -> Iterator[None]:
-        """Where anything is raised inside, this new run is removed, so that its name is free."""
-        try:
-            yield
-        except BaseException:
-            for entry in self.path.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if not keep_empty:
-                self.path.rmdir()
-            raise
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -121,54 +100,50 @@ class RunDirectory:
         return directory
 
     def refuse_what_is_no_file(self) -> None:
-        """Raises `DimeError` where a folder, a pipe or a device stands for a file of the run."""
+        """Raises `DimeError` if a folder, a pipe or a device is in the place of a run's file."""
         own = [self.metrics_file, self.evaluations_file, self.discarded_file]
         for file in [*own, self.provenance_file, self.status_file, self.path / ".lock"]:
-            if file.exists() and not file.is_file():
-                raise DimeError(f"{file} is no file. Put it back, or move away what stands there.")
+            require(
+                file.is_file() or not file.exists(),
+                f"{file} is not a file. Put the file back, or move away what is there.",
+            )
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, with a SHA-256 of itself."""
         write_json(self.config_file, signed(config))
 
     def config(self) -> dict[str, Any]:
-        """The verified content of config.json; those of before it had a SHA-256 have none.
+        """The content of config.json, verified if it has a SHA-256, as it has in recent releases.
 
-        Raises:
-            DimeError: not a run's, damaged, or of a newer release.
+        Raises `DimeError` if it is damaged, not a run's, or of a newer release.
         """
         try:
             config = read_json(self.config_file)
             version = config["format_version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DimeError(f"{self.config_file} is damaged or not a run's config.") from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DimeError(
-                f"{self.path} has format version {version}; this release of dime reads up to "
-                f"{FORMAT_VERSION}. Upgrade: pip install --upgrade dime-rl"
-            )
-        if config.get("sha256", signed(config)["sha256"]) != signed(config)["sha256"]:
-            raise DimeError(
-                f"{self.config_file} is damaged: its content does not match its SHA-256. If you "
-                'changed it yourself, delete its entry "sha256".'
-            )
-        return {name: value for name, value in config.items() if name != "sha256"}
+        require_version(version, self.path)
+        found = config.pop("sha256", None)
+        require(
+            found in (None, signed(config)["sha256"]),
+            f"{self.config_file} is damaged: its content does not match its SHA-256. If you "
+            'changed it yourself, delete its entry "sha256".',
+        )
+        return config
 
     def status(self) -> dict[str, Any]:
         """The content of status.json, or nothing before the first is written.
 
-        The state of a run whose process has gone without a word is `dead`.
+        The state is `dead` if it says `running` and the process is gone.
         """
-        try:
+        with suppress(OSError, ValueError):
             status = read_json(self.status_file)
             silent_s = time.time() - self.status_file.stat().st_mtime
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(status, dict):
-            return {}
-        if status.get("state") == "running" and is_gone(status.get("process"), silent_s):
-            status |= {"state": "dead", "reason": _DEAD}
-        return status
+            if isinstance(status, dict):
+                if status.get("state") == "running" and is_gone(status.get("process"), silent_s):
+                    status |= {"state": "dead", "reason": _DEAD}
+                return status
+        return {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,37 +164,28 @@ class RunDirectory:
         with suppress(OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
             known = read_json(self.provenance_file)["starts"]
             starts = known if isinstance(known, list) else []
-        starts.append({"env_step": env_step, **provenance()})
-        write_json(self.provenance_file, {"starts": starts})
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, commit, device and command of this process."""
-    return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "dime": dime.__version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": jax.devices()[0].device_kind,
-        "backend": jax.default_backend(),
-        "versions": {name: metadata.version(name) for name in _VERSIONS_OF},
-    }
+        start = {
+            "env_step": env_step,
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "dime": dime.__version__,
+            "git_commit": _git_commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": jax.devices()[0].device_kind,
+            "backend": jax.default_backend(),
+            "versions": {name: metadata.version(name) for name in _VERSIONS_OF},
+        }
+        write_json(self.provenance_file, {"starts": [*starts, start]})
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, `+` behind it if it was changed."""
-    source = Path(__file__).parent
+    """The commit of the checkout that the package runs from, with a `+` if it was changed."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    where, muted = Path(__file__).parent, subprocess.DEVNULL
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            cwd=source,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return subprocess.check_output(
+            command, cwd=where, text=True, stderr=muted, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()

@@ -1,75 +1,51 @@
-"""The losses of maximum-entropy actor-critic methods, with the entropy or a bound on it."""
+"""Losses that make a policy exp(Q / temperature), and the temperature: the entropy's weight."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dime.critics.ensemble import JointCritics, evaluate_critics, joint_outputs
-from dime.critics.heads import Head, SoftBackup
-from dime.networks.batch_renorm_mlp import BatchRenormMlp, Stats
-from dime.types import Metrics, Transition
-from dime.updates.gradient_step import descend
+from dime.errors import Checked, Finite, Fraction, Positive
+from dime.optimizers import gradient_step
+from dime.types import Sample
 
-
-def joint_critic_loss(
-    critics: BatchRenormMlp,
-    stats: Stats,
-    transition: Transition,
-    next_action: Float[Array, "batch act"],
-    backup: SoftBackup,
-    head: Head,
-) -> tuple[Float[Array, ""], tuple[Stats, Metrics]]:
-    """Critic loss without a target network; and the statistics after the pass (DIME eqs. 21, 24).
-
-    Current and next pairs share one training pass. Only the finished target is held fixed:
-    gradients do flow through the batch statistics, to which the next pairs contribute.
-    """
-    pairs = jnp.concatenate([transition.obs, transition.action], axis=-1)
-    next_pairs = jnp.concatenate([transition.next_obs, next_action], axis=-1)
-    outputs, next_outputs, stats = joint_outputs(critics, stats, pairs, next_pairs)
-    target = jax.lax.stop_gradient(head.target(next_outputs, backup))
-    loss, metrics = head.loss(outputs, target)
-    q_mean = head.value(jax.lax.stop_gradient(outputs)).mean()
-    metrics |= head.target_metrics(jax.lax.stop_gradient(next_outputs), backup)
-    return loss, (stats, metrics | {"critic_loss": loss, "q_mean": q_mean})
+Value: TypeAlias = Callable[[Array, Array], Array]
+"""(obs, action) to one number from all critics."""
+Objective: TypeAlias = Callable[..., tuple[Array, Sample]]
+"""(policy, obs, key, value, temperature) to the loss and the samples that it was made from."""
 
 
-def joint_critic_step(
-    critics: JointCritics,
-    transition: Transition,
-    next_action: Float[Array, "batch act"],
-    backup: SoftBackup,
-    head: Head,
-    optimizer: optax.GradientTransformation,
-) -> tuple[JointCritics, Metrics]:
-    """The critics after one step on `joint_critic_loss`."""
-
-    def loss(online: BatchRenormMlp):
-        return joint_critic_loss(online, critics.stats, transition, next_action, backup, head)
-
-    online, state, descent = descend(optimizer, loss, critics.optimizer, critics.online)
-    stats, metrics = descent.told
-    metrics |= {"critic_gradient_norm": descent.gradient_norm}
-    return JointCritics(online, stats, state), metrics
+def reverse_kl(
+    policy: Any,
+    obs: Float[Array, "batch obs"],
+    key: Key[Array, ""],
+    value: Value,
+    temperature: Float[Array, ""],
+) -> tuple[Float[Array, ""], Sample]:
+    """SAC's objective, through the sample (a whole chain in DIME's eq. 27)."""
+    sample = policy.sample(obs, key)
+    q = value(obs, sample.action)
+    return max_entropy_policy_loss(sample.log_prob, q, temperature), sample
 
 
-def combined_value(
-    critics: BatchRenormMlp,
-    stats: Stats,
-    obs: Float[Array, "*batch obs"],
-    action: Float[Array, "*batch act"],
-    head: Head,
-) -> Float[Array, "*batch"]:
-    """Q(s, a) in evaluation mode, one number from all critics, in units of return."""
-    pairs = jnp.concatenate([obs, action], axis=-1)
-    return head.combined_value(evaluate_critics(critics, stats, pairs))
+def log_variance_over(num_chains: int) -> Objective:
+    """The objective over several chains of each state (DIME section 6)."""
+
+    def log_variance(policy, obs, key, value, temperature):
+        repeated = jnp.broadcast_to(obs, (num_chains, *obs.shape))
+        sample = policy.sample_detached(repeated, key)
+        q = value(repeated, sample.action)
+        return log_variance_policy_loss(sample.log_prob, q, temperature), sample
+
+    return log_variance
 
 
 def max_entropy_policy_loss(
-    log_prob: Float[Array, "*batch"],
-    value: Float[Array, "*batch"],
-    temperature: Float[Array, ""],
+    log_prob: Float[Array, "*batch"], value: Float[Array, "*batch"], temperature: Float[Array, ""]
 ) -> Float[Array, ""]:
     """`mean[temperature * log_prob - Q]` (SAC; DIME eq. 27)."""
     return (temperature * log_prob - value).mean()
@@ -83,8 +59,98 @@ def log_variance_policy_loss(
     """Half the variance of `log_prob - Q / temperature` over the chains of each state.
 
     0 where the policy is exp(Q / temperature) up to a factor per state (Richter et al. 2020; DIME
-    section 6). Over the chains of one state and not over states, which have factors of their own.
+    section 6). Over the chains of one state and not over states, whose factors differ.
     The paths must carry no gradient; the value and the temperature are held fixed here.
     """
     log_target = jax.lax.stop_gradient(value / temperature)
     return 0.5 * (log_prob - log_target).var(axis=0).mean()
+
+
+@dataclass(frozen=True)
+class LearntTemperatureConfig(Checked):
+    """The temperature, and how it is learnt."""
+
+    initial: Positive = 1.0
+    """Initial temperature, in units of reward per nat."""
+    learn: bool = True
+    """If off, the initial value is kept."""
+    learning_rate: Positive = 3e-4
+    """Adam's learning rate for the log temperature."""
+    adam_b1: Fraction = 0.9
+    """Adam's decay rate of the first moment, in [0, 1)."""
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Adam on the log temperature."""
+        return optax.adam(self.learning_rate, b1=self.adam_b1)
+
+
+@dataclass(frozen=True)
+class TemperatureConfig(LearntTemperatureConfig):
+    """DIME's temperature: drives the running cost to a target."""
+
+    initial: Positive = 1.0
+    """Initial temperature, in units of reward per nat (released code)."""
+    learn: bool = True
+    """If off, the initial value is kept (paper, figure 2a-b)."""
+    learning_rate: Positive = 1e-3
+    """Adam's learning rate for the log temperature (paper, table 2)."""
+    target_running_cost_per_dim: Finite = 4.0
+    """Target of the mean running cost, in nats per action dimension (paper, table 2: 4).
+    It excludes the prior's share of the log density, -2.335 for prior_std 2.5, so 4 aims at an
+    entropy bound of -1.665 nats per dimension (SAC: -1)."""
+
+
+@dataclass(frozen=True)
+class EntropyTemperatureConfig(LearntTemperatureConfig):
+    """SAC's temperature: drives the entropy to a target."""
+
+    target_entropy_per_dim: Finite = -1.0
+    """Target of the policy's entropy, in nats per action dimension (SAC: -1)."""
+
+
+class Temperature(NamedTuple):
+    """The temperature's logarithm and its optimiser's state."""
+
+    log_value: Float[Array, ""]
+    optimizer: Any
+
+    @classmethod
+    def start(cls, config: LearntTemperatureConfig) -> "Temperature":
+        """As it is before training."""
+        log_value = jnp.log(jnp.float32(config.initial))
+        return cls(log_value, config.make_optimizer().init(log_value))
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """In units of reward per nat."""
+        return jnp.exp(self.log_value)
+
+    def step(
+        self, config: LearntTemperatureConfig, loss: Callable[[Array], Array]
+    ) -> "Temperature":
+        """After one optimiser step on `loss(log_value)`; unchanged where it is not learnt."""
+        if not config.learn:
+            return self
+        gradient = jax.grad(loss)(self.log_value)
+        optimizer = config.make_optimizer()
+        log_value, state, _ = gradient_step(optimizer, gradient, self.optimizer, self.log_value)
+        return Temperature(log_value, state)
+
+
+def temperature_loss(
+    log_temperature: Float[Array, ""], cost: Float[Array, "*batch"], target: float
+) -> Float[Array, ""]:
+    """Falls when the temperature rises while the cost exceeds its target (DIME eq. 28).
+
+    The cost is the log density, `target` minus the target entropy, in nats for the whole action.
+    DIME's released code takes the running cost, which leaves out the prior draw's constant share of
+    the log density.
+    """
+    return -jnp.exp(log_temperature) * (cost.mean() - target)
+
+
+def log_temperature_loss(
+    log_temperature: Float[Array, ""], cost: Float[Array, "*batch"], target: float
+) -> Float[Array, ""]:
+    """The same with the log temperature as the factor, as SAC's later codes and DACER have it."""
+    return -log_temperature * (cost.mean() - target)

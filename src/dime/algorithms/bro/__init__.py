@@ -1,0 +1,1 @@
+"""BRO and BRO-Fast."""

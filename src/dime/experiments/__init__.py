@@ -1,1 +1,0 @@
-"""Many runs, and what is made of them: presets, curves, figures."""

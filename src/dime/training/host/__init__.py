@@ -1,0 +1,1 @@
+"""Environments on the host, learners on the device."""
