@@ -52,8 +52,8 @@ class RunDirectory:
         """Raises `TakenError` if something is there already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise TakenError(
-                f"{self.path} exists already. Resume it (dime resume {self.path}) if it is a run, or "
-                "choose another place (--run-dir)."
+                f"{self.path} exists already. Resume it (dime resume {self.path}) if it is a run, "
+                "or choose another place (--run-dir)."
             )
 
     @classmethod
