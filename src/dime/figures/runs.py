@@ -159,11 +159,12 @@ def _read_run(path: Path, separate: tuple[str, ...]) -> Run:
             f"{path} is damaged: its files are not those of a run ({error!r:.200}). Leave it out."
         ) from error
     status = directory.status()
+    state, reason = status.get("state", "running"), status.get("reason")
+    advice = "Try again when there is one" if state == "running" else "Resume it with evaluations"
     require(
         bool(records),
-        f"{path} has no evaluations yet, and its state is {status.get('state', 'running')}"
-        f"{': ' * bool(status.get('reason'))}{status.get('reason') or ''}. Leave this run out, or "
-        "resume it with evaluations.",
+        f"{path} has no evaluations yet, and its state is {state}"
+        f"{f': {reason}' if reason else ''}. {advice}, or leave this run out.",
     )
     return Run(path, config, records, variant_of(config, separate))
 
