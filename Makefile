@@ -28,7 +28,7 @@ check: setup  ## format, lint, types, tests: what CI runs
 	$(BIN)/basedpyright
 	$(MAKE) test
 
-format: setup  ## format the code and mend what the linter can
+format: setup  ## format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -39,13 +39,13 @@ bench-peers:  ## CrossQ here and of SBX in turn, in .venv-peers (installs PyTorc
 	@scripts/setup peers
 	.venv-peers/bin/python benchmarks/peers.py
 
-soak: setup  ## try every promise (docs/promises.md), the long tests too (under 20 minutes)
+soak: setup  ## test every promise (docs/promises.md), with the long tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "promise or soak" -q
 
-fuzz: setup  ## fuzz what reads a run's files (make fuzz SECONDS=20: for each of the targets)
+fuzz: setup  ## fuzz the readers of a run's files (SECONDS=20 for each target)
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz.fuzz_readers --seconds $(SECONDS)
 
-lock:  ## pin the dependencies anew (needs uv)
+lock:  ## update the pinned dependencies (needs uv)
 	scripts/lock
 
 clean:  ## remove .venv and caches, never runs

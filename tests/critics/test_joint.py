@@ -80,25 +80,25 @@ def test_evaluation_mode_is_the_network_with_running_statistics(made):
 def test_joint_pass_normalises_current_and_next_pairs_together(made):
     critics, _ = made
     first, second = pairs(1), pairs(2) + 2.0
-    current, following, stats = joint_outputs(*made, first, second)
+    current, next_outputs, stats = joint_outputs(*made, first, second)
     both = np.concatenate([first, second])
     for index in range(2):
         critic = critic_number(index, critics)
         expected = forward(critic, both, lambda x, i: (x.mean(axis=0), x.var(axis=0)))
         np.testing.assert_allclose(current[index], expected[:ROWS], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(following[index], expected[ROWS:], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(next_outputs[index], expected[ROWS:], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(stats[0].mean[0], 0.01 * both.mean(axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(stats[0].num_calls, [1, 1])
 
 
 def test_joint_pass_differs_from_two_separate_passes(made):
     first, second = pairs(1), pairs(2) + 2.0
-    current, following, _ = joint_outputs(*made, first, second)
+    current, next_outputs, _ = joint_outputs(*made, first, second)
     critics, stats = made
     train = jax.jit(jax.vmap(lambda c, s, x: c.train(x, s)[0], in_axes=(0, 0, None)))
     separate = [train(critics, stats, x) for x in (first, second)]
     assert jnp.abs(current - separate[0]).max() > 0.1
-    assert jnp.abs(following - separate[1]).max() > 0.1
+    assert jnp.abs(next_outputs - separate[1]).max() > 0.1
 
 
 def test_number_and_depth_of_the_critics_are_configured():

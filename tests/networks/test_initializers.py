@@ -1,4 +1,4 @@
-"""How layers start: the moments and bounds that each law promises."""
+"""How layers start: the moments and bounds that each distribution promises."""
 
 import re
 
@@ -19,7 +19,7 @@ from dime.networks.layers import (
 
 IN, OUT = 400, 100
 CUT_STD = stats.truncnorm(-2.0, 2.0).std()  # 0.88
-LAWS = {  # standard deviation times sqrt(IN), and the largest entry times sqrt(IN)
+DISTRIBUTIONS = {  # standard deviation times sqrt(IN), and the largest entry times sqrt(IN)
     "lecun": (lecun, 1.0, 2.0 / CUT_STD),
     "xavier": (xavier, np.sqrt(2.0 * IN / (IN + OUT)), np.sqrt(6.0 * IN / (IN + OUT))),
     "truncated": (truncated_normal_with(0.5), 0.5 * CUT_STD, 1.0),
@@ -27,9 +27,9 @@ LAWS = {  # standard deviation times sqrt(IN), and the largest entry times sqrt(
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_kernels_have_the_laws_width_and_ends(name):
-    start, std, largest = LAWS[name]
+    start, std, largest = DISTRIBUTIONS[name]
     kernel, bias = start(jax.random.key(0), IN, OUT)
     assert (kernel.shape, bias.shape) == ((IN, OUT), (OUT,))
     scaled = np.sqrt(IN) * np.asarray(kernel)
@@ -46,9 +46,9 @@ def test_normal_kernels_are_not_cut():
     np.testing.assert_array_equal(bias, jnp.zeros(OUT))
 
 
-@pytest.mark.parametrize("name", [name for name in LAWS if name != "uniform"])
+@pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if name != "uniform"])
 def test_biases_are_zero(name):
-    _, bias = LAWS[name][0](jax.random.key(1), 3, 5)
+    _, bias = DISTRIBUTIONS[name][0](jax.random.key(1), 3, 5)
     np.testing.assert_array_equal(bias, jnp.zeros(5))
 
 

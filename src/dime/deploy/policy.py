@@ -50,7 +50,7 @@ def restore_agents(run_dir: Path, checkpoint: Path | None = None) -> Restored:
         DimeError: not a run, no checkpoint yet, or a damaged one (the others are named).
     """
     directory = RunDirectory.open(run_dir)
-    config = RunConfig.from_json(directory.config())
+    config = directory.run_config()
     loaded = _load(directory.checkpoints, run_dir, checkpoint)
     spaces = loaded.run.spaces
     spec = EnvSpec(spaces.obs_dim, spaces.action_dim, config.training.replay_capacity)

@@ -97,7 +97,7 @@ class StudyFolder:
         folder = self.path / trial.name
         if not (folder / "config.json").is_file():
             return
-        old = flatten(asdict(RunConfig.from_json(RunDirectory.open(folder).config())))
+        old = flatten(asdict(RunDirectory.open(folder).run_config()))
         new = flatten(asdict(trial.config))
         other = [name for name in {**new, **old} if new.get(name) != old.get(name)]
         steps = "training.num_env_steps"

@@ -185,7 +185,7 @@ def resume_run(
     """
     directory = RunDirectory.open(run_dir)
     directory.refuse_what_is_no_file()
-    config = RunConfig.from_json(directory.config())
+    config = directory.run_config()
     if config.env_is_object and env is None:
         raise DimeError(
             f"The environment of {run_dir} was passed as a Python object ({config.env}), which a "

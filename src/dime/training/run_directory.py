@@ -20,7 +20,7 @@ import jax
 import dime
 from dime.errors import DimeError, require
 from dime.training.checkpoint.writer import CheckpointFolder
-from dime.training.config import require_version
+from dime.training.config import RunConfig, require_version
 from dime.training.process import is_gone
 from dime.training.records import read_json, signed, write_json
 
@@ -130,6 +130,14 @@ class RunDirectory:
             'changed it yourself, delete its entry "sha256".',
         )
         return config
+
+    def run_config(self) -> RunConfig:
+        """The run's config. Raises `DimeError` that names the file if this release refuses it."""
+        content = self.config()
+        try:
+            return RunConfig.from_json(content)
+        except DimeError as error:
+            raise DimeError(f"{self.config_file}: {error}") from error
 
     def status(self) -> dict[str, Any]:
         """The content of status.json, or nothing before the first is written.
