@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 from dime.errors import DimeError
+from dime.training.presets import make_config
 from dime.training.process import SILENT_S, this_process
 from dime.training.records import signed
 from dime.training.run_directory import RunDirectory
@@ -54,10 +55,10 @@ def test_runs_of_one_second_have_places_of_their_own(tmp_path, monkeypatch):
     assert {path.name for path in place.iterdir()} == set(places[:7])
 
 
-@pytest.mark.parametrize("stood", [False, True])
-def test_a_process_that_was_quicker_keeps_the_place(tmp_path, monkeypatch, stood):
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_process_that_was_quicker_keeps_the_place(tmp_path, monkeypatch, existed):
     place, write = tmp_path / "run", RunDirectory.write_config
-    if stood:
+    if existed:
         place.mkdir()
     mkdir = Path.mkdir
 
@@ -75,7 +76,7 @@ def test_a_process_that_was_quicker_keeps_the_place(tmp_path, monkeypatch, stood
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_what_stands_in_a_run_directory(straight):
+def test_what_is_in_a_run_directory(straight):
     names = {path.name for path in straight.iterdir()} - {".lock"}
     assert names == {
         "config.json", "status.json", "metrics.jsonl", "evaluations.jsonl", "checkpoints",
@@ -130,10 +131,10 @@ def test_a_place_that_is_taken_is_refused(tmp_path, straight):
             start(taken)
 
 
-@pytest.mark.parametrize("stands", [False, True])
-def test_a_folder_is_made_with_its_config_or_not_at_all(tmp_path, monkeypatch, stands):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_is_made_with_its_config_or_not_at_all(tmp_path, monkeypatch, exists):
     place = tmp_path / "run"
-    if stands:
+    if exists:
         place.mkdir()  # an empty folder is free
 
     def full(descriptor):
@@ -143,7 +144,7 @@ def test_a_folder_is_made_with_its_config_or_not_at_all(tmp_path, monkeypatch, s
         patch.setattr(os, "fsync", full)
         with pytest.raises(DimeError, match=r"run cannot be made \(No space .*--run-dir"):
             RunDirectory.create(place, {"seeds": 1})
-    assert list(tmp_path.rglob("*")) == [place] * stands
+    assert list(tmp_path.rglob("*")) == [place] * exists
     directory = RunDirectory.create(place, {"seeds": 1})
     assert json.loads(directory.config_file.read_text()) == signed({"seeds": 1})
     assert list(tmp_path.iterdir()) == [place]
@@ -181,6 +182,13 @@ def test_what_is_not_a_run_is_refused(tmp_path, content, message):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(DimeError, match=re.escape(message)):
         RunDirectory.open(tmp_path)
+
+
+def test_settings_that_are_refused_are_named_with_their_file(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", CONFIG)
+    directory.write_config(make_config("walk").to_json() | {"settings": {"wings": 2}})
+    with pytest.raises(DimeError, match=r"run/config\.json: There is no option 'settings\.wings'"):
+        directory.run_config()
 
 
 def test_one_process_at_a_time(tmp_path):
