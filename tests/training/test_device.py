@@ -17,12 +17,13 @@ from dime.envs.environment import Environment
 from dime.envs.jax_env import JaxEnv, step_task
 from dime.errors import DimeError
 from dime.training.config import TrainingConfig
-from dime.training.device import DeviceLearners, Pace, episode_key
+from dime.training.device import DeviceLearners, Pace, _newest, episode_key
 from dime.training.faults import state_of
 from dime.training.host.episodes import TRAINING, episode_seed
 from dime.training.host.evaluation import evaluation_seeds, run_episodes
 from dime.training.host.learners import HostLearners
 from dime.training.presets import make_config
+from dime.types import Counters, Delayed
 from tests.training import runs
 from tests.training.jax_walk import EPISODE_STEPS, TASK, JaxWalk, jax_walk
 from tests.training.runs import (
@@ -410,6 +411,24 @@ def test_what_does_not_go_together_is_refused_before_there_is_a_folder(
 def test_more_environments_than_transitions_are_refused():
     with pytest.raises(DimeError, match="envs_per_seed is 4; a replay of 2 transitions"):
         TrainingConfig(envs_per_seed=4, replay_capacity=2, log_every=100, num_env_steps=1000)
+
+
+def test_delayed_metrics_are_kept_until_they_are_due_again():
+    """Rounds of two updates, of which every fifth makes the delayed metric; others give 0."""
+    delayed = Delayed(("policy_loss",), lambda number: number % 5 == 0)
+    config = SimpleNamespace(updates_per_round=2)
+    context = SimpleNamespace(agent=SimpleNamespace(delayed=delayed), config=config)
+    kept, seen = {"policy_loss": jnp.zeros(1), "critic_loss": jnp.zeros(1)}, []
+    for update in range(0, 12, 2):
+        made = update // 2 + 1.0 if {update, update + 1} & {0, 5, 10} else 0.0
+        metrics = {"policy_loss": jnp.full(1, made), "critic_loss": jnp.full(1, float(update))}
+        before = SimpleNamespace(
+            at=Counters(jnp.int32(0), jnp.int32(update)), learned=SimpleNamespace(metrics=kept)
+        )
+        kept = _newest(context, SimpleNamespace(metrics=metrics), before)
+        seen.append(kept["policy_loss"].item())
+        assert kept["critic_loss"].item() == update
+    assert seen == [1.0, 1.0, 3.0, 3.0, 3.0, 6.0]
 
 
 def test_a_run_goes_on_only_where_it_was(tmp_path):
